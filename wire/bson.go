@@ -1,0 +1,251 @@
+package wire
+
+import (
+	"bytes"
+	"math"
+	"unicode/utf8"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+)
+
+// Doc is a BSON document or array as bytes.
+type Doc []byte
+
+// Value is one BSON value as bytes; Data is a slice of the document it came from.
+type Value struct {
+	Type bsoncore.Type
+	Data []byte
+}
+
+// Iter goes through the elements of a document in order. It checks all lengths that it relies
+// on, so that no malformed document makes it read past the end; what lies inside a nested
+// document is checked by who iterates that.
+type Iter struct {
+	doc Doc
+	pos int
+
+	Key   []byte // name of the current element
+	Value Value
+	Start int // offset of the element (its type byte) in the document
+	At    int // offset of the value in the document
+	err   error
+}
+
+// Iter returns an iterator that stands before the first element. A document whose own length is
+// wrong yields no element and an error.
+func (d Doc) Iter() Iter {
+	it := Iter{doc: d, pos: 4}
+	if len(d) < 5 || int(getInt32(d)) != len(d) || d[len(d)-1] != 0 {
+		it.err = badFrame("document with a wrong length")
+	}
+	return it
+}
+
+// Next goes to the next element; false at the end or where the document is malformed.
+func (it *Iter) Next() bool {
+	if it.err != nil || it.pos >= len(it.doc)-1 {
+		if it.err == nil && it.pos != len(it.doc)-1 {
+			it.err = badFrame("document with a wrong length")
+		}
+		return false
+	}
+	d := it.doc[:len(it.doc)-1]
+	it.Start = it.pos
+	typ := bsoncore.Type(d[it.pos])
+	n := bytes.IndexByte(d[it.pos+1:], 0)
+	if n < 0 {
+		it.err = badFrame("element name without an end")
+		return false
+	}
+	it.Key = d[it.pos+1 : it.pos+1+n]
+	it.At = it.pos + 2 + n
+	size, ok := valueSize(typ, d[it.At:])
+	if !ok {
+		it.err = badFrame("element %q with a wrong type or length", it.Key)
+		return false
+	}
+	it.Value = Value{Type: typ, Data: d[it.At : it.At+size]}
+	it.pos = it.At + size
+	return true
+}
+
+// End is the offset behind the current element.
+func (it *Iter) End() int { return it.pos }
+
+// Err is nil where the document was well formed as far as it was iterated.
+func (it *Iter) Err() error { return it.err }
+
+// valueSize is the length of the value of type t at the front of b.
+func valueSize(t bsoncore.Type, b []byte) (int, bool) {
+	n := 0
+	switch t {
+	case bsoncore.TypeNull, bsoncore.TypeUndefined, bsoncore.TypeMinKey, bsoncore.TypeMaxKey:
+	case bsoncore.TypeBoolean:
+		n = 1
+	case bsoncore.TypeInt32:
+		n = 4
+	case bsoncore.TypeDouble, bsoncore.TypeDateTime, bsoncore.TypeTimestamp, bsoncore.TypeInt64:
+		n = 8
+	case bsoncore.TypeObjectID:
+		n = 12
+	case bsoncore.TypeDecimal128:
+		n = 16
+	default:
+		return varSize(t, b)
+	}
+	return n, n <= len(b)
+}
+
+// varSize is valueSize for the types that carry their length.
+func varSize(t bsoncore.Type, b []byte) (int, bool) {
+	if t == bsoncore.TypeRegex {
+		i := bytes.IndexByte(b, 0)
+		if i < 0 {
+			return 0, false
+		}
+		j := bytes.IndexByte(b[i+1:], 0)
+		return i + j + 2, j >= 0
+	}
+	if len(b) < 4 {
+		return 0, false
+	}
+	l := int(getInt32(b))
+	if l < 0 || l > len(b) {
+		return 0, false
+	}
+	switch t {
+	case bsoncore.TypeString, bsoncore.TypeJavaScript, bsoncore.TypeSymbol:
+		n := 4 + l
+		return n, l >= 1 && n <= len(b) && b[n-1] == 0
+	case bsoncore.TypeEmbeddedDocument, bsoncore.TypeArray:
+		return l, l >= 5 && b[l-1] == 0
+	case bsoncore.TypeCodeWithScope:
+		return l, l >= 14
+	case bsoncore.TypeBinary:
+		n := 5 + l
+		return n, n <= len(b)
+	case bsoncore.TypeDBPointer:
+		n := 4 + l + 12
+		return n, l >= 1 && n <= len(b)
+	}
+	return 0, false
+}
+
+// Lookup finds the first element with the name.
+func (d Doc) Lookup(key string) (Value, bool) {
+	it := d.Iter()
+	for it.Next() {
+		if string(it.Key) == key {
+			return it.Value, true
+		}
+	}
+	return Value{}, false
+}
+
+// Check walks the document to its depths and reports malformed BSON, invalid UTF-8 in names
+// excepted, and nesting deeper than the 200 levels that servers accept.
+func (d Doc) Check() error { return d.check(0) }
+
+// maxDepth is BSONDepth::kDefaultMaxAllowableDepth of the server.
+const maxDepth = 200
+
+func (d Doc) check(depth int) error {
+	if depth > maxDepth {
+		return badFrame("document nested deeper than %d levels", maxDepth)
+	}
+	it := d.Iter()
+	for it.Next() {
+		if sub, ok := it.Value.AnyDoc(); ok {
+			if err := sub.check(depth + 1); err != nil {
+				return err
+			}
+		}
+	}
+	return it.err
+}
+
+// Doc returns an embedded document.
+func (v Value) Doc() (Doc, bool) {
+	return Doc(v.Data), v.Type == bsoncore.TypeEmbeddedDocument
+}
+
+// Array returns an array, whose elements are iterated like a document's.
+func (v Value) Array() (Doc, bool) { return Doc(v.Data), v.Type == bsoncore.TypeArray }
+
+// AnyDoc returns an embedded document or an array.
+func (v Value) AnyDoc() (Doc, bool) {
+	return Doc(v.Data), v.Type == bsoncore.TypeEmbeddedDocument || v.Type == bsoncore.TypeArray
+}
+
+// Str returns a string's bytes, without its length and end.
+func (v Value) Str() ([]byte, bool) {
+	if v.Type != bsoncore.TypeString || len(v.Data) < 5 {
+		return nil, false
+	}
+	return v.Data[4 : len(v.Data)-1], true
+}
+
+// UUID returns the 16 bytes of a binary of subtype 4.
+func (v Value) UUID() ([]byte, bool) {
+	if v.Type != bsoncore.TypeBinary || len(v.Data) != 21 || v.Data[4] != 4 {
+		return nil, false
+	}
+	return v.Data[5:], true
+}
+
+// Int returns a number of any type as an integer, where it is one.
+func (v Value) Int() (int64, bool) {
+	switch v.Type {
+	case bsoncore.TypeInt32:
+		return int64(getInt32(v.Data)), true
+	case bsoncore.TypeInt64:
+		n, _, ok := bsoncore.ReadInt64(v.Data)
+		return n, ok
+	case bsoncore.TypeDouble:
+		f, _, ok := bsoncore.ReadDouble(v.Data)
+		n := int64(f)
+		return n, ok && f >= math.MinInt64 && f < math.MaxInt64 && float64(n) == f
+	}
+	return 0, false
+}
+
+// True reports whether the value is what servers take for true: true or a number other than 0.
+func (v Value) True() bool {
+	if v.Type == bsoncore.TypeBoolean {
+		return len(v.Data) == 1 && v.Data[0] != 0
+	}
+	if v.Type == bsoncore.TypeDouble {
+		f, _, ok := bsoncore.ReadDouble(v.Data)
+		return ok && f != 0
+	}
+	n, ok := v.Int()
+	return ok && n != 0
+}
+
+// IsNumber reports whether the value has one of the four numeric types.
+func (v Value) IsNumber() bool {
+	switch v.Type {
+	case bsoncore.TypeInt32, bsoncore.TypeInt64, bsoncore.TypeDouble, bsoncore.TypeDecimal128:
+		return true
+	}
+	return false
+}
+
+// Equal reports whether the two values have the same type and bytes.
+func (v Value) Equal(o Value) bool { return v.Type == o.Type && bytes.Equal(v.Data, o.Data) }
+
+// String returns the value as a string, for texts and logs.
+func (v Value) String() string { return bsoncore.Value{Type: v.Type, Data: v.Data}.String() }
+
+// AppendTo appends the value as an element with the name.
+func (v Value) AppendTo(dst []byte, key string) []byte {
+	dst = bsoncore.AppendHeader(dst, v.Type, key)
+	return append(dst, v.Data...)
+}
+
+// StringValue encodes a string as a value.
+func StringValue(s string) Value {
+	return Value{Type: bsoncore.TypeString, Data: bsoncore.AppendString(nil, s)}
+}
+
+func validName(b []byte) bool { return utf8.Valid(b) }
