@@ -1,0 +1,173 @@
+package routing
+
+import (
+	"github.com/smetasc/tenantry/wire"
+)
+
+// routeBound decides for a connection that belongs to one tenant whose own database is the
+// boundary: names are mapped, nothing is injected, and what looks beyond is refused.
+func (t *Table) routeBound(r *Request) Decision {
+	c := r.Cmd
+	if c != nil && c.Access == None && c.Route == Local {
+		return Decision{Action: Answer}
+	}
+	if !r.Bound.Database {
+		return refuse(wire.Unauthorized, "connections with row isolation are not offered yet; use isolation = \"database\"")
+	}
+	if c == nil {
+		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
+	}
+	if r.unknown != nil {
+		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
+	}
+	tn := t.byKey[r.Bound.Key]
+	if d, ok := t.boundary(tn); !ok {
+		return d
+	}
+	if err := r.allowed(); err != nil {
+		return refuseWith(err)
+	}
+	switch {
+	case c.Bound == BoundLocal:
+		return Decision{Action: Answer, Tenant: tn}
+	case c.Route == ByCursor:
+		return Decision{Action: AtCursor, Tenant: tn}
+	case c.Route == ByTxn:
+		return Decision{Action: AtTxn, Tenant: tn}
+	case c.Route == EachCluster:
+		return Decision{Action: Clusters, Tenant: tn}
+	case c.Route == Home:
+		return Decision{Action: Forward, Target: &Target{Cluster: tn.route.Cluster}, Tenant: tn}
+	}
+	return t.boundTarget(r, tn)
+}
+
+// boundary checks that the tenant's own database holds all that is the tenant's.
+func (t *Table) boundary(tn *Tenant) (Decision, bool) {
+	switch {
+	case tn == nil:
+		return refuse(wire.Unauthorized, "this connection's tenant is not known"), false
+	case tn.Look || tn.Paused:
+		return Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "the tenant's route is not settled"}, false
+	case tn.set == nil || !tn.set.all:
+		return refuse(wire.Unauthorized, "collections of this connection's tenant are in the shared database"), false
+	}
+	return Decision{}, true
+}
+
+// allowed checks what the connection's access and the row's policy say.
+func (r *Request) allowed() *wire.Error {
+	need := r.Cmd.Access
+	if need == Read && r.Writes() {
+		need = Write
+	}
+	switch {
+	case r.Cmd.Bound == BoundDeny:
+	case r.Cmd.Bound == BoundOwner && r.Bound.Access != DDL:
+	case need == Write && r.Bound.Access < Write:
+	case need == DDL && r.Bound.Access < DDL:
+	default:
+		return nil
+	}
+	return wire.Errorf(wire.Unauthorized, "%s is not allowed on this connection", r.Cmd.Name)
+}
+
+func (t *Table) boundTarget(r *Request, tn *Tenant) Decision {
+	db := t.byName[string(r.DB)]
+	if db == nil && string(r.DB) != "admin" {
+		return t.boundNowhere(r)
+	}
+	for _, n := range r.Cmd.Names {
+		if err := t.boundNames(r, n); err != nil {
+			return refuseWith(err)
+		}
+	}
+	if db != nil {
+		return Decision{Action: Forward, Target: tn.targets[db.num], Tenant: tn, Why: "the connection's tenant"}
+	}
+	if len(r.Cmd.Names) == 0 || r.Cmd.Names[0].Kind != NSInfo && r.Cmd.Names[0].Kind != FullNS {
+		return refuse(wire.Unauthorized, "%s on %q is not allowed on this connection", r.Cmd.Name, r.DB)
+	}
+	return Decision{Action: Forward, Target: tn.targets[0], Tenant: tn, Why: "the connection's tenant"}
+}
+
+func (t *Table) boundNowhere(r *Request) Decision {
+	switch string(r.DB) {
+	case "config", "local", "$external":
+		return refuse(wire.Unauthorized, "%s on %q is not allowed on this connection", r.Cmd.Name, r.DB)
+	}
+	return t.nowhere(r)
+}
+
+// boundNames refuses what names or looks at anything but the tenant's logical databases.
+func (t *Table) boundNames(r *Request, n NameLoc) *wire.Error {
+	foreign := func(db []byte) *wire.Error {
+		if t.byName[string(db)] != nil {
+			return nil
+		}
+		return wire.Errorf(wire.Unauthorized, "the database %q is not this connection's", db)
+	}
+	switch n.Kind {
+	case CollOfDB, SideColl:
+		if v := r.Value; n.Path == "" && v.Type != 0 {
+			if _, ok := v.UUID(); ok {
+				return wire.Errorf(wire.InvalidNamespace, "a collection must be named by a string, not by its UUID")
+			}
+		}
+	case FullNS, NSInfo:
+		return r.places(n, func(p *Place) *wire.Error { return foreign(p.DB) })
+	case Inner:
+		in, err := r.inner()
+		if err != nil {
+			return err
+		}
+		if in.Cmd == nil || in.unknown != nil || in.Cmd.Tenant.Kind == InInner {
+			return wire.Errorf(wire.CommandNotSupported, "%q can not be explained here", in.Name)
+		}
+		if err := in.allowed(); err != nil {
+			return err
+		}
+		for _, n := range in.Cmd.Names {
+			if err := t.boundNames(in, n); err != nil {
+				return err
+			}
+		}
+	case InPipeline:
+		f, ok := r.field(fPipeline)
+		if !ok {
+			return nil
+		}
+		w := walker{visit: func(u *stageUse) *wire.Error {
+			if u.db.DB != nil {
+				if err := foreign(u.db.DB); err != nil {
+					return err
+				}
+			}
+			return boundStage(u)
+		}}
+		return w.pipeline(f.Value, f.At, 0)
+	}
+	return nil
+}
+
+// boundStage refuses stages that look beyond the database.
+func boundStage(u *stageUse) *wire.Error {
+	if u.row == nil {
+		return wire.Errorf(wire.UnknownStage, "unknown stage %q", u.name)
+	}
+	switch u.row.Name {
+	case "$indexStats", "$listSearchIndexes", "$collStats", "$planCacheStats":
+		return nil
+	case "$changeStream":
+		if d, ok := u.spec.Doc(); ok {
+			if v, ok := d.Lookup("allChangesForCluster"); ok && v.True() {
+				return wire.Errorf(wire.Unauthorized, "a change stream of the cluster is not allowed on this connection")
+			}
+		}
+		return nil
+	}
+	if u.row.Class == Info {
+		return wire.Errorf(wire.Unauthorized, "%s is not allowed on this connection", u.row.Name)
+	}
+	return nil
+}

@@ -1,0 +1,373 @@
+package routing
+
+import (
+	"strings"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Command is one row of the table of commands. Nothing about a command is decided anywhere else.
+type Command struct {
+	Name    string
+	Aliases []string // exact spellings that servers accept as well
+	Fields  FieldSet // allowed top-level fields beside the generic ones
+	Names   []NameLoc
+	Tenant  TenantLoc
+	Access  Access
+	Route   Route
+	Merge   MergeKind
+	Bound   Bound
+	Reply   ReplyKind
+	Refuse  Refusal // of Route Refused, and of what the route can't serve yet over several homes
+	Plain   bool    // where no route touches what it names, an open connection's goes to the home cluster as it is
+}
+
+// NameKind says how a place of a request names a namespace.
+type NameKind uint8
+
+// Kinds of names.
+const (
+	CollOfDB   NameKind = iota // the value is a collection of $db
+	FullNS                     // the value is "db.coll"
+	InPipeline                 // stages name collections and databases
+	NSInfo                     // nsInfo[].ns of bulkWrite
+	Inner                      // the value is a whole command
+	SideColl                   // a further collection of $db
+)
+
+// NameLoc is one place of a request that names a namespace; path "" is the command's own value.
+type NameLoc struct {
+	Kind NameKind
+	Path string
+}
+
+// TenantKind says in which form a command carries its tenant.
+type TenantKind uint8
+
+// Kinds of tenant locations.
+const (
+	NoTenant TenantKind = iota
+	InFilter
+	InStages
+	InDocuments
+	InUpdates
+	InDeletes
+	InFindAndModify
+	InInner
+	InBulkOps
+)
+
+// TenantLoc is where a command's tenant is found.
+type TenantLoc struct {
+	Kind TenantKind
+	Path fieldID
+}
+
+// Access is what a command does to data.
+type Access uint8
+
+// Accesses, in rising order of what they need; Session and Server stand apart.
+const (
+	None Access = iota
+	Read
+	Write
+	DDL
+	Session
+	Server
+)
+
+// Route says how a command's targets are found.
+type Route uint8
+
+// Routes.
+const (
+	Refused     Route = iota
+	Local             // the proxy answers
+	Home              // home cluster as it is
+	Shared            // the shared target
+	ByTenant          // the tenant's home; none or several: by Refuse, or the _id
+	EachHolder        // every holder of the collection
+	FirstHolder       // shared's answer, else the first holder's that has one
+	EachCluster       // every cluster
+	ByCursor          // where the cursor is
+	ByTxn             // where the transaction is
+)
+
+// MergeKind says how several replies become one, and what the answer is where there is none.
+type MergeKind uint8
+
+// Merge kinds.
+const (
+	MergeNone MergeKind = iota
+	MergeCursor
+	MergeCount
+	MergeDistinct
+	MergeWrite
+	MergeOne
+	MergeDDL
+	MergeCollections
+	MergeDatabases
+	MergeFirst
+	MergeOK
+)
+
+// Bound is what a connection that is bound to a tenant with isolation "database" may do.
+type Bound uint8
+
+// Bound policies.
+const (
+	BoundDeny  Bound = iota
+	BoundAllow       // as far as its access covers the row's
+	BoundOwner       // with access "owner" only
+	BoundLocal       // answered by the proxy
+)
+
+// ReplyKind says where a reply names namespaces, beside cursor.ns, errors and the generic fields.
+type ReplyKind uint8
+
+// Reply kinds.
+const (
+	ReplyGeneric   ReplyKind = iota
+	ReplyNS                  // top-level ns, db, dropped
+	ReplyExplain             // strings at any depth
+	ReplyRows                // rows of the cursor name namespaces
+	ReplyDatabases           // rows of databases
+)
+
+// Refusal is the answer to a command that is known and not served.
+type Refusal struct {
+	Code wire.Code
+	Text string
+}
+
+func refusal(code wire.Code, text string) Refusal { return Refusal{code, text} }
+
+const addTenant = "add the tenant field to the filter"
+
+var (
+	coll     = []NameLoc{{CollOfDB, ""}}
+	collPipe = []NameLoc{{CollOfDB, ""}, {InPipeline, "pipeline"}}
+	perHome  = func(what string) Refusal {
+		return refusal(wire.IllegalOperation, what+" over the databases of several tenants is not offered; "+addTenant)
+	}
+	notOffered = func(what string) Refusal {
+		return refusal(wire.IllegalOperation, what+" is not offered while tenants of this collection have databases of their own")
+	}
+	notRouter = refusal(wire.CommandNotSupported, "this command is not offered by a router of tenants")
+	noSuch    = refusal(wire.CommandNotFound, "no such command")
+	noUsers   = refusal(wire.CommandNotSupported, "users and roles are the proxy's configuration")
+)
+
+// rows is the table of commands, by the sections of the server's manual: documents, definitions,
+// figures and plans, sessions and transactions, identity, small talk. Those that are known and
+// refused are added from lists.
+var rows = []Command{
+	// Documents.
+	{Name: "find", Names: coll, Tenant: TenantLoc{InFilter, fFilter}, Access: Read, Route: ByTenant, Merge: MergeCursor,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("find without _id"),
+		Fields: fields("filter sort projection hint skip limit batchSize singleBatch max min returnKey showRecordId tailable " +
+			"oplogReplay noCursorTimeout awaitData allowPartialResults collation allowDiskUse let")},
+	{Name: "aggregate", Names: collPipe, Tenant: TenantLoc{InStages, fPipeline}, Access: Read, Route: ByTenant, Merge: MergeCursor,
+		Bound: BoundAllow, Plain: true, Reply: ReplyRows, Refuse: perHome("aggregate"),
+		Fields: fields("pipeline explain allowDiskUse cursor bypassDocumentValidation collation hint let")},
+	{Name: "count", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeCount,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("count"), Fields: fields("query limit skip hint collation fields")},
+	{Name: "distinct", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeDistinct,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("distinct"), Fields: fields("key query collation hint")},
+	{Name: "insert", Names: coll, Tenant: TenantLoc{InDocuments, fDocuments}, Access: Write, Route: ByTenant, Merge: MergeWrite,
+		Bound: BoundAllow, Plain: true, Refuse: refusal(wire.IllegalOperation,
+			"a batch with documents of several tenants in different databases is not offered; send one insert per tenant"),
+		Fields: fields("documents ordered bypassDocumentValidation bypassEmptyTsReplacement")},
+	{Name: "update", Names: coll, Tenant: TenantLoc{InUpdates, fUpdates}, Access: Write, Route: ByTenant, Merge: MergeWrite,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("an update that is not of one document by _id"),
+		Fields: fields("updates ordered bypassDocumentValidation bypassEmptyTsReplacement let")},
+	{Name: "delete", Names: coll, Tenant: TenantLoc{InDeletes, fDeletes}, Access: Write, Route: ByTenant, Merge: MergeWrite,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("a delete that is not of one document by _id"),
+		Fields: fields("deletes ordered let")},
+	{Name: "findAndModify", Aliases: []string{"findandmodify"}, Names: coll, Tenant: TenantLoc{InFindAndModify, fQuery},
+		Access: Write, Route: ByTenant, Merge: MergeOne, Bound: BoundAllow, Plain: true, Refuse: perHome("findAndModify without _id"),
+		Fields: fields("query sort remove update new fields upsert bypassDocumentValidation bypassEmptyTsReplacement " +
+			"collation arrayFilters hint let")},
+	{Name: "bulkWrite", Names: []NameLoc{{NSInfo, "nsInfo"}}, Tenant: TenantLoc{InBulkOps, field("ops")}, Access: Write,
+		Route: ByTenant, Merge: MergeNone, Bound: BoundAllow, Plain: true, Refuse: notOffered("the bulkWrite command"),
+		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor")},
+	{Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: coll, Access: Write, Route: Refused, Plain: true,
+		Refuse: notOffered("mapReduce")},
+	{Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,
+		Fields: fields("collection batchSize maxAwaitTimeMS term")},
+	{Name: "killCursors", Names: coll, Access: Read, Route: ByCursor, Merge: MergeOK, Bound: BoundAllow, Fields: fields("cursors")},
+	{Name: "explain", Names: []NameLoc{{Inner, ""}}, Tenant: TenantLoc{InInner, 0}, Access: Read, Route: ByTenant, Merge: MergeNone,
+		Bound: BoundAllow, Plain: true, Reply: ReplyExplain, Refuse: perHome("explain"), Fields: fields("verbosity")},
+
+	// Definitions.
+	{Name: "create", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL,
+		Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("capped timeseries expireAfterSeconds clusteredIndex changeStreamPreAndPostImages autoIndexId idIndex size max " +
+			"storageEngine validator validationLevel validationAction indexOptionDefaults viewOn pipeline collation encryptedFields flags")},
+	{Name: "createIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("indexes commitQuorum")},
+	{Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
+		Bound: BoundOwner, Plain: true, Fields: fields("index")},
+	{Name: "drop", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Refuse: notOffered("drop")},
+	{Name: "dropDatabase", Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own")},
+	{Name: "renameCollection", Names: []NameLoc{{FullNS, ""}, {FullNS, "to"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection")},
+	{Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("index validator validationLevel validationAction viewOn pipeline changeStreamPreAndPostImages expireAfterSeconds " +
+			"timeseries cappedSize cappedMax dryRun"), Refuse: notOffered("collMod")},
+	{Name: "convertToCapped", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("size"), Refuse: notOffered("convertToCapped")},
+	{Name: "cloneCollectionAsCapped", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "toCollection"}}, Access: DDL, Route: Refused,
+		Bound: BoundOwner, Plain: true, Fields: fields("toCollection size"), Refuse: notOffered("cloneCollectionAsCapped")},
+	{Name: "createSearchIndexes", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("indexes"), Refuse: notOffered("createSearchIndexes")},
+	{Name: "updateSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("id name definition"), Refuse: notOffered("updateSearchIndex")},
+	{Name: "dropSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("id name"), Refuse: notOffered("dropSearchIndex")},
+	{Name: "listSearchIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true,
+		Fields: fields("id name")},
+	{Name: "setIndexCommitQuorum", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("indexNames commitQuorum"), Refuse: notOffered("setIndexCommitQuorum")},
+	{Name: "reIndex", Names: coll, Access: DDL, Route: Refused, Plain: true, Refuse: notRouter},
+	{Name: "compact", Names: coll, Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
+	{Name: "autoCompact", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
+	{Name: "listCollections", Access: Read, Route: EachHolder, Merge: MergeCollections, Bound: BoundAllow, Plain: true,
+		Fields: fields("filter nameOnly authorizedCollections cursor")},
+	{Name: "listIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true, Reply: ReplyRows,
+		Fields: fields("cursor")},
+	{Name: "listDatabases", Access: Read, Route: EachCluster, Merge: MergeDatabases, Bound: BoundLocal, Reply: ReplyDatabases,
+		Fields: fields("filter nameOnly authorizedDatabases")},
+
+	// Figures and plans.
+	{Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: Refused, Bound: BoundAllow, Plain: true, Reply: ReplyNS,
+		Fields: fields("scale"), Refuse: notOffered("collStats")},
+	{Name: "dbStats", Aliases: []string{"dbstats"}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("scale freeStorage"), Refuse: refusal(wire.IllegalOperation,
+			"dbStats is not offered while tenants have databases of their own")},
+	{Name: "dataSize", Aliases: []string{"datasize"}, Names: []NameLoc{{FullNS, ""}}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("keyPattern min max estimate"), Refuse: notOffered("dataSize")},
+	{Name: "validate", Names: coll, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("full repair metadata checkBSONConformance background"), Refuse: notOffered("validate")},
+	{Name: "planCacheClear", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClear")},
+	{Name: "planCacheClearFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClearFilters")},
+	{Name: "planCacheSetFilter", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation indexes"), Refuse: notOffered("planCacheSetFilter")},
+	{Name: "planCacheListFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true, Refuse: notOffered("planCacheListFilters")},
+	{Name: "serverStatus", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "hostInfo", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "connPoolStats", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "getCmdLineOpts", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "getLog", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+
+	// Sessions and transactions.
+	{Name: "startSession", Access: Session, Route: Local, Bound: BoundLocal},
+	{Name: "endSessions", Access: Session, Route: EachCluster, Merge: MergeOK, Bound: BoundAllow},
+	{Name: "refreshSessions", Access: Session, Route: EachCluster, Merge: MergeOK, Bound: BoundAllow},
+	{Name: "killSessions", Access: Session, Route: EachCluster, Merge: MergeOK, Bound: BoundAllow},
+	{Name: "killAllSessions", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
+	{Name: "killAllSessionsByPattern", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
+	{Name: "commitTransaction", Access: Session, Route: ByTxn, Bound: BoundAllow, Fields: fields("recoveryToken")},
+	{Name: "abortTransaction", Access: Session, Route: ByTxn, Bound: BoundAllow, Fields: fields("recoveryToken")},
+
+	// Identity.
+	{Name: "saslStart", Access: None, Route: Local, Bound: BoundLocal, Fields: fields("mechanism payload options autoAuthorize")},
+	{Name: "saslContinue", Access: None, Route: Local, Bound: BoundLocal, Fields: fields("conversationId payload")},
+	{Name: "authenticate", Access: None, Route: Local, Bound: BoundLocal, Fields: fields("mechanism user nonce key")},
+	{Name: "logout", Access: None, Route: Local, Bound: BoundLocal},
+	{Name: "getnonce", Access: None, Route: Refused, Plain: true, Refuse: noSuch},
+	{Name: "connectionStatus", Access: None, Route: Local, Bound: BoundLocal, Plain: true, Fields: fields("showPrivileges showAuthorizationRestrictions")},
+
+	// Small talk.
+	{Name: "hello", Access: None, Route: Local, Bound: BoundLocal, Fields: helloFields},
+	{Name: "isMaster", Aliases: []string{"ismaster"}, Access: None, Route: Local, Bound: BoundLocal, Fields: helloFields},
+	{Name: "ping", Access: None, Route: Home, Bound: BoundAllow, Plain: true},
+	{Name: "buildInfo", Aliases: []string{"buildinfo"}, Access: None, Route: Home, Bound: BoundAllow, Plain: true},
+	{Name: "getDefaultRWConcern", Access: None, Route: Home, Bound: BoundAllow, Plain: true, Fields: fields("inMemory")},
+	{Name: "whatsmyuri", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "listCommands", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "isdbgrid", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "getParameter", Access: None, Route: Local, Bound: BoundLocal, Plain: true,
+		Fields: fields("featureCompatibilityVersion authenticationMechanisms allParameters showDetails")},
+	{Name: "tenantryExplain", Access: None, Route: Local, Bound: BoundDeny},
+}
+
+var helloFields = fields("helloOk client compression speculativeAuthenticate saslSupportedMechs topologyVersion maxAwaitTimeMS " +
+	"loadBalanced backpressure hostInfo internalClient hangUpOnStepDown")
+
+// refusedRows are commands that servers know and a router does not offer; the list is for good
+// texts only: what is in no row is refused as well.
+var refusedRows = []struct {
+	Refusal
+	names string
+}{
+	{notRouter, `geoSearch releaseMemory dbHash dbhash validateDBMetadata top lockInfo profile currentOp killOp
+		setQuerySettings removeQuerySettings logApplicationMessage compactStructuredEncryptionData
+		cleanupStructuredEncryptionData getQueryableEncryptionCountInfo getDiagnosticData getTrafficRecordingStatus
+		replSetAbortPrimaryCatchUp replSetFreeze replSetGetConfig replSetGetStatus replSetGetRBID replSetInitiate
+		replSetMaintenance replSetReconfig replSetResizeOplog replSetStepDown replSetSyncFrom replSetHeartbeat
+		replSetRequestVotes replSetUpdatePosition appendOplogNote applyOps dbCheck
+		addShard addShardToZone removeShard removeShardFromZone startShardDraining stopShardDraining
+		shardDrainingStatus commitShardRemoval transitionFromDedicatedConfigServer transitionToDedicatedConfigServer
+		listShards getShardMap getShardVersion shardingState enableSharding shardCollection reshardCollection
+		abortReshardCollection commitReshardCollection cleanupReshardCollection moveCollection abortMoveCollection
+		unshardCollection abortUnshardCollection rewriteCollection abortRewriteCollection refineCollectionShardKey
+		moveChunk moveRange movePrimary changePrimary mergeChunks mergeAllChunksOnShard split splitVector
+		autoSplitVector clearJumboFlag cleanupOrphaned updateZoneKeyRange setAllowMigrations balancerStart balancerStop
+		balancerStatus balancerCollectionStatus configureCollectionBalancing configureQueryAnalyzer analyzeShardKey
+		checkMetadataConsistency checkShardingIndex flushRouterConfig repairShardedCollectionChunksHistory
+		resetPlacementHistory createUnsplittableCollection untrackUnshardedCollection getDatabaseVersion
+		getShardingReady setShardVersion splitChunk unsetSharding waitForOngoingChunkSplits
+		transitionToShardedCluster getTransitionToDedicatedConfigServerStatus analyze
+		fsync fsyncUnlock shutdown logRotate rotateCertificates setParameter setClusterParameter getClusterParameter
+		setFeatureCompatibilityVersion setDefaultRWConcern setUserWriteBlockMode setProfilingFilterGlobally
+		dropConnections getAuditConfig setAuditConfig configureFailPoint sleep filemd5 startTrafficRecording
+		stopTrafficRecording cpuload oidcListKeys oidcRefreshKeys wiredTigerRepair getMetricsFilteringAllowlist
+		updateMetricsFilteringAllowlist`},
+	{noUsers, `usersInfo rolesInfo createUser updateUser dropUser dropAllUsersFromDatabase grantRolesToUser
+		revokeRolesFromUser createRole updateRole dropRole dropAllRolesFromDatabase grantPrivilegesToRole
+		revokePrivilegesFromRole grantRolesToRole revokeRolesFromRole invalidateUserCache`},
+	{noSuch, `clusterAggregate clusterFind clusterGetMore clusterCount clusterInsert clusterUpdate clusterDelete
+		clusterBulkWrite clusterAbortTransaction clusterCommitTransaction atlasVersion getFreeMonitoringStatus
+		getLastError getPrevError resetError coordinateCommitTransaction prepareTransaction`},
+}
+
+var commands = buildCommands()
+
+func buildCommands() map[string]*Command {
+	m := make(map[string]*Command, 256)
+	add := func(name string, c *Command) {
+		if m[name] != nil {
+			panic("routing: two rows for command " + name)
+		}
+		m[name] = c
+	}
+	for i := range rows {
+		c := &rows[i]
+		add(c.Name, c)
+		for _, a := range c.Aliases {
+			add(a, c)
+		}
+	}
+	for _, r := range refusedRows {
+		for name := range strings.FieldsSeq(r.names) {
+			add(name, &Command{Name: name, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true})
+		}
+	}
+	return m
+}
+
+// Commands calls yield for each row of the table.
+func Commands(yield func(*Command) bool) {
+	for i := range rows {
+		if !yield(&rows[i]) {
+			return
+		}
+	}
+}
+
+// Offered reports whether the router serves the command, at least for some requests.
+func (c *Command) Offered() bool { return c.Route != Refused }

@@ -1,0 +1,95 @@
+package routing
+
+import "strings"
+
+// fieldID numbers the top-level fields that any row of the command table knows.
+type fieldID uint8
+
+// FieldSet is a set of top-level fields.
+type FieldSet [4]uint64
+
+func (s *FieldSet) add(id fieldID)      { s[id>>6] |= 1 << (id & 63) }
+func (s *FieldSet) has(id fieldID) bool { return s[id>>6]&(1<<(id&63)) != 0 }
+
+var (
+	fieldIDs   = map[string]fieldID{}
+	fieldNames = []string{""} // by id; 0 is no field
+)
+
+func field(name string) fieldID {
+	if id, ok := fieldIDs[name]; ok {
+		return id
+	}
+	id := fieldID(len(fieldNames))
+	if int(id) != len(fieldNames) {
+		panic("routing: more than 255 fields")
+	}
+	fieldNames = append(fieldNames, name)
+	fieldIDs[name] = id
+	return id
+}
+
+// fields is the set of the names in a space-separated list.
+func fields(names string) FieldSet {
+	var s FieldSet
+	for n := range strings.FieldsSeq(names) {
+		s.add(field(n))
+	}
+	return s
+}
+
+// The fields that code asks for by name.
+var (
+	fDB         = field("$db")
+	fLSID       = field("lsid")
+	fTxnNumber  = field("txnNumber")
+	fAutocommit = field("autocommit")
+	fStartTxn   = field("startTransaction")
+	fStmtID     = field("stmtId")
+	fStmtIDs    = field("stmtIds")
+	fCluster    = field("$clusterTime")
+	fReadPref   = field("$readPreference")
+	fReadConc   = field("readConcern")
+	fWriteConc  = field("writeConcern")
+	fMaxTime    = field("maxTimeMS")
+	fFilter     = field("filter")
+	fQuery      = field("query")
+	fUpdate     = field("update")
+	fUpdates    = field("updates")
+	fDeletes    = field("deletes")
+	fDocuments  = field("documents")
+	fPipeline   = field("pipeline")
+	fCollation  = field("collation")
+	fLet        = field("let")
+	fUpsert     = field("upsert")
+	fRemove     = field("remove")
+	fSort       = field("sort")
+	fSkip       = field("skip")
+	fLimit      = field("limit")
+	fBatchSize  = field("batchSize")
+	fSingle     = field("singleBatch")
+	fTailable   = field("tailable")
+	fNsInfo     = field("nsInfo")
+	fCollection = field("collection")
+	fViewOn     = field("viewOn")
+	fNameOnly   = field("nameOnly")
+	fRecovery   = field("recoveryToken")
+	fOrdered    = field("ordered")
+	fOut        = field("out")
+	fTo         = field("to")
+	fUUID       = field("collectionUUID")
+	fEncryption = field("encryptionInformation")
+	fReturnKey  = field("returnKey")
+	fMaxAwait   = field("maxAwaitTimeMS")
+	fCursor     = field("cursor")
+)
+
+// generic are the fields that every command may carry (IDL generic_argument.idl).
+var generic = fields("$db lsid txnNumber autocommit startTransaction stmtId stmtIds $clusterTime " +
+	"readConcern writeConcern maxTimeMS $readPreference comment apiVersion apiStrict apiDeprecationErrors")
+
+// internal are the generic fields that belong between servers; nobody may send them.
+var internal = fields("$audit $client $configServerState $oplogQueryData $queryOptions $replData " +
+	"databaseVersion shardVersion tracking_info coordinator maxTimeMSOpOnly $configTime $topologyTime " +
+	"txnRetryCounter mayBypassWriteBlocking $tenant expectPrefix clientOperationKey " +
+	"allowImplicitCollectionCreation $impersonatedUsers $impersonatedRoles")

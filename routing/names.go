@@ -1,0 +1,266 @@
+package routing
+
+import (
+	"bytes"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// touches reports whether any namespace that the request names has documents outside shared, or
+// may have before the next table. It refuses names of databases that no client may use.
+func (t *Table) touches(r *Request, db *Database) (bool, *wire.Error) {
+	if r.Cmd == nil || len(r.Cmd.Names) == 0 {
+		return !t.Plain && (r.Cmd == nil || db != nil && db.touched() || string(r.DB) == "admin"), nil
+	}
+	touched := false
+	for _, n := range r.Cmd.Names {
+		hit, err := t.touchesAt(r, db, n)
+		if err != nil {
+			return false, err
+		}
+		touched = touched || hit
+	}
+	return touched, nil
+}
+
+func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Error) {
+	switch n.Kind {
+	case CollOfDB, SideColl:
+		v := r.Value
+		if n.Path != "" {
+			f, ok := r.field(fieldIDs[n.Path])
+			if !ok {
+				return false, nil
+			}
+			v = f.Value
+		}
+		return t.touchesColl(r, db, v)
+	case InPipeline:
+		return t.touchesPipeline(r, db)
+	case Inner:
+		return t.touchesInner(r, db)
+	}
+	touched := false
+	err := r.places(n, func(p *Place) *wire.Error {
+		if t.hidden(p.DB) && t.byName[string(p.DB)] == nil {
+			return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", p.DB)
+		}
+		if o := t.byName[string(p.DB)]; o != nil {
+			touched = touched || o.collection(p.Coll).touched()
+		}
+		return nil
+	})
+	return touched, err
+}
+
+func (t *Table) touchesColl(r *Request, db *Database, v wire.Value) (bool, *wire.Error) {
+	name, ok := v.Str()
+	switch {
+	case ok && db != nil:
+		c := db.collection(name)
+		return c.touched() || db.touched() && (db.views[string(name)] || bytes.HasPrefix(name, []byte("system."))), nil
+	case ok:
+		return false, nil
+	case v.Type == bsoncore.TypeBinary && db != nil && db.touched():
+		return false, wire.Errorf(wire.InvalidNamespace, "a collection must be named by a string, not by its UUID")
+	}
+	return db != nil && db.touched() || db == nil && !t.Plain && string(r.DB) == "admin", nil
+}
+
+func (t *Table) touchesPipeline(r *Request, db *Database) (bool, *wire.Error) {
+	f, ok := r.field(fPipeline)
+	if !ok {
+		return false, nil
+	}
+	touched := false
+	w := walker{visit: func(u *stageUse) *wire.Error {
+		if u.row == nil || u.coll == nil {
+			return nil
+		}
+		o := db
+		if u.db.DB != nil {
+			if o = t.byName[string(u.db.DB)]; o == nil && t.hidden(u.db.DB) {
+				return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
+			}
+		}
+		touched = touched || o != nil && (o.collection(u.coll).touched() || o.touched() && o.views[string(u.coll)])
+		return nil
+	}}
+	err := w.pipeline(f.Value, f.At, 0)
+	return touched, err
+}
+
+// places calls yield for every place of the kind that names a whole namespace.
+func (r *Request) places(n NameLoc, yield func(*Place) *wire.Error) (err *wire.Error) {
+	switch n.Kind {
+	case FullNS:
+		v, at := r.Value, r.ValueAt
+		if n.Path != "" {
+			f, ok := r.field(fieldIDs[n.Path])
+			if !ok {
+				return nil
+			}
+			v, at = f.Value, f.At
+		}
+		p := Place{At: at, Len: len(v.Data), Full: true}
+		p.push(r.Msg.BodyAt)
+		return p.ofString(v, yield)
+	case NSInfo:
+		section := -1
+		for i := range r.Msg.Sections {
+			if string(r.Msg.Sections[i].Identifier) == n.Path {
+				section = r.Msg.Sections[i].Start + 1
+			}
+		}
+		r.each(fNsInfo, func(_ int, d wire.Doc, at int) bool {
+			it := d.Iter()
+			for it.Next() && err == nil {
+				if string(it.Key) != "ns" {
+					continue
+				}
+				p := Place{At: at + it.At, Len: len(it.Value.Data), Full: true}
+				if section >= 0 {
+					p.push(section)
+				} else {
+					f, _ := r.field(fNsInfo)
+					p.push(r.Msg.BodyAt)
+					p.push(f.At)
+				}
+				p.push(at)
+				err = p.ofString(it.Value, yield)
+			}
+			return err == nil
+		})
+	}
+	return err
+}
+
+func (p *Place) ofString(v wire.Value, yield func(*Place) *wire.Error) *wire.Error {
+	s, ok := v.Str()
+	if !ok {
+		return wire.Errorf(wire.InvalidNamespace, "a namespace must be a string")
+	}
+	db, coll, ok := bytes.Cut(s, []byte("."))
+	if !ok || !validDB(db) {
+		return wire.Errorf(wire.InvalidNamespace, "%q is no namespace", s)
+	}
+	p.DB, p.Coll = db, coll
+	return yield(p)
+}
+
+// inner is the command inside of an explain, as a request of its own.
+func (r *Request) inner() (*Request, *wire.Error) {
+	d, ok := r.Value.Doc()
+	if !ok {
+		return nil, wire.Errorf(wire.FailedToParse, "explain needs a command as a document")
+	}
+	in := &Request{Bound: r.Bound, Unlisted: r.Unlisted}
+	msg := &wire.Message{Header: r.Msg.Header, Frame: r.Msg.Frame, Body: d, BodyAt: r.ValueAt}
+	if err := in.parse(msg, r.DB); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(in.DB, r.DB) {
+		return nil, wire.Errorf(wire.InvalidNamespace, "the explained command's $db differs from the explain's own")
+	}
+	return in, nil
+}
+
+func (t *Table) touchesInner(r *Request, db *Database) (bool, *wire.Error) {
+	if t.Plain {
+		return false, nil
+	}
+	in, err := r.inner()
+	if err != nil {
+		return false, err
+	}
+	return t.touches(in, db)
+}
+
+// explain routes as the command that is explained.
+func (t *Table) explain(r *Request, db *Database) Decision {
+	in, err := r.inner()
+	if err != nil {
+		return refuseWith(err)
+	}
+	if in.Cmd == nil || in.Cmd.Route != ByTenant || in.Cmd.Tenant.Kind == InInner {
+		return refuse(wire.CommandNotSupported, "%q can not be explained here", in.Name)
+	}
+	if in.unknown != nil {
+		return refuse(wire.UnknownField, "field %q of %s is unknown", in.unknown, in.Cmd.Name)
+	}
+	d := t.byRow(in, db)
+	if d.Action == ByID {
+		return refuse(wire.IllegalOperation, "explain of a command without a tenant is not offered; %s", addTenant)
+	}
+	return d
+}
+
+// Rename adds to the patch what makes the request name the target's database instead of the
+// logical one that the client named.
+func (t *Table) Rename(r *Request, target *Target, p *wire.Patch) *wire.Error {
+	if target.Logical == "" || target.DB == target.Logical {
+		return nil
+	}
+	if string(r.DB) == target.Logical {
+		p.Replace(r.DBAt, 4+len(r.DB)+1, target.dbValue, r.Msg.BodyAt)
+	}
+	if r.Cmd == nil {
+		return nil
+	}
+	for _, n := range r.Cmd.Names {
+		if err := t.renameAt(r, n, target, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Table) renameAt(r *Request, n NameLoc, target *Target, p *wire.Patch) *wire.Error {
+	switch n.Kind {
+	case FullNS, NSInfo:
+		return r.places(n, func(pl *Place) *wire.Error { return t.renamePlace(pl, target, p) })
+	case Inner:
+		in, err := r.inner()
+		if err != nil {
+			return err
+		}
+		if in.DBAt >= 0 {
+			p.Replace(in.DBAt, 4+len(in.DB)+1, target.dbValue, r.Msg.BodyAt, in.Msg.BodyAt)
+		}
+		return nil
+	case InPipeline:
+		f, ok := r.field(fPipeline)
+		if !ok {
+			return nil
+		}
+		w := walker{visit: func(u *stageUse) *wire.Error {
+			if u.db.DB == nil {
+				return nil
+			}
+			return t.renamePlace(&u.db, target, p)
+		}}
+		w.at.push(r.Msg.BodyAt)
+		return w.pipeline(f.Value, f.At, 0)
+	}
+	return nil
+}
+
+// renamePlace replaces the database at one place by the target's tenant's own for it.
+func (t *Table) renamePlace(pl *Place, target *Target, p *wire.Patch) *wire.Error {
+	db := t.byName[string(pl.DB)]
+	if db == nil || target.Tenant == nil {
+		return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used here", pl.DB)
+	}
+	if pl.depth > len(pl.inside) {
+		return wire.Errorf(wire.BadValue, "a database is named in too deep a pipeline")
+	}
+	own := target.Tenant.targets[db.num]
+	with := own.dbValue
+	if pl.Full {
+		with = wire.StringValue(own.DB + "." + string(pl.Coll)).Data
+	}
+	p.Replace(pl.At, pl.Len, with, pl.inside[:pl.depth]...)
+	return nil
+}

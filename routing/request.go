@@ -1,0 +1,306 @@
+package routing
+
+import (
+	"bytes"
+	"unicode/utf8"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Request is one command with its parts found. It belongs to one connection, is filled anew for
+// each message and points into that message's frame.
+type Request struct {
+	Msg     *wire.Message
+	Cmd     *Command // nil for a command that no row knows
+	Name    []byte   // as the client spelled it
+	Value   wire.Value
+	ValueAt int // offset of the first field's value in the frame
+	DB      []byte
+	DBAt    int // offset of $db's value in the frame; -1 where the command lies in another
+
+	fields  []Field
+	index   [256]uint8 // by fieldID: 1 + place in fields
+	unknown []byte     // first field that the row does not know
+	intern  []byte     // first internal field
+
+	// Unlisted says that the tenants named and not in the table have been looked for and are
+	// listed nowhere.
+	Unlisted bool
+	// Bound is the tenant's key that the connection is bound to; "" for an open one.
+	Bound *Binding
+}
+
+// Binding is what binds a connection to one tenant.
+type Binding struct {
+	Key      string
+	Database bool // isolation "database"; rows otherwise
+	Access   Access
+}
+
+// Field is one top-level field of a command.
+type Field struct {
+	Value      wire.Value
+	Start, End int // of the element, offsets in the frame
+	At         int // of the value
+}
+
+// Coll is the collection that the command's own value names; nil where it is no string.
+func (r *Request) Coll() []byte {
+	s, _ := r.Value.Str()
+	return s
+}
+
+// Field finds a top-level field of the body.
+func (r *Request) field(id fieldID) (*Field, bool) {
+	i := r.index[id]
+	if i == 0 {
+		return nil, false
+	}
+	return &r.fields[i-1], true
+}
+
+func (r *Request) value(id fieldID) wire.Value {
+	if f, ok := r.field(id); ok {
+		return f.Value
+	}
+	return wire.Value{}
+}
+
+// Field finds a top-level field of the body by its name, which is one of the command table's.
+func (r *Request) Field(name string) (Field, bool) {
+	f, ok := r.field(fieldIDs[name])
+	if !ok {
+		return Field{}, false
+	}
+	return *f, true
+}
+
+// Parse takes the message's body apart. The error says what a server would answer to a message
+// that is no well-formed command.
+func (r *Request) Parse(msg *wire.Message) *wire.Error { return r.parse(msg, nil) }
+
+// parse is Parse for a command that may leave $db to the one that it lies in.
+func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
+	clear(r.index[:])
+	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, false
+	it := msg.Body.Iter()
+	if !it.Next() {
+		return wire.Errorf(wire.FailedToParse, "a command needs a name")
+	}
+	r.Name, r.Value, r.ValueAt = it.Key, it.Value, msg.BodyAt+it.At
+	r.Cmd = commands[string(it.Key)]
+	for it.Next() {
+		if err := r.add(&it); err != nil {
+			return err
+		}
+	}
+	if it.Err() != nil {
+		return wire.Errorf(wire.FailedToParse, "the command is malformed BSON")
+	}
+	return r.finish(outer)
+}
+
+func (r *Request) add(it *wire.Iter) *wire.Error {
+	id, known := fieldIDs[string(it.Key)]
+	if !known {
+		return r.addUnknown(it)
+	}
+	if r.index[id] != 0 || bytes.Equal(it.Key, r.Name) {
+		return duplicate(it.Key)
+	}
+	at := r.Msg.BodyAt
+	r.fields = append(r.fields, Field{it.Value, at + it.Start, at + it.End(), at + it.At})
+	r.index[id] = uint8(len(r.fields))
+	switch {
+	case generic.has(id):
+	case internal.has(id):
+		if r.intern == nil {
+			r.intern = it.Key
+		}
+	case r.Cmd != nil && !r.Cmd.Fields.has(id) && r.unknown == nil:
+		r.unknown = it.Key
+	}
+	return nil
+}
+
+// addUnknown takes a field that no row knows; it is refused where the table is strict. Equal ones
+// are refused everywhere, since two readers could see different values.
+func (r *Request) addUnknown(it *wire.Iter) *wire.Error {
+	if !utf8.Valid(it.Key) {
+		return wire.Errorf(wire.FailedToParse, "a field's name is not UTF-8")
+	}
+	if r.unknown == nil {
+		r.unknown = it.Key
+	}
+	seen := 0
+	for all := r.Msg.Body.Iter(); all.Next() && all.Start <= it.Start; {
+		if bytes.Equal(all.Key, it.Key) {
+			seen++
+		}
+	}
+	if seen > 1 {
+		return duplicate(it.Key)
+	}
+	return nil
+}
+
+func duplicate(name []byte) *wire.Error {
+	return wire.Errorf(wire.DuplicateField, "field %q stands twice in the command; send it once", name)
+}
+
+func (r *Request) finish(outer []byte) *wire.Error {
+	if f, ok := r.field(fDB); ok {
+		r.DB, _ = f.Value.Str()
+		r.DBAt = f.At
+	} else {
+		r.DB, r.DBAt = outer, -1
+	}
+	if !validDB(r.DB) {
+		return wire.Errorf(wire.InvalidNamespace, "$db is missing or no valid database name")
+	}
+	for i := range r.Msg.Sections {
+		s := &r.Msg.Sections[i]
+		if id, ok := fieldIDs[string(s.Identifier)]; ok && r.index[id] != 0 {
+			return duplicate(s.Identifier)
+		}
+	}
+	if r.Cmd != nil {
+		if c, ok := r.Value.Str(); ok && (!utf8.Valid(c) || bytes.IndexByte(c, 0) >= 0) {
+			return wire.Errorf(wire.InvalidNamespace, "the collection's name is not valid")
+		}
+	}
+	return r.checkTxn()
+}
+
+// checkTxn refuses the generic transaction fields in forms that servers refuse.
+func (r *Request) checkTxn() *wire.Error {
+	if v := r.value(fLSID); v.Type != 0 {
+		if _, _, ok := lsid(v); !ok {
+			return wire.Errorf(wire.Unauthorized, "lsid must be { id: UUID } and nothing else")
+		}
+	}
+	if v := r.value(fTxnNumber); v.Type != 0 && v.Type != bsoncore.TypeInt64 {
+		return wire.Errorf(wire.FailedToParse, "txnNumber must be a 64-bit integer")
+	}
+	auto := r.value(fAutocommit)
+	if auto.Type != 0 && (auto.Type != bsoncore.TypeBoolean || auto.True() || r.value(fTxnNumber).Type == 0) {
+		return wire.Errorf(wire.InvalidOptions, "autocommit may only be false, and with a txnNumber")
+	}
+	if v := r.value(fStartTxn); v.Type != 0 && (v.Type != bsoncore.TypeBoolean || !v.True() || auto.Type == 0) {
+		return wire.Errorf(wire.InvalidOptions, "startTransaction may only be true, and with autocommit false")
+	}
+	if r.value(fTxnNumber).Type != 0 && r.value(fLSID).Type == 0 {
+		return wire.Errorf(wire.InvalidOptions, "txnNumber needs an lsid")
+	}
+	return nil
+}
+
+// lsid finds the session's id in an lsid document and the offset of its 16 bytes there.
+func lsid(v wire.Value) (id []byte, at int, ok bool) {
+	d, ok := v.Doc()
+	if !ok {
+		return nil, 0, false
+	}
+	it := d.Iter()
+	if !it.Next() || string(it.Key) != "id" {
+		return nil, 0, false
+	}
+	id, ok = it.Value.UUID()
+	at = it.At + 5
+	return id, at, ok && !it.Next() && it.Err() == nil
+}
+
+// LSID returns the session's id and the offset of its 16 bytes in the frame.
+func (r *Request) LSID() (id []byte, at int, ok bool) {
+	f, ok := r.field(fLSID)
+	if !ok {
+		return nil, 0, false
+	}
+	id, at, ok = lsid(f.Value)
+	return id, f.At + at, ok
+}
+
+// TxnNumber returns the number of a retryable write or transaction.
+func (r *Request) TxnNumber() (int64, bool) {
+	v := r.value(fTxnNumber)
+	if v.Type == 0 {
+		return 0, false
+	}
+	return v.Int()
+}
+
+// InTxn reports whether the command is part of a transaction.
+func (r *Request) InTxn() bool { return r.index[fAutocommit] != 0 }
+
+// StartsTxn reports whether the command begins one.
+func (r *Request) StartsTxn() bool { return r.index[fStartTxn] != 0 }
+
+// Writes reports whether the command may change documents or definitions.
+func (r *Request) Writes() bool {
+	if r.Cmd == nil {
+		return true
+	}
+	return r.Cmd.Access == Write || r.Cmd.Access == DDL || r.Cmd.Tenant.Kind == InStages && r.pipelineWrites()
+}
+
+// Acknowledged reports whether the client waits for the write's outcome (any w but 0).
+func (r *Request) Acknowledged() bool {
+	d, ok := r.value(fWriteConc).Doc()
+	if !ok {
+		return true
+	}
+	w, ok := d.Lookup("w")
+	if !ok || !w.IsNumber() {
+		return true
+	}
+	n, ok := w.Int()
+	return !ok || n != 0
+}
+
+// each calls yield for every document of an array field or of the section with its name, with
+// the offsets of the lengths it lies in; false where the field is missing or no array.
+func (r *Request) each(id fieldID, yield func(i int, d wire.Doc, at int) bool) bool {
+	name := fieldNames[id]
+	for i := range r.Msg.Sections {
+		s := &r.Msg.Sections[i]
+		if string(s.Identifier) != name {
+			continue
+		}
+		n, at := 0, s.At
+		for docs := s.Docs; len(docs) > 0; n++ {
+			d, rest, ok := wire.NextDoc(docs)
+			if !ok || !yield(n, d, at) {
+				return ok
+			}
+			at += len(d)
+			docs = rest
+		}
+		return true
+	}
+	f, ok := r.field(id)
+	if !ok {
+		return false
+	}
+	a, ok := f.Value.Array()
+	if !ok {
+		return false
+	}
+	it := a.Iter()
+	for n := 0; it.Next(); n++ {
+		d, ok := it.Value.Doc()
+		if !ok {
+			return false
+		}
+		if !yield(n, d, f.At+it.At) {
+			return true
+		}
+	}
+	return it.Err() == nil
+}
+
+// validDB reports whether a server accepts the name of a database.
+func validDB(db []byte) bool {
+	return len(db) > 0 && len(db) < 64 && utf8.Valid(db) && (!bytes.ContainsAny(db, "/\\. \"\x00$") || string(db) == "$external")
+}

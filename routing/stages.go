@@ -1,0 +1,315 @@
+package routing
+
+import (
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Stage is one row of the table of pipeline stages.
+type Stage struct {
+	Name  string
+	Class StageClass
+	Coll  string // path of the collection's name in the stage's document
+	Bare  bool   // the stage's value may be the collection's name itself
+	Sub   string // path of a nested pipeline; "*" is every value
+	Keeps bool   // documents pass one by one and keep their fields, so that a later $match still selects tenants
+}
+
+// StageClass says what a stage does.
+type StageClass uint8
+
+// Stage classes.
+const (
+	Row    StageClass = iota // works on one document after the other
+	Whole                    // needs all documents
+	Join                     // reads another collection beside each document
+	Union                    // reads another collection
+	Output                   // writes a collection
+	Source                   // makes documents of its own
+	Info                     // reads the server
+	Change                   // change stream
+)
+
+var stages = stageTable([]Stage{
+	{Name: "$match", Keeps: true},
+	{Name: "$sort", Class: Whole, Keeps: true},
+	{Name: "$project"}, {Name: "$unset"}, {Name: "$addFields"}, {Name: "$set"}, {Name: "$unwind"},
+	{Name: "$replaceRoot"}, {Name: "$replaceWith"}, {Name: "$redact"},
+	{Name: "$limit", Class: Whole}, {Name: "$skip", Class: Whole}, {Name: "$sample", Class: Whole},
+	{Name: "$group", Class: Whole}, {Name: "$count", Class: Whole}, {Name: "$sortByCount", Class: Whole},
+	{Name: "$bucket", Class: Whole}, {Name: "$bucketAuto", Class: Whole}, {Name: "$setWindowFields", Class: Whole},
+	{Name: "$densify", Class: Whole}, {Name: "$fill", Class: Whole},
+	{Name: "$facet", Class: Whole, Sub: "*"},
+	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline"},
+	{Name: "$graphLookup", Class: Join, Coll: "from"},
+	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline"},
+	{Name: "$merge", Class: Output, Coll: "into", Bare: true},
+	{Name: "$out", Class: Output, Coll: "", Bare: true},
+	{Name: "$geoNear"}, {Name: "$search"}, {Name: "$vectorSearch"}, {Name: "$searchMeta"},
+	{Name: "$documents", Class: Source},
+	{Name: "$collStats", Class: Info}, {Name: "$indexStats", Class: Info}, {Name: "$planCacheStats", Class: Info},
+	{Name: "$listSearchIndexes", Class: Info},
+	{Name: "$currentOp", Class: Info}, {Name: "$listSessions", Class: Info}, {Name: "$listLocalSessions", Class: Info},
+	{Name: "$queryStats", Class: Info}, {Name: "$querySettings", Class: Info}, {Name: "$operationMetrics", Class: Info},
+	{Name: "$listCachedAndActiveUsers", Class: Info}, {Name: "$listSampledQueries", Class: Info}, {Name: "$listMqlEntities", Class: Info},
+	{Name: "$listCatalog", Class: Info}, {Name: "$listClusterCatalog", Class: Info}, {Name: "$shardedDataDistribution", Class: Info},
+	{Name: "$changeStream", Class: Change}, {Name: "$changeStreamSplitLargeEvent"},
+})
+
+func stageTable(rows []Stage) map[string]*Stage {
+	m := make(map[string]*Stage, len(rows))
+	for i := range rows {
+		m[rows[i].Name] = &rows[i]
+	}
+	return m
+}
+
+// maxNesting bounds pipelines inside of pipelines (the server's limit for sub-pipelines is 20).
+const maxNesting = 20
+
+// stageUse is one stage of a pipeline that names a collection, reads the server, or is unknown.
+type stageUse struct {
+	row  *Stage // nil for an unknown stage
+	name []byte // of the stage
+	db   Place  // where the stage names a database beside the collection; zero where it does not
+	coll []byte
+	spec wire.Value
+}
+
+// Place is where a request names a database, for the name to be replaced: the place of a BSON
+// string (or of the database's part of a namespace string) with the lengths that contain it.
+type Place struct {
+	DB, Coll []byte
+	At       int // of the string value, its length included
+	Len      int
+	Full     bool // the string is "db.coll"
+	inside   [8]int
+	depth    int
+}
+
+func (p *Place) push(at int) {
+	if p.depth < len(p.inside) {
+		p.inside[p.depth] = at
+	}
+	p.depth++
+}
+
+// walker goes through a pipeline and the pipelines inside of it.
+type walker struct {
+	visit func(u *stageUse) *wire.Error
+	at    Place // of where the walk is: the lengths that contain it
+}
+
+func (w *walker) pipeline(v wire.Value, at, depth int) *wire.Error {
+	a, ok := v.Array()
+	if !ok {
+		return nil // the server says what is wrong with it
+	}
+	if depth > maxNesting {
+		return wire.Errorf(wire.BadValue, "pipelines are nested deeper than %d levels", maxNesting)
+	}
+	saved := w.at
+	defer func() { w.at = saved }()
+	w.at.push(at)
+	within := w.at
+	it := a.Iter()
+	for it.Next() {
+		d, ok := it.Value.Doc()
+		if !ok {
+			continue
+		}
+		w.at = within
+		w.at.push(at + it.At)
+		if err := w.stage(d, at+it.At, depth); err != nil {
+			return err
+		}
+	}
+	if it.Err() != nil {
+		return wire.Errorf(wire.FailedToParse, "the pipeline is malformed BSON")
+	}
+	return nil
+}
+
+func (w *walker) stage(d wire.Doc, at, depth int) *wire.Error {
+	it := d.Iter()
+	for it.Next() {
+		u := stageUse{row: stages[string(it.Key)], name: it.Key, spec: it.Value}
+		if u.row != nil {
+			w.names(&u, at+it.At)
+		}
+		if err := w.visit(&u); err != nil {
+			return err
+		}
+		if u.row != nil && u.row.Sub != "" {
+			if err := w.subs(u.row, it.Value, at+it.At, depth); err != nil {
+				return err
+			}
+		}
+	}
+	if it.Err() != nil {
+		return wire.Errorf(wire.FailedToParse, "a stage is malformed BSON")
+	}
+	return nil
+}
+
+// names finds the collection and the database that a stage names.
+func (w *walker) names(u *stageUse, at int) {
+	v, in := u.spec, w.at
+	if u.row.Coll == "" && !u.row.Bare {
+		return
+	}
+	for hops := 0; hops < 3; hops++ {
+		if s, ok := v.Str(); ok {
+			u.coll = s
+			return
+		}
+		d, ok := v.Doc()
+		if !ok {
+			return
+		}
+		in.push(at)
+		var next wire.Value
+		nextAt := 0
+		it := d.Iter()
+		for it.Next() {
+			switch {
+			case string(it.Key) == "db":
+				if s, ok := it.Value.Str(); ok {
+					u.db = in
+					u.db.DB, u.db.At, u.db.Len = s, at+it.At, len(it.Value.Data)
+				}
+			case string(it.Key) == u.row.Coll || string(it.Key) == "coll":
+				next, nextAt = it.Value, at+it.At
+			}
+		}
+		v, at = next, nextAt
+	}
+}
+
+func (w *walker) subs(row *Stage, v wire.Value, at, depth int) *wire.Error {
+	d, ok := v.Doc()
+	if !ok {
+		return nil
+	}
+	saved := w.at
+	defer func() { w.at = saved }()
+	w.at.push(at)
+	it := d.Iter()
+	for it.Next() {
+		if row.Sub == "*" || string(it.Key) == row.Sub {
+			if err := w.pipeline(it.Value, at+it.At, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stageSet reads the tenants that a pipeline can see: every $match reachable from the front
+// through stages that keep documents apart and leave the field alone.
+func (x *extractor) stages(pipeline wire.Value) tenantSet {
+	var s tenantSet
+	a, ok := pipeline.Array()
+	if !ok {
+		return s
+	}
+	it := a.Iter()
+	for first := true; it.Next(); first = false {
+		d, ok := it.Value.Doc()
+		if !ok {
+			return s
+		}
+		st := d.Iter()
+		if !st.Next() {
+			return s
+		}
+		if q, ok := matched(st.Key, st.Value, first); ok {
+			o := x.filter(q, 0)
+			s.and(&o)
+		}
+		if !x.passes(st.Key, st.Value) {
+			return s
+		}
+	}
+	return s
+}
+
+// matched is the filter that a stage applies to the documents of the collection.
+func matched(stage []byte, v wire.Value, first bool) (wire.Doc, bool) {
+	d, ok := v.Doc()
+	if !ok {
+		return nil, false
+	}
+	switch string(stage) {
+	case "$match":
+		return d, true
+	case "$geoNear":
+		q, ok := d.Lookup("query")
+		if !ok || !first {
+			return nil, false
+		}
+		return q.Doc()
+	case "$vectorSearch":
+		q, ok := d.Lookup("filter")
+		if !ok || !first {
+			return nil, false
+		}
+		return q.Doc()
+	}
+	return nil, false
+}
+
+// passes reports whether a $match behind the stage still speaks of the collection's field.
+func (x *extractor) passes(stage []byte, v wire.Value) bool {
+	switch string(stage) {
+	case "$match", "$sort":
+		return true
+	case "$unwind":
+		path, ok := v.Str()
+		if !ok {
+			d, _ := v.Doc()
+			p, _ := d.Lookup("path")
+			path, ok = p.Str()
+		}
+		return ok && len(path) > 1 && !x.field.touches(path[1:])
+	case "$addFields", "$set", "$lookup":
+		d, ok := v.Doc()
+		if !ok {
+			return false
+		}
+		if string(stage) == "$lookup" {
+			as, _ := d.Lookup("as")
+			path, ok := as.Str()
+			return ok && !x.field.touches(path)
+		}
+		return x.leavesAlone(d)
+	case "$unset":
+		path, ok := v.Str()
+		return ok && !x.field.touches(path)
+	}
+	return false
+}
+
+func (x *extractor) leavesAlone(d wire.Doc) bool {
+	it := d.Iter()
+	for it.Next() {
+		if x.field.touches(it.Key) {
+			return false
+		}
+	}
+	return it.Err() == nil
+}
+
+// pipelineWrites reports whether a stage of the command's pipeline writes a collection.
+func (r *Request) pipelineWrites() bool {
+	writes := false
+	w := walker{visit: func(u *stageUse) *wire.Error {
+		writes = writes || u.row != nil && u.row.Class == Output
+		return nil
+	}}
+	if f, ok := r.field(fPipeline); ok {
+		if err := w.pipeline(f.Value, f.At, 0); err != nil {
+			return true
+		}
+	}
+	return writes
+}
