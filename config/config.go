@@ -5,6 +5,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -26,6 +27,22 @@ type Config struct {
 	TenantKeys  []string           // MULTI_DB_TENANT_KEYS as given; nil where it is not set
 	Pools       Pools
 	Limits      Limits
+
+	files    []string       // that were read, the configuration itself first
+	lines    map[string]int // of the keys that RestartNeeded names
+	fleetKey *[32]byte      // digest of the fleet key file's content; nil where there is none
+}
+
+// Files is the configuration file and the files that it names and that were read with it: what
+// [Watch] should look at.
+func (c *Config) Files() []string { return slices.Clone(c.files) }
+
+// remember keeps the line of a key for [RestartNeeded].
+func (c *Config) remember(at place) {
+	if c.lines == nil {
+		c.lines = make(map[string]int)
+	}
+	c.lines[at.path] = at.line
 }
 
 // Log is [log].
@@ -51,14 +68,14 @@ type Listener struct {
 // Admin is [admin].
 type Admin struct {
 	Address   string // host:port; "" switches the admin server off
-	TokenFile string // file with the bearer token; needed on an address that is not loopback
+	TokenFile string // path of the bearer token's file; needed on an address that is not loopback
 }
 
 // Control is [control].
 type Control struct {
 	Enabled      bool
 	Database     string // on the home cluster; no client can name it
-	FleetKeyFile string // "" keeps the key in the control database
+	FleetKeyFile string // path; "" keeps the key in the control database
 }
 
 // Cluster is one of [clusters.NAME]. The URI is a secret: it is redacted wherever a Cluster
@@ -67,9 +84,6 @@ type Cluster struct {
 	Name string
 	URI  Secret
 }
-
-// Secret is text that no output may show.
-type Secret string
 
 // Routing is [routing].
 type Routing struct {
@@ -80,7 +94,7 @@ type Routing struct {
 	TenantFields   map[string]string // by collection, or by "database.collection"
 	OtherDatabases string            // "pass" or "hide"
 	WithoutTenant  string            // "scatter", "shared" or "reject"
-	IsolateModules []string          // default modules of isolated tenants; nil is all of them
+	IsolateModules []string          // default modules of isolated tenants; nil is all of them, empty is none
 	ScatterWidth   int               // sub-commands at once for one command
 	RequireTenant  bool              // require_tenant_on_insert
 	MaxScatter     int               // max_scatter_targets; 0 is no limit
@@ -94,7 +108,7 @@ type Database struct {
 }
 
 // Module is one line of [modules]: collections that move together. An entry is a collection,
-// "database.collection", or a prefix pattern that ends with *.
+// "database.collection", or a prefix pattern that ends with *; [Routing.Entry] takes it apart.
 type Module struct {
 	Name        string
 	Collections []string
@@ -119,9 +133,9 @@ type TenantsCollection struct {
 type Tenant struct {
 	ID      bson.RawValue // string, ObjectID, UUID (binary subtype 4), int64
 	Key     string
-	Mode    string   // "shared" or "per-tenant"
+	Mode    string   // "shared", "per-tenant", or "": the tenants collection or the mode's default decides
 	Cluster string   // "" is the home cluster
-	Modules []string // nil: Routing.IsolateModules
+	Modules []string // nil: Routing.IsolateModules; empty is none
 	Source  string   // where it was listed, for people: "tenantry.toml:61", "MULTI_DB_TENANT_KEYS"
 }
 

@@ -1,0 +1,71 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+)
+
+// RestartNeeded names what differs between two configurations and cannot change while the
+// process runs: the addresses, the home cluster's name and [control]. Where it names anything
+// the whole reload is to be refused; everything else reloads.
+func RestartNeeded(old, new *Config) []Problem {
+	problems := addressChanges(old, new)
+	add := func(key string, was, is any) {
+		if was != is {
+			problems = append(problems, new.restart(key, fmt.Sprintf("changes from %v to %v", was, is)))
+		}
+	}
+	text := func(s string) string {
+		if s == "" {
+			return "nothing"
+		}
+		return show(s)
+	}
+	add("admin.address", text(old.Admin.Address), text(new.Admin.Address))
+	add("control.enabled", old.Control.Enabled, new.Control.Enabled)
+	add("control.database", text(old.Control.Database), text(new.Control.Database))
+	add("control.fleet_key_file", text(old.Control.FleetKeyFile), text(new.Control.FleetKeyFile))
+	add("routing.home", text(old.Routing.Home), text(new.Routing.Home))
+	if old.Control.FleetKeyFile == new.Control.FleetKeyFile && fleetKeyChanged(old, new) {
+		problems = append(problems, new.restart("control.fleet_key_file", "the key in the file has changed"))
+	}
+	sortProblems(problems)
+	return problems
+}
+
+func fleetKeyChanged(old, new *Config) bool {
+	return old.fleetKey != nil && new.fleetKey != nil && *old.fleetKey != *new.fleetKey
+}
+
+// addressChanges compares the listeners' addresses as a set: their order may change.
+func addressChanges(old, new *Config) []Problem {
+	var problems []Problem
+	was, is := addresses(old), addresses(new)
+	for i, a := range is {
+		if !slices.Contains(was, a) {
+			problems = append(problems, new.restart(fmt.Sprintf("listeners[%d].address", i), show(a)+" is new"))
+		}
+	}
+	for _, a := range was {
+		if !slices.Contains(is, a) {
+			problems = append(problems, new.restart("listeners", show(a)+" is gone"))
+		}
+	}
+	return problems
+}
+
+func addresses(c *Config) []string {
+	var all []string
+	for _, ln := range c.Listeners {
+		all = append(all, ln.Address)
+	}
+	return all
+}
+
+func (c *Config) restart(key, text string) Problem {
+	p := Problem{Line: c.lines[key], Key: key, Text: text, Remedy: "restart tenantry for this, or change it back"}
+	if len(c.files) > 0 {
+		p.File = c.files[0]
+	}
+	return p
+}

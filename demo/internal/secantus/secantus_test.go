@@ -1,0 +1,54 @@
+package secantus
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+)
+
+// The unpatched server hangs here: the collection is created while documents
+// go into it, as Mongoose's autoCreate and autoIndex do.
+func TestCreateBesideInsertsDoesNotHang(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a real server: not with -short")
+	}
+	client, err := mongo.Connect(options.Client().ApplyURI(Start(t, Options{})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Disconnect(context.Background())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+
+	const rounds = 10
+	for round := range rounds {
+		coll := client.Database("race").Collection(fmt.Sprint("c", round))
+		var all sync.WaitGroup
+		all.Go(func() {
+			coll.Database().CreateCollection(ctx, coll.Name()) // 48 when an insert was first
+		})
+		all.Go(func() {
+			index := mongo.IndexModel{Keys: bson.D{{Key: "tenantId", Value: 1}}}
+			if _, err := coll.Indexes().CreateOne(ctx, index); err != nil {
+				t.Errorf("create an index: %v", err)
+			}
+		})
+		for n := range 4 {
+			all.Go(func() {
+				if _, err := coll.InsertOne(ctx, bson.D{{Key: "_id", Value: n}, {Key: "tenantId", Value: "acme"}}); err != nil {
+					t.Errorf("insert: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if n, err := coll.CountDocuments(ctx, bson.D{}); err != nil || n != 4 {
+			t.Fatalf("round %d: %d documents, want 4 (%v)", round, n, err)
+		}
+	}
+}
