@@ -52,8 +52,30 @@ func (r *Request) Ops(yield func(op *Op) bool) bool {
 	return false
 }
 
-// collation is the write's own, else the command's.
-func (r *Request) collation(op *Op) wire.Value {
+// OpenOps calls yield for each write that names no tenant, with the _ids it names.
+func (t *Table) OpenOps(r *Request, c *Collection, yield func(op *Op, ids []wire.Value)) {
+	r.Ops(func(op *Op) bool {
+		x := t.extractor(r, c, r.CollationOf(op))
+		if s := x.filter(op.Filter, 0); !s.known {
+			ids, _ := IDs(op.Filter)
+			yield(op, ids)
+		}
+		return true
+	})
+}
+
+// Count is the number of writes or documents of a batch.
+func (r *Request) Count() int {
+	n := 0
+	if r.Cmd.Tenant.Kind == InFindAndModify {
+		return 1
+	}
+	r.each(r.Cmd.Tenant.Path, func(int, wire.Doc, int) bool { n++; return true })
+	return n
+}
+
+// CollationOf is the write's own, else the command's.
+func (r *Request) CollationOf(op *Op) wire.Value {
 	if op != nil && op.doc != nil {
 		v, _ := op.doc.Lookup("collation")
 		return v

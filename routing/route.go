@@ -314,7 +314,7 @@ func (t *Table) collectDocuments(r *Request, h *homes) (err *wire.Error) {
 
 func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 	c := h.coll
-	x := t.extractor(r, c, r.collation(op))
+	x := t.extractor(r, c, r.CollationOf(op))
 	s := x.filter(op.Filter, 0)
 	if s.known && s.n == 0 && op.Upsert || !s.known && op.Upsert {
 		if u := c.field.upsertTenant(op.Update); u.known && !r.byID(op) {
@@ -401,7 +401,7 @@ func (r *Request) selectsByID(t *Table, c *Collection) bool {
 	case InUpdates, InDeletes, InFindAndModify:
 		all := true
 		ok := r.Ops(func(op *Op) bool {
-			x := t.extractor(r, c, r.collation(op))
+			x := t.extractor(r, c, r.CollationOf(op))
 			s := x.filter(op.Filter, 0)
 			all = s.known || r.byID(op)
 			return all && formOf(op.Update) != pipelineUpdate

@@ -1,0 +1,309 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// cursor is one open cursor of a client under an id of our own: two clusters may give the same id,
+// and a cursor lives on one node. It reads its parts one after the other; an ordinary one has one.
+type cursor struct {
+	id        int64
+	principal string
+	lsid      sessionID
+	hasLSID   bool
+	db, coll  string // as the client names them
+	tenant    uint32
+	rows      bool
+	used      time.Time
+
+	mu    sync.Mutex // guards the following; held while a batch is fetched
+	parts []cursorPart
+	docs  []wire.Doc // read already
+	left  int64      // documents that may still be given; < 0 is no limit
+}
+
+// cursorPart is a cursor on a server.
+type cursorPart struct {
+	target  *routing.Target
+	address string
+	id      int64
+}
+
+// cursors are the open ones of all clients. A cursor may be read on another connection than the
+// one that opened it, and after its tenant's route has changed.
+type cursors struct {
+	shards [16]cursorShard
+}
+
+type cursorShard struct {
+	mu sync.Mutex // guards the following
+	m  map[int64]*cursor
+}
+
+func newCursors() *cursors {
+	c := &cursors{}
+	for i := range c.shards {
+		c.shards[i].m = map[int64]*cursor{}
+	}
+	return c
+}
+
+func (x *cursors) shard(id int64) *cursorShard { return &x.shards[uint64(id)%uint64(len(x.shards))] }
+
+// add enters a cursor under a new id.
+func (x *cursors) add(cur *cursor) int64 {
+	cur.used = time.Now()
+	for {
+		cur.id = rand.Int64N(1<<62) + 1
+		s := x.shard(cur.id)
+		s.mu.Lock()
+		if _, taken := s.m[cur.id]; !taken {
+			s.m[cur.id] = cur
+			s.mu.Unlock()
+			return cur.id
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (x *cursors) get(id int64) *cursor {
+	s := x.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cur := s.m[id]
+	if cur != nil {
+		cur.used = time.Now()
+	}
+	return cur
+}
+
+func (x *cursors) remove(id int64) {
+	s := x.shard(id)
+	s.mu.Lock()
+	delete(s.m, id)
+	s.mu.Unlock()
+}
+
+func (x *cursors) count() (n int) {
+	for i := range x.shards {
+		s := &x.shards[i]
+		s.mu.Lock()
+		n += len(s.m)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// cursorIdle is when a cursor is forgotten here; servers end theirs after 10 minutes, and those
+// of sessions when the session ends (30 minutes unused).
+const cursorIdle = 31 * time.Minute
+
+func (x *cursors) reap(now time.Time) {
+	for i := range x.shards {
+		s := &x.shards[i]
+		s.mu.Lock()
+		for id, cur := range s.m {
+			if now.Sub(cur.used) > cursorIdle {
+				delete(s.m, id)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// noteCursor gives a cursor of a reply an id of our own and a logical namespace.
+func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
+	f := &tr.facts
+	it := f.cursor.Iter()
+	var ns []byte
+	var id int64
+	idAt := 0
+	for it.Next() {
+		switch string(it.Key) {
+		case "id":
+			id, _ = it.Value.Int()
+			idAt = f.cursorAt + it.At
+			if it.Value.Type != bsoncore.TypeInt64 {
+				idAt = 0
+			}
+		case "ns":
+			ns, _ = it.Value.Str()
+			if tr.renamed() {
+				tr.scratch = logicalNS(tr.scratch[:0], ns, tr.target)
+				tr.patch.Replace(f.cursorAt+it.At, len(it.Value.Data), tr.scratch, tr.msg.BodyAt, f.cursorAt)
+			}
+		}
+	}
+	if it.Err() != nil || id != 0 && idAt == 0 {
+		return c.label(wire.Errorf(wire.HostUnreachable, "the server's cursor can not be read"), false)
+	}
+	if cur := tr.cursor; cur != nil {
+		if id == 0 {
+			c.srv.cursors.remove(cur.id)
+		} else {
+			binary.LittleEndian.PutUint64(reply.B[idAt:], uint64(cur.id))
+		}
+		return nil
+	}
+	if id == 0 {
+		return nil
+	}
+	own := c.openCursor(tr, ns, id)
+	binary.LittleEndian.PutUint64(reply.B[idAt:], uint64(own))
+	return nil
+}
+
+func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
+	cur := c.newCursor(ns, tr.target)
+	cur.tenant, cur.rows = tr.tenant, tr.rows
+	cur.parts = []cursorPart{{tr.target, tr.address, id}}
+	return c.srv.cursors.add(cur)
+}
+
+// newCursor is a cursor of this command on a namespace that the target's server named.
+func (c *clientConn) newCursor(ns []byte, target *routing.Target) *cursor {
+	db, coll, _ := bytes.Cut(ns, []byte("."))
+	cur := &cursor{principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(db), coll: string(coll), left: -1}
+	if target.Logical != "" && cur.db == target.DB {
+		cur.db = target.Logical
+	}
+	return cur
+}
+
+// mine finds a cursor that the command may use. Another's is answered as one that does not exist.
+func (c *clientConn) mine(id int64, coll []byte) *cursor {
+	cur := c.srv.cursors.get(id)
+	if cur == nil || cur.principal != c.principal() || cur.db != string(c.req.DB) || cur.coll != string(coll) {
+		return nil
+	}
+	return cur
+}
+
+// atCursor serves getMore and killCursors.
+func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
+	if c.req.Cmd.Name == "killCursors" {
+		return c.killCursors()
+	}
+	id, ok := c.req.Value.Int()
+	f, _ := c.req.Field("collection")
+	coll, named := f.Value.Str()
+	if !ok || !named || c.req.Value.Type != bsoncore.TypeInt64 {
+		return c.refuse(wire.Errorf(wire.FailedToParse, "getMore needs a 64-bit cursor id and a collection"))
+	}
+	cur := c.mine(id, coll)
+	if cur == nil || cur.hasLSID != c.hasLSID || cur.hasLSID && cur.lsid != c.lsid {
+		return c.refuse(wire.Errorf(wire.CursorNotFound, "cursor id %d not found", id))
+	}
+	tx, werr := c.transaction()
+	if werr != nil {
+		return c.refuse(werr)
+	}
+	cur.mu.Lock()
+	defer cur.mu.Unlock()
+	if len(cur.parts) == 1 && cur.docs == nil && cur.left < 0 {
+		return c.nextOf(t, cur, tx)
+	}
+	return c.nextMerged(cur, tx)
+}
+
+// nextOf fetches the next batch of a cursor with one part.
+func (c *clientConn) nextOf(t *routing.Table, cur *cursor, tx *txn) *wire.Buf {
+	part := &cur.parts[0]
+	tr := c.newTrip(t, part.target, tx)
+	tr.tenant, tr.cursor, tr.rows = cur.tenant, cur, cur.rows
+	tr.sel = backend.Select{Address: part.address}
+	var id [8]byte
+	binary.LittleEndian.PutUint64(id[:], uint64(part.id))
+	tr.edit = func(p *wire.Patch) { p.Replace(c.req.ValueAt, 8, id[:]) }
+	c.outcome.target = part.target
+	reply, err := c.roundTrip(&tr)
+	if err != nil {
+		return c.refuse(err)
+	}
+	if !tr.facts.ok && tr.facts.code == wire.CursorNotFound {
+		c.srv.cursors.remove(cur.id)
+	}
+	return reply
+}
+
+// killCursors ends those of the named cursors that are the client's.
+func (c *clientConn) killCursors() *wire.Buf {
+	var killed, missing []int64
+	f, _ := c.req.Field("cursors")
+	a, ok := f.Value.Array()
+	if !ok {
+		return c.refuse(wire.Errorf(wire.FailedToParse, "killCursors needs an array of cursor ids"))
+	}
+	for it := a.Iter(); it.Next(); {
+		id, _ := it.Value.Int()
+		cur := c.mine(id, c.req.Coll())
+		if cur == nil {
+			missing = append(missing, id)
+			continue
+		}
+		c.srv.cursors.remove(id)
+		cur.mu.Lock()
+		for _, p := range cur.parts {
+			c.killPart(p, cur)
+		}
+		cur.mu.Unlock()
+		killed = append(killed, id)
+	}
+	return replyOf(func(d []byte) []byte {
+		d = appendIDs(d, "cursorsKilled", killed)
+		d = appendIDs(d, "cursorsNotFound", missing)
+		d = appendIDs(d, "cursorsAlive", nil)
+		return appendIDs(d, "cursorsUnknown", nil)
+	})
+}
+
+func appendIDs(d []byte, name string, ids []int64) []byte {
+	i, d := bsoncore.AppendArrayElementStart(d, name)
+	for n, id := range ids {
+		d = bsoncore.AppendInt64Element(d, itoa(n), id)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, i)
+	return d
+}
+
+// killPart ends a cursor on its server; what can't be reached ends by its own time.
+func (c *clientConn) killPart(p cursorPart, cur *cursor) {
+	body := build(func(d []byte) []byte {
+		d = bsoncore.AppendStringElement(d, "killCursors", cur.coll)
+		i, d := bsoncore.AppendArrayElementStart(d, "cursors")
+		d = bsoncore.AppendInt64Element(d, "0", p.id)
+		d, _ = bsoncore.AppendArrayEnd(d, i)
+		if cur.hasLSID {
+			d = bsoncore.AppendDocumentElement(d, "lsid", sessionDoc(deriveID(c.srv.opts.FleetKey(), cur.principal, cur.lsid, p.target.Cluster)))
+		}
+		return bsoncore.AppendStringElement(d, "$db", cur.physical(p.target))
+	})
+	tr := &trip{
+		target: p.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body,
+		sel: backend.Select{Address: p.address},
+	}
+	if reply, err := c.send(tr); err == nil {
+		reply.Free()
+	}
+}
+
+// physical is the database of the cursor at a target.
+func (cur *cursor) physical(target *routing.Target) string {
+	if target.DB == "" || cur.db == "admin" {
+		return cur.db
+	}
+	return target.DB
+}

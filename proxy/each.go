@@ -1,0 +1,355 @@
+package proxy
+
+import (
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// each sends a definition, or a question about definitions, to every target.
+func (c *clientConn) each(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
+	tx, werr := c.transaction()
+	if werr != nil {
+		return c.refuse(werr), false
+	}
+	k, stale := c.depart(t, d)
+	if stale {
+		return nil, true
+	}
+	if tx != nil {
+		tx.count(k)
+	} else {
+		defer c.srv.flights.leave(k)
+	}
+	begun := false
+	if tx != nil {
+		first, err := c.pinAll(tx, d.Targets)
+		if err != nil {
+			c.failTxn(tx)
+			return c.refuse(err), false
+		}
+		begun = !first
+	}
+	c.outcome.target = d.Targets[0]
+	var reply *wire.Buf
+	switch {
+	case d.Action == routing.FirstOf:
+		reply, werr = c.firstOf(t, d, tx, begun)
+	case c.req.Cmd.Merge == routing.MergeCollections:
+		reply, werr = c.collections(t, d)
+	default:
+		reply, werr = c.define(t, d, tx, begun)
+	}
+	if werr != nil {
+		if tx != nil {
+			c.failTxn(tx)
+		}
+		return c.refuse(werr), false
+	}
+	return reply, false
+}
+
+// settled reports whether an error says that a definition is as it is wanted already.
+func settled(code wire.Code) bool {
+	switch code {
+	case wire.NamespaceExists, wire.NamespaceNotFound, wire.IndexNotFound:
+		return true
+	}
+	return false
+}
+
+// define runs a definition on shared and then on every other holder. Shared's answer is the
+// answer; a holder that lacks what is dropped, or has what is made, is no error.
+func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
+	first := c.scatter([]*trip{c.sideTrip(t, d.Targets[0], tx)}, tx, begun)
+	p := &first[0]
+	if p.err != nil {
+		return nil, p.err
+	}
+	if !p.tr.facts.ok && !settled(p.tr.facts.code) {
+		return c.finish(p.tr, p.reply)
+	}
+	trips := make([]*trip, 0, len(d.Targets)-1)
+	for _, x := range d.Targets[1:] {
+		trips = append(trips, c.sideTrip(t, x, tx))
+	}
+	parts := c.scatter(trips, tx, true)
+	answer, failed := p, 0
+	var why *wire.Error
+	for i := range parts {
+		o := &parts[i]
+		switch {
+		case o.err == nil && o.tr.facts.ok:
+			if !answer.tr.facts.ok && answer.tr.facts.code != wire.NamespaceExists {
+				answer = o
+			}
+		case o.err == nil && settled(o.tr.facts.code):
+		case o.err == nil:
+			failed, why = failed+1, c.replied(o)
+		default:
+			failed, why = failed+1, o.err
+		}
+	}
+	if failed > 0 {
+		free(parts)
+		p.reply.Free()
+		return nil, wire.Errorf(wire.OperationFailed, "%s was done in %d of %d databases; run it again to finish; the last failure: %s",
+			c.req.Cmd.Name, len(d.Targets)-failed, len(d.Targets), why.Text)
+	}
+	for i := range parts {
+		if &parts[i] != answer {
+			parts[i].reply.Free()
+		}
+	}
+	if answer != p {
+		p.reply.Free()
+	}
+	return c.finish(answer.tr, answer.reply)
+}
+
+// firstOf asks the targets in order until one has the collection.
+func (c *clientConn) firstOf(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
+	var kept *part
+	for i, x := range d.Targets {
+		parts := c.scatter([]*trip{c.sideTrip(t, x, tx)}, tx, begun || i > 0)
+		p := &parts[0]
+		if p.err != nil {
+			if kept != nil {
+				kept.reply.Free()
+			}
+			return nil, p.err
+		}
+		if p.tr.facts.ok || p.tr.facts.code != wire.NamespaceNotFound {
+			if kept != nil {
+				kept.reply.Free()
+			}
+			return c.finish(p.tr, p.reply)
+		}
+		if kept == nil {
+			kept = p
+		} else {
+			p.reply.Free()
+		}
+	}
+	return c.finish(kept.tr, kept.reply)
+}
+
+// collections is listCollections over all holders: shared's, and those that only a tenant's
+// database has, under its first appearance.
+func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.Buf, *wire.Error) {
+	trips := make([]*trip, len(d.Targets))
+	for i, x := range d.Targets {
+		trips[i] = c.sideTrip(t, x, nil)
+	}
+	parts := c.scatter(trips, nil, false)
+	defer free(parts)
+	seen := map[string]bool{}
+	var rows []wire.Doc
+	for i := range parts {
+		p := &parts[i]
+		if p.err != nil {
+			return nil, p.err
+		}
+		if !p.tr.facts.ok {
+			return nil, c.replied(p)
+		}
+		all, err := c.drain(p)
+		if err != nil {
+			return nil, err
+		}
+		r := renamer{target: p.tr.target, rule: rowNames}
+		for _, row := range all {
+			v, _ := row.Lookup("name")
+			if s, _ := v.Str(); !seen[string(s)] {
+				seen[string(s)] = true
+				rows = append(rows, wire.Doc(r.doc(nil, row, "", 0)))
+			}
+		}
+	}
+	ns := string(c.req.DB) + ".$cmd.listCollections"
+	return replyOf(func(d []byte) []byte { return appendCursor(d, 0, ns, "firstBatch", rows) }), nil
+}
+
+// drain returns all rows of a part's cursor.
+func (c *clientConn) drain(p *part) ([]wire.Doc, *wire.Error) {
+	docs, id, ns := firstBatch(p.tr.facts.cursor)
+	if id == 0 {
+		return docs, nil
+	}
+	cur := c.newCursor(ns, p.tr.target)
+	cur.docs = append(cur.docs, docs...)
+	cur.parts = []cursorPart{{p.tr.target, p.tr.address, id}}
+	for len(cur.parts) > 0 {
+		if err := c.fetch(cur, nil); err != nil {
+			return nil, err
+		}
+	}
+	return cur.docs, nil
+}
+
+// clusters serves what goes to every cluster.
+func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
+	if c.req.Cmd.Merge == routing.MergeDatabases {
+		return c.listDatabases(t)
+	}
+	names := t.Clusters
+	if d.Tenant != nil && d.Tenant.Route() != nil {
+		names = []string{d.Tenant.Route().Cluster}
+	}
+	for _, name := range names {
+		cl := c.srv.opts.Clusters.Get(name)
+		if cl == nil || !cl.Ready() {
+			continue // its sessions end by their own time
+		}
+		tr := c.sideTrip(t, &routing.Target{Cluster: name}, nil)
+		tr.edit = func(p *wire.Patch) { c.deriveAll(p, name) }
+		if reply, err := c.send(tr); err == nil {
+			reply.Free()
+		}
+	}
+	return okReply()
+}
+
+// deriveAll replaces every session id that the command's own value lists.
+func (c *clientConn) deriveAll(p *wire.Patch, cluster string) {
+	a, ok := c.req.Value.Array()
+	if !ok {
+		return
+	}
+	for it := a.Iter(); it.Next(); {
+		d, ok := it.Value.Doc()
+		if !ok {
+			continue
+		}
+		for e := d.Iter(); e.Next(); {
+			id, ok := e.Value.UUID()
+			if !ok || string(e.Key) != "id" {
+				continue
+			}
+			own := deriveID(c.srv.opts.FleetKey(), c.principal(), sessionID(id), cluster)
+			p.Replace(c.req.ValueAt+it.At+e.At+5, 16, own[:])
+		}
+	}
+}
+
+// databaseRow is one row of listDatabases.
+type databaseRow struct {
+	name  string
+	size  int64
+	empty bool
+	doc   wire.Doc // as the server wrote it, where it is the only one of the name
+}
+
+// listDatabases shows the logical databases: physical ones folded into theirs, sizes summed, and
+// none that no client may know.
+func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
+	want, filtered, err := c.nameFilter(t)
+	if err != nil {
+		return c.refuse(err)
+	}
+	trips := make([]*trip, len(t.Clusters))
+	for i, name := range t.Clusters {
+		trips[i] = c.sideTrip(t, &routing.Target{Cluster: name}, nil)
+		if filtered {
+			trips[i].edit = func(p *wire.Patch) { c.remove(p, "filter") }
+		}
+	}
+	parts := c.scatter(trips, nil, false)
+	defer free(parts)
+	var rows []*databaseRow
+	byName := map[string]*databaseRow{}
+	for i := range parts {
+		p := &parts[i]
+		if p.err != nil {
+			return c.refuse(p.err)
+		}
+		if !p.tr.facts.ok {
+			return c.refuse(c.replied(p))
+		}
+		list, _ := p.tr.msg.Body.Lookup("databases")
+		a, _ := list.Array()
+		for it := a.Iter(); it.Next(); {
+			d, _ := it.Value.Doc()
+			row := readRow(d)
+			name, hidden := t.Logical(row.name)
+			if hidden || filtered && name != want {
+				continue
+			}
+			if old := byName[name]; old != nil {
+				old.size, old.empty, old.doc = old.size+row.size, old.empty && row.empty, nil
+				continue
+			}
+			if name != row.name {
+				row.name, row.doc = name, nil
+			}
+			byName[name] = row
+			rows = append(rows, row)
+		}
+	}
+	return databasesReply(rows, c.boolean("nameOnly"))
+}
+
+// nameFilter reads the filter that is applied here: of folded rows only the name's equality.
+func (c *clientConn) nameFilter(t *routing.Table) (want string, filtered bool, err *wire.Error) {
+	f, ok := c.req.Field("filter")
+	if !ok || t.Plain {
+		return "", false, nil
+	}
+	d, _ := f.Value.Doc()
+	if len(d) <= 5 {
+		return "", false, nil
+	}
+	v, _ := d.Lookup("name")
+	s, isString := v.Str()
+	it := d.Iter()
+	it.Next()
+	if !isString || it.Next() {
+		return "", false, wire.Errorf(wire.IllegalOperation,
+			"listDatabases with this filter is not offered while tenants have databases of their own; filter by { name: \"…\" }")
+	}
+	return string(s), true, nil
+}
+
+func readRow(d wire.Doc) *databaseRow {
+	r := &databaseRow{doc: d}
+	for it := d.Iter(); it.Next(); {
+		switch string(it.Key) {
+		case "name":
+			s, _ := it.Value.Str()
+			r.name = string(s)
+		case "sizeOnDisk":
+			r.size, _ = it.Value.Int()
+		case "empty":
+			r.empty = it.Value.True()
+		}
+	}
+	return r
+}
+
+func databasesReply(rows []*databaseRow, nameOnly bool) *wire.Buf {
+	total := int64(0)
+	return replyOf(func(d []byte) []byte {
+		i, d := bsoncore.AppendArrayElementStart(d, "databases")
+		for n, r := range rows {
+			total += r.size
+			if r.doc != nil {
+				d = bsoncore.AppendDocumentElement(d, itoa(n), bsoncore.Document(r.doc))
+				continue
+			}
+			j, e := bsoncore.AppendDocumentElementStart(d, itoa(n))
+			d = bsoncore.AppendStringElement(e, "name", r.name)
+			if !nameOnly {
+				d = bsoncore.AppendInt64Element(d, "sizeOnDisk", r.size)
+				d = bsoncore.AppendBooleanElement(d, "empty", r.empty)
+			}
+			d, _ = bsoncore.AppendDocumentEnd(d, j)
+		}
+		d, _ = bsoncore.AppendArrayEnd(d, i)
+		if !nameOnly {
+			d = bsoncore.AppendInt64Element(d, "totalSize", total)
+			d = bsoncore.AppendInt64Element(d, "totalSizeMb", total>>20)
+		}
+		return d
+	})
+}

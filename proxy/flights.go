@@ -1,0 +1,110 @@
+package proxy
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// flightKey is under what a write in flight is counted: its tenant (0 for one that named none, or
+// one that is listed nowhere) and the epoch it was routed under.
+type flightKey struct {
+	tenant uint32
+	epoch  uint64
+}
+
+// flights counts the writes on their way, so that a tenant's route can be changed when none of an
+// older route is left. Reads are not counted: one that is under way reads what was there.
+type flights struct {
+	shards [16]flightShard
+}
+
+type flightShard struct {
+	mu sync.Mutex // guards the following
+	m  map[flightKey]int
+}
+
+func newFlights() *flights {
+	f := &flights{}
+	for i := range f.shards {
+		f.shards[i].m = map[flightKey]int{}
+	}
+	return f
+}
+
+func (f *flights) shard(tenant uint32) *flightShard { return &f.shards[tenant%uint32(len(f.shards))] }
+
+func (f *flights) enter(k flightKey) {
+	s := f.shard(k.tenant)
+	s.mu.Lock()
+	s.m[k]++
+	s.mu.Unlock()
+}
+
+func (f *flights) leave(k flightKey) {
+	s := f.shard(k.tenant)
+	s.mu.Lock()
+	if s.m[k]--; s.m[k] <= 0 {
+		delete(s.m, k)
+	}
+	s.mu.Unlock()
+}
+
+// older reports whether a write of the tenant from before the epoch is on its way.
+func (f *flights) older(tenant uint32, epoch uint64) bool {
+	s := f.shard(tenant)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.m {
+		if k.tenant == tenant && k.epoch < epoch {
+			return true
+		}
+	}
+	return false
+}
+
+// drained waits until there is none, of the tenant or of no tenant.
+func (f *flights) drained(ctx context.Context, tenant uint32, epoch uint64) error {
+	wait := time.Millisecond
+	for f.older(tenant, epoch) || f.older(0, epoch) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+			wait = min(2*wait, 50*time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// depart counts a write and then looks whether it was still decided by the current table: without
+// this second look a drain could end while the write is on its way. The caller leaves by the key.
+func (c *clientConn) depart(t *routing.Table, d *routing.Decision) (k flightKey, stale bool) {
+	k = flightKey{epoch: t.Epoch}
+	if d.Tenant != nil {
+		k.tenant = d.Tenant.Num
+	}
+	c.srv.flights.enter(k)
+	if c.srv.opts.Router.Current() != t {
+		c.srv.flights.leave(k)
+		return k, true
+	}
+	return k, false
+}
+
+// hold waits until the tenant that the command names has been looked at.
+func (c *clientConn) hold(d *routing.Decision) *wire.Error {
+	c.srv.metrics.held.Inc()
+	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
+	defer cancel()
+	unlisted, err := c.srv.opts.Resolve(ctx, d.Held)
+	if err != nil {
+		c.log.Warn().Err(err).Bytes("command", c.req.Name).Msg("a held command's tenant could not be looked at")
+		return c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route could not be settled in time; try again"), true)
+	}
+	c.req.Unlisted = c.req.Unlisted || unlisted
+	return nil
+}

@@ -1,0 +1,256 @@
+// Package proxy is the client's side: listeners, connections, and the way of one command from the
+// client to where routing sends it and back. One goroutine serves one client and does the whole
+// round trip; nothing is started for a command that has one target.
+//
+//	ReadMessage ─▶ Request.Parse ─▶ Table.Route ─▶ forward | by id | each | local ─▶ reply ─▶ Write
+//
+// It owns what must outlive a command: cursors, transactions, and the count of writes in flight.
+// What a route is and where a tenant lives is decided in routing; who publishes tables is not
+// known here.
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Options is what a server is joined with.
+type Options struct {
+	Log        zerolog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+	Router     *routing.Router
+	Clusters   *backend.Clusters
+	Budget     *wire.Budget
+	Version    string
+	// Resolve looks at a tenant value whose command is held; see control.
+	Resolve func(ctx context.Context, v wire.Value) (unlisted bool, err error)
+	// FleetKey signs session ids; nil while it is not known.
+	FleetKey func() []byte
+}
+
+// Server accepts clients and serves them until it is shut down.
+type Server struct {
+	opts     Options
+	log      zerolog.Logger
+	settings atomic.Pointer[settings]
+	cursors  *cursors
+	txns     *txns
+	flights  *flights
+	hints    *hints
+	metrics  *metrics
+
+	process   bson.ObjectID // of topologyVersion and serviceId
+	draining  chan struct{}
+	drainOnce sync.Once
+	started   time.Time
+	nextConn  atomic.Int32
+
+	ctx    context.Context // of everything that waits for a backend; ended by Shutdown
+	cancel context.CancelFunc
+
+	mu        sync.Mutex // guards the following
+	listeners []net.Listener
+	clients   map[*clientConn]struct{}
+	closed    bool
+	wg        sync.WaitGroup
+}
+
+// settings is what a configuration says to this room; immutable.
+type settings struct {
+	queueTimeout time.Duration
+	slow         time.Duration
+	maxClients   int
+	perTenant    int
+	width        int
+	oneCluster   bool
+	listeners    map[string]config.Listener
+}
+
+// New returns a server that listens nowhere yet.
+func New(o Options) *Server {
+	s := &Server{
+		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), flights: newFlights(),
+		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), started: time.Now(),
+		clients: map[*clientConn]struct{}{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.metrics = newMetrics(o.Registerer, s)
+	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, listeners: map[string]config.Listener{}})
+	return s
+}
+
+// Apply takes the settings of a configuration over. Connections keep what their listener said
+// when they came.
+func (s *Server) Apply(cfg *config.Config) {
+	n := &settings{
+		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
+		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), oneCluster: len(cfg.Clusters) == 1,
+		listeners: make(map[string]config.Listener, len(cfg.Listeners)),
+	}
+	for _, l := range cfg.Listeners {
+		n.listeners[l.Address] = l
+	}
+	s.settings.Store(n)
+}
+
+// Listen opens the listener of a configured address.
+func (s *Server) Listen(address string) (net.Addr, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	s.Serve(l, address)
+	return l.Addr(), nil
+}
+
+// Serve accepts clients from l, which stands for a configured address, until Shutdown.
+func (s *Server) Serve(l net.Listener, address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listeners = append(s.listeners, l)
+	s.wg.Add(1)
+	go s.accept(l, address)
+}
+
+func (s *Server) accept(l net.Listener, address string) {
+	defer s.wg.Done()
+	pause := 5 * time.Millisecond
+	for {
+		nc, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			s.log.Warn().Err(err).Str("listener", address).Msg("accept failed; trying again")
+			time.Sleep(pause)
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		s.welcome(nc, address)
+	}
+}
+
+func (s *Server) welcome(nc net.Conn, address string) {
+	set := s.settings.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.clients) >= set.maxClients {
+		s.metrics.turnedAway.Inc()
+		_ = nc.Close()
+		return
+	}
+	c := newClientConn(s, nc, set.listeners[address], address)
+	s.clients[c] = struct{}{}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		c.serve()
+		s.mu.Lock()
+		delete(s.clients, c)
+		s.mu.Unlock()
+	}()
+}
+
+// Run does what must be done from time to time (old cursors and transactions are forgotten) until
+// ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	tick := time.NewTicker(15 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			s.cursors.reap(now)
+			s.txns.reap(now, s.flights)
+		}
+	}
+}
+
+// Drain announces to monitoring clients that this process is going away.
+func (s *Server) Drain() { s.drainOnce.Do(func() { close(s.draining) }) }
+
+func (s *Server) isDraining() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// Shutdown stops accepting, lets commands under way finish until ctx ends, then closes every
+// connection and waits for all goroutines.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.Drain()
+	s.mu.Lock()
+	s.closed = true
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	s.mu.Unlock()
+	s.closeIdle()
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	s.cancel()
+	s.mu.Lock()
+	for c := range s.clients {
+		c.abort()
+	}
+	s.mu.Unlock()
+	<-done
+}
+
+// closeIdle closes the connections that wait for a command; the others close after their reply.
+func (s *Server) closeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.clients {
+		if !c.busy.Load() {
+			_ = c.wc.Close()
+		}
+	}
+}
+
+// Drained waits until no write that was routed before the epoch can still reach a backend for the
+// tenant: its own, and those that named no tenant.
+func (s *Server) Drained(ctx context.Context, tenant uint32, epoch uint64) error {
+	return s.flights.drained(ctx, tenant, epoch)
+}
+
+// Clients is how many are connected.
+func (s *Server) Clients() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.clients)
+}
+
+func randomUUID() [16]byte {
+	var id [16]byte
+	_, _ = rand.Read(id[:])
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	return id
+}

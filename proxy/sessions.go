@@ -1,0 +1,292 @@
+package proxy
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// sessionID is the 16 bytes of a logical session's UUID.
+type sessionID = [16]byte
+
+// sessionIDs keeps the ids derived for the sessions that one client connection used last, so that
+// no command hashes anything.
+type sessionIDs struct {
+	entries []derivedID
+	next    int
+}
+
+type derivedID struct {
+	client  sessionID
+	cluster string
+	id      sessionID
+}
+
+// maxDerived is how many a connection keeps; drivers use their sessions last in, first out.
+const maxDerived = 8
+
+// derive is the session's id at a cluster: the first 16 bytes of an HMAC over who is connected,
+// the client's id and the cluster. Per cluster and not per database, since transactions span
+// databases of one and a server finds a retried statement by session and number alone; the same
+// in every proxy with the fleet's key, so that a retry may come through another one.
+func (c *clientConn) derive(cluster string) *sessionID {
+	for i := range c.sessions.entries {
+		if e := &c.sessions.entries[i]; e.client == c.lsid && e.cluster == cluster {
+			return &e.id
+		}
+	}
+	e := derivedID{c.lsid, cluster, deriveID(c.srv.opts.FleetKey(), c.principal(), c.lsid, cluster)}
+	s := &c.sessions
+	if len(s.entries) < maxDerived {
+		s.entries = append(s.entries, e)
+		return &s.entries[len(s.entries)-1].id
+	}
+	s.next = (s.next + 1) % maxDerived
+	s.entries[s.next] = e
+	return &s.entries[s.next].id
+}
+
+func deriveID(key []byte, principal string, client sessionID, cluster string) (id sessionID) {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(principal))
+	h.Write([]byte{0})
+	h.Write(client[:])
+	h.Write([]byte(cluster))
+	copy(id[:], h.Sum(nil))
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a random UUID's version and variant
+	return id
+}
+
+// principal is who is connected, as far as sessions are concerned.
+func (c *clientConn) principal() string {
+	if c.bound == nil {
+		return ""
+	}
+	return "tenant:" + c.bound.Key
+}
+
+func (c *clientConn) noteSession() {
+	id, _, ok := c.req.LSID()
+	if c.hasLSID = ok; ok {
+		copy(c.lsid[:], id)
+	}
+}
+
+// txnKey names the session of a transaction.
+type txnKey struct {
+	principal string
+	lsid      sessionID
+}
+
+// txnState says how far a transaction is.
+type txnState uint8
+
+const (
+	txnOpen txnState = iota
+	txnAborted
+	txnEnded // committed, or aborted by the client
+)
+
+// txn is a transaction. One command of a session runs at a time, as drivers promise; the mutex is
+// for those that break the promise.
+type txn struct {
+	mu      sync.Mutex // guards the following
+	number  int64
+	state   txnState
+	cluster string // "" until the first command was sent
+	address string // of the mongos it is pinned to
+	failed  bool   // a command was refused before any was sent
+	flights []flightKey
+	used    time.Time
+}
+
+// txns holds the newest transaction of each session.
+type txns struct {
+	mu sync.Mutex // guards the following
+	m  map[txnKey]*txn
+}
+
+func newTxns() *txns { return &txns{m: map[txnKey]*txn{}} }
+
+const (
+	txnIdle   = 30 * time.Minute // a session's transaction is forgotten after this
+	txnHeld   = 2 * time.Minute  // servers abort a transaction after 60 s; then it holds up no drain
+	txnLookup = "the transaction is unknown, ended or aborted"
+)
+
+// find returns the transaction of the command.
+func (x *txns) find(key txnKey, number int64, start bool, f *flights) (*txn, *wire.Error) {
+	x.mu.Lock()
+	t := x.m[key]
+	if start && (t == nil || t.number != number) {
+		old := t
+		if old != nil && old.number > number {
+			x.mu.Unlock()
+			return nil, wire.Errorf(wire.TransactionTooOld, "a transaction with a higher number was begun in this session")
+		}
+		t = &txn{number: number, used: time.Now()}
+		x.m[key] = t
+		x.mu.Unlock()
+		old.end(f)
+		return t, nil
+	}
+	x.mu.Unlock()
+	if t == nil || t.number != number {
+		return nil, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
+	}
+	return t, nil
+}
+
+// end takes the transaction's writes off the count.
+func (t *txn) end(f *flights) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.land(f)
+}
+
+func (t *txn) land(f *flights) {
+	for _, k := range t.flights {
+		f.leave(k)
+	}
+	t.flights = nil
+}
+
+// reap forgets transactions of sessions that have not been used for long.
+func (x *txns) reap(now time.Time, f *flights) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for k, t := range x.m {
+		t.mu.Lock()
+		idle := now.Sub(t.used)
+		if idle > txnHeld {
+			t.land(f)
+		}
+		t.mu.Unlock()
+		if idle > txnIdle {
+			delete(x.m, k)
+		}
+	}
+}
+
+// transaction finds the command's transaction and checks that it may go on; nil for a command
+// outside of one.
+func (c *clientConn) transaction() (*txn, *wire.Error) {
+	if !c.req.InTxn() {
+		return nil, nil
+	}
+	number, _ := c.req.TxnNumber()
+	t, err := c.srv.txns.find(txnKey{c.principal(), c.lsid}, number, c.req.StartsTxn(), c.srv.flights)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.used = time.Now()
+	if t.state == txnAborted {
+		return nil, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
+	}
+	return t, nil
+}
+
+// pin binds the transaction to the cluster of its first command; another cluster is refused.
+func (t *txn) pin(cluster string) (first bool, err *wire.Error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cluster == "" {
+		t.cluster = cluster
+		return true, nil
+	}
+	if t.cluster != cluster {
+		return false, wire.Errorf(wire.OperationNotSupportedTxn,
+			"a transaction can not span clusters, and this command's data is on another one than the transaction's first")
+	}
+	return false, nil
+}
+
+// count keeps a write of the transaction in flight until it ends.
+func (t *txn) count(k flightKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flights = append(t.flights, k)
+}
+
+// fail marks a transaction after an error that the proxy made: as after a server's, it is aborted.
+func (c *clientConn) failTxn(t *txn) {
+	t.mu.Lock()
+	open, cluster, address := t.state == txnOpen, t.cluster, t.address
+	t.state, t.failed = txnAborted, true
+	t.land(c.srv.flights)
+	t.mu.Unlock()
+	if open && cluster != "" {
+		c.abortAt(cluster, address, t.number)
+	}
+}
+
+// endTxn follows commitTransaction and abortTransaction.
+func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
+	t, err := c.transaction()
+	abort := c.req.Cmd.Name == "abortTransaction"
+	if err != nil {
+		if cluster := c.recoveryCluster(); cluster != "" && c.srv.opts.Clusters.Get(cluster) != nil {
+			return c.endAt(cluster, "", nil)
+		}
+		if abort {
+			return okReply()
+		}
+		return c.refuse(err)
+	}
+	if t == nil {
+		return c.refuse(wire.Errorf(wire.InvalidOptions, "%s must carry lsid, txnNumber and autocommit false", c.req.Cmd.Name))
+	}
+	t.mu.Lock()
+	cluster, address, failed := t.cluster, t.address, t.failed
+	t.mu.Unlock()
+	if cluster == "" {
+		t.mu.Lock()
+		t.state = txnEnded
+		t.mu.Unlock()
+		if failed && !abort {
+			return c.refuse(wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn))
+		}
+		return okReply()
+	}
+	return c.endAt(cluster, address, t)
+}
+
+// endAt sends the end of a transaction to where it runs.
+func (c *clientConn) endAt(cluster, address string, t *txn) *wire.Buf {
+	target := &routing.Target{Cluster: cluster}
+	reply, err := c.roundTrip(&trip{target: target, address: address, write: true, number: true, dropRecovery: true})
+	if err != nil {
+		return c.refuse(err)
+	}
+	if t != nil && c.outcome.code == 0 {
+		t.mu.Lock()
+		t.state = txnEnded
+		t.land(c.srv.flights)
+		t.mu.Unlock()
+	}
+	return reply
+}
+
+// recoveryCluster is the cluster that the recovery token of one of our replies names.
+func (c *clientConn) recoveryCluster() string {
+	f, ok := c.req.Field("recoveryToken")
+	if !ok {
+		return ""
+	}
+	d, ok := f.Value.Doc()
+	if !ok {
+		return ""
+	}
+	v, _ := d.Lookup("tenantryCluster")
+	s, _ := v.Str()
+	return string(s)
+}

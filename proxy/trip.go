@@ -1,0 +1,361 @@
+package proxy
+
+import (
+	"errors"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// trip is one command's way to one server and back. The zero values of its last part are those of
+// a command that is forwarded as it came.
+type trip struct {
+	target  *routing.Target
+	table   *routing.Table
+	sel     backend.Select
+	tenant  uint32
+	txn     *txn
+	patch   *wire.Patch   // reused by the connection, or the trip's own beside others
+	msg     *wire.Message // likewise
+	scratch []byte
+
+	frame    *wire.Buf         // made beforehand, for a trip on a goroutine of its own
+	body     wire.Doc          // sent instead of the client's body where it is not nil
+	aside    bool              // the client's frame stays as it is: others need it too
+	noStart  bool              // an earlier part has begun the transaction
+	edit     func(*wire.Patch) // further changes of the client's frame
+	rows     bool              // the cursor's rows name namespaces
+	cursor   *cursor           // whose next batch this is
+	address  string            // of the server that answered
+	facts    replyFacts
+	namesAll bool // names may stand anywhere in the reply
+}
+
+// replyFacts is what one look at a reply's top level tells.
+type replyFacts struct {
+	ok       bool
+	errors   bool // writeErrors or writeConcernError stand in it
+	code     wire.Code
+	cursorAt int // offset of the cursor document in the frame; 0 for none
+	cursor   wire.Doc
+	n        int64
+	value    wire.Value // of findAndModify
+	end      int        // offset of the body's closing byte
+	token    bool       // a recoveryToken stands in it
+}
+
+// newTrip is a trip of the client's command that uses the connection's memory.
+func (c *clientConn) newTrip(t *routing.Table, target *routing.Target, tx *txn) trip {
+	return trip{table: t, target: target, txn: tx, patch: &c.patch, msg: &c.replyMsg, sel: c.selectServer(tx)}
+}
+
+// sideTrip is a trip beside others of the same command, with memory of its own.
+func (c *clientConn) sideTrip(t *routing.Table, target *routing.Target, tx *txn) *trip {
+	return &trip{table: t, target: target, txn: tx, patch: &wire.Patch{}, msg: &wire.Message{}, sel: c.selectServer(tx), aside: true}
+}
+
+// selectServer says which server the command wants.
+func (c *clientConn) selectServer(tx *txn) backend.Select {
+	if tx != nil {
+		tx.mu.Lock()
+		defer tx.mu.Unlock()
+		return backend.Select{Write: tx.address == "", Address: tx.address}
+	}
+	if c.req.Writes() {
+		return backend.Select{Write: true}
+	}
+	f, ok := c.req.Field("$readPreference")
+	if !ok {
+		return backend.Select{}
+	}
+	d, _ := f.Value.Doc()
+	pref, err := backend.ParseReadPref(d)
+	if err != nil {
+		return backend.Select{} // the server says what is wrong with it
+	}
+	return backend.Select{Pref: pref}
+}
+
+// roundTrip sends the command and returns the reply as the client is to see it.
+func (c *clientConn) roundTrip(tr *trip) (*wire.Buf, *wire.Error) {
+	reply, err := c.send(tr)
+	if err != nil {
+		return nil, err
+	}
+	return c.finish(tr, reply)
+}
+
+// send sends the command and returns the reply as the server wrote it, with its facts noted and
+// its fields that no client may see marked for removal in tr.patch.
+func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
+	cluster := c.srv.opts.Clusters.Get(tr.target.Cluster)
+	if cluster == nil {
+		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not configured any more", tr.target.Cluster), true)
+	}
+	frame, werr := tr.frame, (*wire.Error)(nil)
+	if frame == nil {
+		frame, werr = c.request(tr)
+	}
+	if werr != nil {
+		return nil, werr
+	}
+	if frame != c.frame {
+		defer frame.Free()
+	}
+	for again := true; ; again = false {
+		reply, notPrimary, err := c.exchange(cluster, tr, frame)
+		if err == nil && !(notPrimary && again && tr.txn == nil) {
+			return reply, nil
+		}
+		if err == nil {
+			reply.Free()
+			continue
+		}
+		var be *backend.Error
+		sent := errors.As(err, &be) && be.Sent
+		if again && tr.sel.Address == "" && c.harmless(tr, sent, err) {
+			continue
+		}
+		c.srv.unreachable(c, tr.target.Cluster, err)
+		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
+	}
+}
+
+// harmless reports whether a failed command may be sent once more: nothing of it has reached a
+// server, or it changes nothing.
+func (c *clientConn) harmless(tr *trip, sent bool, err error) bool {
+	if errors.Is(err, backend.ErrNoServer) || errors.Is(err, backend.ErrBusy) || errors.Is(err, backend.ErrClosed) || c.srv.ctx.Err() != nil {
+		return false
+	}
+	return !sent || tr.txn == nil && tr.cursor == nil && !c.req.Writes() && c.req.Cmd != nil && c.req.Cmd.Access == routing.Read
+}
+
+// exchange is one round trip on one connection.
+func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Buf) (reply *wire.Buf, notPrimary bool, err error) {
+	conn, err := cluster.Acquire(c.srv.ctx, tr.sel, tr.tenant)
+	if err != nil {
+		return nil, false, err
+	}
+	if !tr.aside {
+		c.inUse.Store(conn)
+	}
+	reply, err = conn.RoundTrip(frame, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name))
+	if !tr.aside {
+		c.inUse.Store(nil)
+	}
+	defer conn.Release()
+	if err != nil {
+		return nil, false, err
+	}
+	tr.address = conn.Address()
+	if tr.txn != nil && conn.Mongos() {
+		tr.txn.mu.Lock()
+		tr.txn.address = tr.address
+		tr.txn.mu.Unlock()
+	}
+	if err := tr.look(reply, !c.srv.settings.Load().oneCluster); err != nil {
+		reply.Free()
+		return nil, false, &backend.Error{Cluster: tr.target.Cluster, Sent: true, Err: err}
+	}
+	if stateChange(tr.facts.code) || tr.facts.errors {
+		conn.Observe(tr.msg.Body)
+	}
+	// Servers say these two before they begin with a command, never in the middle of one.
+	return reply, !tr.facts.ok && (tr.facts.code == 10107 || tr.facts.code == 13435), nil
+}
+
+// request is the frame to send: the client's with what this hop changes.
+func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
+	if tr.body != nil {
+		return wire.NewMessage(0, 0, 0, tr.body), nil
+	}
+	p := tr.patch
+	p.Reset()
+	if c.hasLSID {
+		_, at, _ := c.req.LSID()
+		id := c.derive(tr.target.Cluster)
+		if tr.aside {
+			own := *id
+			id = &own
+		}
+		p.Replace(at, 16, id[:])
+	}
+	if !c.srv.settings.Load().oneCluster {
+		c.remove(p, "$clusterTime")
+	}
+	if tr.noStart {
+		c.remove(p, "startTransaction")
+		c.remove(p, "readConcern")
+	}
+	if c.recoveryCluster() != "" {
+		c.remove(p, "recoveryToken")
+	}
+	if tr.table != nil {
+		if err := tr.table.Rename(&c.req, tr.target, p); err != nil {
+			return nil, err
+		}
+	}
+	if tr.edit != nil {
+		tr.edit(p)
+	}
+	if tr.aside {
+		return p.ApplyTo(c.frame), nil
+	}
+	return p.Amend(c.frame), nil
+}
+
+func (c *clientConn) remove(p *wire.Patch, name string) {
+	if f, ok := c.req.Field(name); ok {
+		p.Replace(f.Start, f.End-f.Start, nil, c.msg.BodyAt)
+	}
+}
+
+// look goes once over the reply's top level.
+func (tr *trip) look(reply *wire.Buf, severalClusters bool) error {
+	m, p := tr.msg, tr.patch
+	if err := m.Parse(reply.B); err != nil {
+		return err
+	}
+	p.Reset()
+	f := &tr.facts
+	*f = replyFacts{end: m.BodyAt + len(m.Body) - 1}
+	it := m.Body.Iter()
+	for it.Next() {
+		switch string(it.Key) {
+		case "ok":
+			f.ok = it.Value.True()
+		case "code":
+			n, _ := it.Value.Int()
+			f.code = wire.Code(n)
+		case "n":
+			f.n, _ = it.Value.Int()
+		case "value":
+			f.value = it.Value
+		case "cursor":
+			if d, ok := it.Value.Doc(); ok {
+				f.cursor, f.cursorAt = d, m.BodyAt+it.At
+			}
+		case "writeErrors", "writeConcernError":
+			f.errors = true
+		case "recoveryToken":
+			f.token = true
+		case "$clusterTime":
+			if severalClusters {
+				p.Replace(m.BodyAt+it.Start, it.End()-it.Start, nil, m.BodyAt)
+			}
+		case "topologyVersion", "electionId", "opTime", "$gleStats", "$configTime", "$topologyTime", "$replData",
+			"$oplogQueryData", "lastCommittedOpTime", "additionalParticipants", "readOnly":
+			p.Replace(m.BodyAt+it.Start, it.End()-it.Start, nil, m.BodyAt)
+		}
+	}
+	return it.Err()
+}
+
+// finish turns the reply into what the client is to see: own cursor ids, logical names, no words
+// about servers.
+func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) {
+	f := &tr.facts
+	c.outcome.code = 0
+	if !f.ok {
+		c.outcome.code = f.code
+	}
+	if !f.ok || f.errors {
+		return c.failure(tr, reply), nil
+	}
+	if f.cursor != nil {
+		if err := c.noteCursor(tr, reply); err != nil {
+			reply.Free()
+			return nil, err
+		}
+	}
+	if tr.txn != nil && !f.token {
+		tr.patch.Replace(f.end, 0, recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
+	}
+	if tr.renamed() {
+		if full := c.renameReply(tr, reply); full != nil {
+			return full, nil
+		}
+	}
+	if tr.patch.Empty() {
+		return reply, nil
+	}
+	return tr.patch.Apply(reply), nil
+}
+
+func (tr *trip) renamed() bool {
+	return tr.target.Logical != "" && tr.target.DB != tr.target.Logical
+}
+
+func recoveryToken(cluster string) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(nil, "recoveryToken")
+	d = bsoncore.AppendStringElement(d, "tenantryCluster", cluster)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// forward sends the command to the one target of the decision.
+func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire.Buf, again bool) {
+	tx, werr := c.transaction()
+	if werr != nil {
+		return c.refuse(werr), false
+	}
+	if c.req.Writes() || tx != nil {
+		k, stale := c.depart(t, d)
+		if stale {
+			return nil, true
+		}
+		if tx != nil {
+			tx.count(k)
+		} else {
+			defer c.srv.flights.leave(k)
+		}
+	}
+	if tx != nil {
+		if _, err := tx.pin(d.Target.Cluster); err != nil {
+			c.failTxn(tx)
+			return c.refuse(err), false
+		}
+	}
+	tr := c.newTrip(t, d.Target, tx)
+	c.outcome.target, c.outcome.tenant = d.Target, d.Tenant
+	if d.Tenant != nil {
+		tr.tenant = d.Tenant.Num
+	}
+	reply, werr = c.roundTrip(&tr)
+	if werr != nil {
+		if tx != nil {
+			c.failTxn(tx)
+		}
+		return c.refuse(werr), false
+	}
+	return reply, false
+}
+
+// abortAt ends a transaction at its cluster after an error that the client gets from us. It is a
+// courtesy: what it can't reach, the server's own time limit ends.
+func (c *clientConn) abortAt(cluster, address string, number int64) {
+	i, d := bsoncore.AppendDocumentStart(nil)
+	d = bsoncore.AppendInt32Element(d, "abortTransaction", 1)
+	d = bsoncore.AppendDocumentElement(d, "lsid", sessionDoc(*c.derive(cluster)))
+	d = bsoncore.AppendInt64Element(d, "txnNumber", number)
+	d = bsoncore.AppendBooleanElement(d, "autocommit", false)
+	d = bsoncore.AppendStringElement(d, "$db", "admin")
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	tr := &trip{
+		target: &routing.Target{Cluster: cluster}, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: d,
+		sel: backend.Select{Write: address == "", Address: address},
+	}
+	if reply, err := c.send(tr); err == nil {
+		reply.Free()
+	}
+}
+
+func sessionDoc(id sessionID) []byte {
+	i, d := bsoncore.AppendDocumentStart(nil)
+	d = bsoncore.AppendBinaryElement(d, "id", 4, id[:])
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}

@@ -1,0 +1,73 @@
+package routing
+
+import (
+	"fmt"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Explain tells where a command of an open connection would go: { action, tenant, targets, why } or
+// the refusal's code and text. The command may leave $db to the default.
+func Explain(t *Table, cmd wire.Doc, db string) (wire.Doc, *wire.Error) {
+	msg := &wire.Message{Frame: cmd, Body: cmd}
+	var r Request
+	if err := r.parse(msg, []byte(db)); err != nil {
+		return nil, err
+	}
+	d := t.Route(&r)
+	i, out := bsoncore.AppendDocumentStart(nil)
+	out = bsoncore.AppendStringElement(out, "command", string(r.Name))
+	out = bsoncore.AppendStringElement(out, "namespace", string(r.DB)+"."+string(r.Coll()))
+	out = bsoncore.AppendStringElement(out, "mode", t.Mode.String())
+	out = bsoncore.AppendInt64Element(out, "table", int64(t.Version))
+	out = bsoncore.AppendStringElement(out, "action", d.Action.String())
+	if d.Tenant != nil {
+		out = bsoncore.AppendStringElement(out, "tenant", d.Tenant.Key)
+	}
+	out = appendTargets(out, &d, &r)
+	why := d.Why
+	if d.Err != nil {
+		out = bsoncore.AppendInt32Element(out, "code", int32(d.Err.Code))
+		out = bsoncore.AppendStringElement(out, "codeName", d.Err.Code.Name())
+		why = d.Err.Text
+	}
+	if why != "" {
+		out = bsoncore.AppendStringElement(out, "why", why)
+	}
+	out, _ = bsoncore.AppendDocumentEnd(out, i)
+	return out, nil
+}
+
+func appendTargets(out []byte, d *Decision, r *Request) []byte {
+	targets := d.Targets
+	if d.Target != nil {
+		targets = []*Target{d.Target}
+	}
+	if len(targets) == 0 {
+		return out
+	}
+	i, out := bsoncore.AppendArrayElementStart(out, "targets")
+	for n, x := range targets {
+		j, e := bsoncore.AppendDocumentElementStart(out, fmt.Sprint(n))
+		e = bsoncore.AppendStringElement(e, "cluster", x.Cluster)
+		db := x.DB
+		if db == "" {
+			db = string(r.DB)
+		}
+		e = bsoncore.AppendStringElement(e, "database", db)
+		out, _ = bsoncore.AppendDocumentEnd(e, j)
+	}
+	out, _ = bsoncore.AppendArrayEnd(out, i)
+	return out
+}
+
+// Databases calls yield for each logical database's name.
+func (t *Table) Databases(yield func(string) bool) {
+	for _, db := range t.databases {
+		if !yield(db.Name) {
+			return
+		}
+	}
+}
