@@ -246,7 +246,7 @@ func (c *clientConn) join(parts []part) (*cursor, *wire.Error) {
 	for i := range parts {
 		p := &parts[i]
 		if p.err == nil && !p.tr.facts.ok {
-			p.err = c.replied(p)
+			p.err = c.replied(p.tr)
 		}
 		if p.err != nil {
 			c.killOpened(parts)
@@ -281,14 +281,14 @@ func (c *clientConn) killOpened(parts []part) {
 }
 
 // replied is a part's error reply as an error of the whole command.
-func (c *clientConn) replied(p *part) *wire.Error {
-	msg, _ := p.tr.msg.Body.Lookup("errmsg")
+func (c *clientConn) replied(tr *trip) *wire.Error {
+	msg, _ := tr.msg.Body.Lookup("errmsg")
 	s, _ := msg.Str()
-	code := p.tr.facts.code
+	code := tr.facts.code
 	if stateChange(code) {
 		code = wire.HostUnreachable
 	}
-	return c.label(wire.Errorf(code, "%s", renameText(string(s), p.tr.target)), false)
+	return c.label(wire.Errorf(code, "%s", renameText(string(s), tr.target)), false)
 }
 
 // widen makes a sub-find bring all that skip and limit could need of it.
@@ -381,7 +381,7 @@ func (c *clientConn) fetch(cur *cursor, tx *txn) *wire.Error {
 	}
 	defer reply.Free()
 	if !tr.facts.ok {
-		return c.replied(&part{tr: tr})
+		return c.replied(tr)
 	}
 	docs, id, _ := firstBatch(tr.facts.cursor)
 	for _, d := range docs {

@@ -86,7 +86,7 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn, begu
 			}
 		case o.err == nil && settled(o.tr.facts.code):
 		case o.err == nil:
-			failed, why = failed+1, c.replied(o)
+			failed, why = failed+1, c.replied(o.tr)
 		default:
 			failed, why = failed+1, o.err
 		}
@@ -152,7 +152,7 @@ func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.B
 			return nil, p.err
 		}
 		if !p.tr.facts.ok {
-			return nil, c.replied(p)
+			return nil, c.replied(p.tr)
 		}
 		all, err := c.drain(p)
 		if err != nil {
@@ -265,7 +265,7 @@ func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
 			return c.refuse(p.err)
 		}
 		if !p.tr.facts.ok {
-			return c.refuse(c.replied(p))
+			return c.refuse(c.replied(p.tr))
 		}
 		list, _ := p.tr.msg.Body.Lookup("databases")
 		a, _ := list.Array()

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -237,6 +238,9 @@ func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
 		if cluster := c.recoveryCluster(); cluster != "" && c.srv.opts.Clusters.Get(cluster) != nil {
 			return c.endAt(cluster, "", nil)
 		}
+		if len(table.Clusters) == 1 {
+			return c.endAt(table.Clusters[0], "", nil) // begun through a process that is gone
+		}
 		if abort {
 			return okReply()
 		}
@@ -263,7 +267,9 @@ func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
 // endAt sends the end of a transaction to where it runs.
 func (c *clientConn) endAt(cluster, address string, t *txn) *wire.Buf {
 	target := &routing.Target{Cluster: cluster}
-	reply, err := c.roundTrip(&trip{target: target, address: address, write: true, number: true, dropRecovery: true})
+	tr := c.newTrip(nil, target, nil)
+	tr.sel = backend.Select{Write: address == "", Address: address}
+	reply, err := c.roundTrip(&tr)
 	if err != nil {
 		return c.refuse(err)
 	}

@@ -120,7 +120,7 @@ func (w *byIDWrite) locate() (home *routing.Target, held *routing.Tenant, err *w
 			return nil, nil, p.err
 		}
 		if !p.tr.facts.ok {
-			return nil, nil, c.replied(p)
+			return nil, nil, c.replied(p.tr)
 		}
 		docs, _, _ := firstBatch(p.tr.facts.cursor)
 		for _, doc := range docs {

@@ -3,7 +3,6 @@ package wire
 import (
 	"bytes"
 	"math"
-	"unicode/utf8"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
@@ -19,7 +18,7 @@ type Value struct {
 
 // Iter goes through the elements of a document in order. It checks all lengths that it relies
 // on, so that no malformed document makes it read past the end; what lies inside a nested
-// document is checked by who iterates that.
+// document is checked by who iterates that. Names may be equal to each other, empty or no UTF-8.
 type Iter struct {
 	doc Doc
 	pos int
@@ -80,8 +79,8 @@ func valueSize(t bsoncore.Type, b []byte) (int, bool) {
 	n := 0
 	switch t {
 	case bsoncore.TypeNull, bsoncore.TypeUndefined, bsoncore.TypeMinKey, bsoncore.TypeMaxKey:
-	case bsoncore.TypeBoolean:
-		n = 1
+	case bsoncore.TypeBoolean: // another byte than 0 and 1 is true for some and malformed for others
+		return 1, len(b) >= 1 && b[0] <= 1
 	case bsoncore.TypeInt32:
 		n = 4
 	case bsoncore.TypeDouble, bsoncore.TypeDateTime, bsoncore.TypeTimestamp, bsoncore.TypeInt64:
@@ -120,15 +119,25 @@ func varSize(t bsoncore.Type, b []byte) (int, bool) {
 	case bsoncore.TypeEmbeddedDocument, bsoncore.TypeArray:
 		return l, l >= 5 && b[l-1] == 0
 	case bsoncore.TypeCodeWithScope:
-		return l, l >= 14
+		return l, l >= 14 && scopeAt(b[:l]) > 0
 	case bsoncore.TypeBinary:
 		n := 5 + l
 		return n, n <= len(b)
 	case bsoncore.TypeDBPointer:
 		n := 4 + l + 12
-		return n, l >= 1 && n <= len(b)
+		return n, l >= 1 && n <= len(b) && b[4+l-1] == 0
 	}
 	return 0, false
+}
+
+// scopeAt is the offset of the scope in a code with scope (int32 length, string, document), 0
+// where string and document do not fill it.
+func scopeAt(b []byte) int {
+	n, ok := varSize(bsoncore.TypeString, b[4:])
+	if !ok || !isDoc(b[4+n:]) {
+		return 0
+	}
+	return 4 + n
 }
 
 // Lookup finds the first element with the name.
@@ -142,8 +151,9 @@ func (d Doc) Lookup(key string) (Value, bool) {
 	return Value{}, false
 }
 
-// Check walks the document to its depths and reports malformed BSON, invalid UTF-8 in names
-// excepted, and nesting deeper than the 200 levels that servers accept.
+// Check walks the document to its depths, scopes of code included, and reports malformed BSON and
+// nesting deeper than the 200 levels that servers accept. Not looked at are UTF-8, the keys of
+// arrays and what is inside a binary, as servers don't either.
 func (d Doc) Check() error { return d.check(0) }
 
 // maxDepth is BSONDepth::kDefaultMaxAllowableDepth of the server.
@@ -155,7 +165,11 @@ func (d Doc) check(depth int) error {
 	}
 	it := d.Iter()
 	for it.Next() {
-		if sub, ok := it.Value.AnyDoc(); ok {
+		sub, ok := it.Value.AnyDoc()
+		if it.Value.Type == bsoncore.TypeCodeWithScope {
+			sub, ok = Doc(it.Value.Data[scopeAt(it.Value.Data):]), true
+		}
+		if ok {
 			if err := sub.check(depth + 1); err != nil {
 				return err
 			}
@@ -193,11 +207,12 @@ func (v Value) UUID() ([]byte, bool) {
 	return v.Data[5:], true
 }
 
-// Int returns a number of any type as an integer, where it is one.
+// Int returns an int32, an int64 or a double as an integer, where it is one. A decimal is none.
 func (v Value) Int() (int64, bool) {
 	switch v.Type {
 	case bsoncore.TypeInt32:
-		return int64(getInt32(v.Data)), true
+		n, _, ok := bsoncore.ReadInt32(v.Data)
+		return int64(n), ok
 	case bsoncore.TypeInt64:
 		n, _, ok := bsoncore.ReadInt64(v.Data)
 		return n, ok
@@ -209,17 +224,33 @@ func (v Value) Int() (int64, bool) {
 	return 0, false
 }
 
-// True reports whether the value is what servers take for true: true or a number other than 0.
+// True reports whether the value is what servers take for true in a command's flag: true or a
+// number other than 0.
 func (v Value) True() bool {
-	if v.Type == bsoncore.TypeBoolean {
+	switch v.Type {
+	case bsoncore.TypeBoolean:
 		return len(v.Data) == 1 && v.Data[0] != 0
-	}
-	if v.Type == bsoncore.TypeDouble {
+	case bsoncore.TypeDouble:
 		f, _, ok := bsoncore.ReadDouble(v.Data)
 		return ok && f != 0
+	case bsoncore.TypeDecimal128:
+		high, low, _, ok := bsoncore.ReadDecimal128(v.Data)
+		return ok && decimalTrue(high, low)
 	}
 	n, ok := v.Int()
 	return ok && n != 0
+}
+
+// decimalTrue reports whether a decimal is other than 0. IEEE 754-2008, 3.5.2: a combination field
+// of 11 has infinities and NaN (1111) and coefficients too large to be valid, which count as 0; so
+// does a coefficient of more than 34 digits.
+func decimalTrue(high, low uint64) bool {
+	if high>>61&3 == 3 {
+		return high>>59&0xf == 0xf
+	}
+	const maxHigh, maxLow = 0x1ed09bead87c0, 0x378d8e63ffffffff // 10^34 - 1
+	high &= 1<<49 - 1
+	return high|low != 0 && (high < maxHigh || high == maxHigh && low <= maxLow)
 }
 
 // IsNumber reports whether the value has one of the four numeric types.
@@ -247,5 +278,3 @@ func (v Value) AppendTo(dst []byte, key string) []byte {
 func StringValue(s string) Value {
 	return Value{Type: bsoncore.TypeString, Data: bsoncore.AppendString(nil, s)}
 }
-
-func validName(b []byte) bool { return utf8.Valid(b) }

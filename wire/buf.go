@@ -2,8 +2,10 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"math/bits"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -13,6 +15,7 @@ import (
 type Buf struct {
 	B      []byte
 	class  int8
+	freed  bool
 	taken  int64 // bytes of budget given back by Free
 	budget *Budget
 }
@@ -24,9 +27,12 @@ const (
 
 var pools [maxClass + 1]sync.Pool
 
+// sizeClass is the class of buffers for n bytes, each twice as large as the one before.
+func sizeClass(n int) int { return max(minClass, bits.Len(uint(max(n, 1)-1))) }
+
 // NewBuf returns a buffer with length n and undefined content.
 func NewBuf(n int) *Buf {
-	class := max(minClass, bits.Len(uint(max(n, 1)-1)))
+	class := sizeClass(n)
 	if class > maxClass {
 		return &Buf{B: make([]byte, n), class: -1}
 	}
@@ -34,50 +40,95 @@ func NewBuf(n int) *Buf {
 	if b == nil {
 		b = &Buf{B: make([]byte, 1<<class), class: int8(class)}
 	}
-	b.B = b.B[:n]
+	b.B, b.freed = b.B[:n], false
 	return b
 }
 
 // Free gives the buffer back. Nothing that points into it may be used afterwards. Freeing nil
-// does nothing.
+// does nothing; freeing twice panics where it is noticed, since two messages would share memory.
 func (b *Buf) Free() {
 	if b == nil {
 		return
 	}
-	if b.budget != nil {
-		b.budget.sem.Release(b.taken)
-		b.budget, b.taken = nil, 0
+	if b.freed {
+		panic("wire: Buf freed twice")
 	}
-	if b.class < 0 {
+	b.freed = true
+	b.budget.release(b.taken)
+	b.budget, b.taken = nil, 0
+	if b.class < minClass || cap(b.B) < 1<<b.class { // of no pool, or someone cut its front off
 		return
 	}
 	b.B = b.B[:cap(b.B)]
 	pools[b.class].Put(b)
 }
 
+// share gives of b's share in the budget what out costs.
+func (b *Buf) share(out *Buf) {
+	if b.taken == 0 {
+		return
+	}
+	out.budget, out.taken = b.budget, min(b.taken, cost(len(out.B)))
+	b.taken -= out.taken
+}
+
 // Budget bounds the memory of all large messages in flight together. Messages below
-// [BudgetFloor] are not counted: their number is bounded by that of the connections.
+// [BudgetFloor] are not counted: their number is bounded by that of the connections. Who holds a
+// counted message and waits for another one may wait for a like-minded other: give requests and
+// replies a budget each, free the one before reading the other, or set [Conn.Wait].
 type Budget struct {
-	sem *semaphore.Weighted
+	sem  *semaphore.Weighted
+	size int64
 }
 
 // BudgetFloor is the size in bytes below which a message is not counted.
 const BudgetFloor = 64 << 10
 
+// ErrBudget says that the budget had no room for a large message within [Conn.Wait]. The message
+// is still unread: it can be read later, or the connection closed.
+var ErrBudget = errors.New("no memory for a large message in time")
+
 // NewBudget returns a budget of so many bytes.
 func NewBudget(bytes int64) *Budget {
-	return &Budget{sem: semaphore.NewWeighted(bytes)}
+	return &Budget{sem: semaphore.NewWeighted(bytes), size: bytes}
 }
 
-// take returns a buffer of n bytes once the budget has room for it. A nil budget has no limit.
-func (g *Budget) take(ctx context.Context, n int) (*Buf, error) {
-	if g == nil || n < BudgetFloor {
-		return NewBuf(n), nil
+// cost is what a message of n bytes counts: its buffer, which is of a size class.
+func cost(n int) int64 {
+	switch class := sizeClass(n); {
+	case n < BudgetFloor:
+		return 0
+	case class > maxClass:
+		return int64(n)
+	default:
+		return 1 << class
 	}
-	if err := g.sem.Acquire(ctx, int64(n)); err != nil {
-		return nil, err
+}
+
+// take waits until the budget has room and returns how much was taken: what costs more than the
+// whole budget takes all of it and is alone. A nil budget has no limit, wait 0 no end.
+func (g *Budget) take(cost int64, wait time.Duration) (int64, error) {
+	if g == nil || cost == 0 {
+		return 0, nil
 	}
-	b := NewBuf(n)
-	b.budget, b.taken = g, int64(n)
-	return b, nil
+	cost = min(cost, g.size)
+	if g.sem.TryAcquire(cost) {
+		return cost, nil
+	}
+	ctx := context.Background()
+	if wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	if g.sem.Acquire(ctx, cost) != nil {
+		return 0, ErrBudget
+	}
+	return cost, nil
+}
+
+func (g *Budget) release(taken int64) {
+	if taken > 0 {
+		g.sem.Release(taken)
+	}
 }

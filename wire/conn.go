@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -19,8 +18,10 @@ type Conn struct {
 	net.Conn
 	raw   syscall.RawConn
 	ready func(fd uintptr) bool // made once: a closure for each read would be an allocation
-	in    *Buf                  // bytes read and not yet handed out; nil while idle
-	err   error                 // of the read inside ready
+	in    *Buf                  // bytes read and not yet handed out, from at on; nil while idle
+	at    int
+	err   error // of the read inside ready
+	lost  error // why a message was read in part: the next byte is no header
 
 	Budget *Budget       // bounds the memory of large messages; nil for none
 	Wait   time.Duration // how long a large message waits for the budget; 0 waits without limit
@@ -29,37 +30,8 @@ type Conn struct {
 // NewConn wraps a connection.
 func NewConn(nc net.Conn) *Conn {
 	c := &Conn{Conn: nc}
-	if sc, ok := nc.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw, c.ready = raw, c.tryRead
-		}
-	}
+	c.waitReady()
 	return c
-}
-
-// tryRead reads once what is there; false makes the runtime wait until there is something.
-func (c *Conn) tryRead(fd uintptr) bool {
-	b := NewBuf(readSize)
-	for {
-		n, err := syscall.Read(int(fd), b.B)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			b.Free()
-			return false
-		case err != nil:
-			b.Free()
-			c.err = err
-		case n == 0:
-			b.Free()
-			c.err = io.EOF
-		default:
-			b.B = b.B[:n]
-			c.in = b
-		}
-		return true
-	}
 }
 
 // fill waits until at least one byte is there.
@@ -79,10 +51,7 @@ func (c *Conn) fill() error {
 	n, err := c.Conn.Read(b.B)
 	if n == 0 {
 		b.Free()
-		if err == nil {
-			err = io.ErrNoProgress
-		}
-		return err
+		return progress(err)
 	}
 	b.B = b.B[:n]
 	c.in = b
@@ -93,88 +62,140 @@ func (c *Conn) fill() error {
 func (c *Conn) Buffered() bool { return c.in != nil }
 
 // Await waits until the first byte of the next message is there, holding no buffer meanwhile.
-func (c *Conn) Await() error { return c.fill() }
+// After a timeout it can be called again.
+func (c *Conn) Await() error {
+	if c.lost != nil {
+		return c.lost
+	}
+	return c.fill()
+}
 
-// ReadMessage reads one message of at most limit bytes, the whole frame with its header. The
-// caller frees the buffer. The error is io.EOF only between messages; a [FrameError] says that
-// what arrived is no message or too long, before memory for it is taken.
+// ReadMessage reads one message of at most limit bytes, the whole frame with its header; what an
+// OP_COMPRESSED announces is held to the limit too. The caller frees the buffer. The error is
+// io.EOF only between messages; a [FrameError] says that what arrived is no message or too long,
+// before memory for it is taken. The memory is taken when the header is there, so whoever isn't
+// trusted yet gets a small limit. After a FrameError, or an error in a message's middle, each
+// further call fails.
 func (c *Conn) ReadMessage(limit int) (*Buf, error) {
+	if c.lost != nil {
+		return nil, c.lost
+	}
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	for len(c.in.B) < HeaderLen {
+	n, cost, err := c.head(limit)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := c.Budget.take(cost, c.Wait)
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.message(n)
+	if err != nil {
+		c.Budget.release(taken)
+		return nil, err
+	}
+	if taken > 0 {
+		b.budget, b.taken = c.Budget, taken
+	}
+	return b, nil
+}
+
+// head returns the length of the message whose first bytes are there, and what it costs of the
+// budget: for an OP_COMPRESSED, together with the message inside.
+func (c *Conn) head(limit int) (n int, price int64, err error) {
+	if err := c.need(HeaderLen); err != nil {
+		return 0, 0, err
+	}
+	h := ReadHeader(c.in.B[c.at:])
+	n = int(h.Length)
+	if n < HeaderLen || n > limit {
+		return 0, 0, badFrame("length %d, want %d to %d", n, HeaderLen, limit)
+	}
+	if h.OpCode != OpCompressed {
+		return n, cost(n), nil
+	}
+	if n < compressedAt {
+		return 0, 0, badFrame("OP_COMPRESSED of %d bytes", n)
+	}
+	if err := c.need(compressedAt); err != nil {
+		return 0, 0, err
+	}
+	inner, err := announced(c.in.B[c.at:], limit)
+	return n, cost(n) + cost(inner), err
+}
+
+// need reads on until so many bytes of the message are there.
+func (c *Conn) need(n int) error {
+	for len(c.in.B)-c.at < n {
 		if err := c.more(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	n := int(ReadHeader(c.in.B).Length)
-	if n < HeaderLen || n > limit {
-		return nil, badFrame("length %d, want %d to %d", n, HeaderLen, limit)
-	}
-	switch have := len(c.in.B); {
-	case have == n:
-		b := c.in
-		c.in = nil
-		return b, nil
-	case have > n: // the next message's first bytes came with it
-		rest := NewBuf(have - n)
-		copy(rest.B, c.in.B[n:])
-		b := c.in
-		b.B = b.B[:n]
-		c.in = rest
-		return b, nil
-	}
-	return c.readRest(n)
+	return nil
 }
 
 // more reads further bytes behind those that are there, for a header that came in pieces.
 func (c *Conn) more() error {
-	have := len(c.in.B)
-	if cap(c.in.B) < readSize {
-		b := NewBuf(readSize)
-		copy(b.B, c.in.B)
-		c.in.Free()
-		c.in = b
+	if c.at > 0 {
+		c.in.B = c.in.B[:copy(c.in.B, c.in.B[c.at:])]
+		c.at = 0
 	}
+	have := len(c.in.B)
 	n, err := c.Conn.Read(c.in.B[have:cap(c.in.B)])
 	c.in.B = c.in.B[:have+n]
 	if n > 0 {
 		return nil
 	}
-	return unexpected(err)
+	return unexpected(progress(err))
 }
 
-// readRest reads a message whose beginning is there into a buffer of its size.
-func (c *Conn) readRest(n int) (*Buf, error) {
-	ctx := context.Background()
-	if c.Wait > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.Wait)
-		defer cancel()
+// message returns the first n bytes of what is there or still comes.
+func (c *Conn) message(n int) (*Buf, error) {
+	have := c.in.B[c.at:]
+	if len(have) == n && c.at == 0 { // as nearly always: nothing is copied
+		b := c.in
+		c.in = nil
+		return b, nil
 	}
-	b, err := c.Budget.take(ctx, n)
-	if err != nil {
-		return nil, err
+	b := NewBuf(n)
+	c.skip(copy(b.B, have))
+	if len(have) >= n { // further messages came with it
+		return b, nil
 	}
-	have := copy(b.B, c.in.B)
-	c.in.Free()
-	c.in = nil
-	if _, err := io.ReadFull(c.Conn, b.B[have:]); err != nil {
+	if _, err := io.ReadFull(c.Conn, b.B[len(have):]); err != nil {
 		b.Free()
-		return nil, unexpected(err)
+		c.lost = unexpected(err)
+		return nil, c.lost
 	}
 	return b, nil
 }
 
+// skip takes n bytes off what is there.
+func (c *Conn) skip(n int) {
+	if c.at += n; c.at == len(c.in.B) {
+		c.Release()
+	}
+}
+
 func unexpected(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-// Release frees what was read and not handed out; the connection is not used afterwards.
+// progress is the error of a read of no bytes.
+func progress(err error) error {
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// Release frees what was read and not handed out; the connection is not read from afterwards.
 func (c *Conn) Release() {
 	c.in.Free()
-	c.in = nil
+	c.in, c.at = nil, 0
 }

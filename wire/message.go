@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 )
@@ -20,12 +21,17 @@ const (
 	sectionsAt = HeaderLen + 4
 )
 
+// maxSections is how many document sequences a message may have. No command has more than two
+// (bulkWrite: ops and nsInfo); without a limit a message of empty ones costs time by the square of
+// its length.
+const maxSections = 16
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Section is a document sequence (kind 1) of a message.
 type Section struct {
 	Identifier []byte
-	Start      int // offset of the section's kind byte in the frame
+	Start      int // offset of the section's kind byte in the frame; its length is one behind
 	At         int // offset of its first document in the frame
 	Docs       []byte
 }
@@ -42,8 +48,9 @@ type Message struct {
 }
 
 // Parse takes the frame apart and checks it: known flags, exactly one body, sections that fill
-// the frame, documents that fill their sections, the checksum where there is one. It reuses
-// m's memory. The documents' insides are not looked at.
+// the frame and have an identifier each of their own, documents that fill their sections, the
+// checksum where there is one. It reuses m's memory. The documents' insides are not looked at, so
+// that a field of the body may have the name of a section still.
 func (m *Message) Parse(frame []byte) error {
 	*m = Message{Frame: frame, Sections: m.Sections[:0]}
 	if len(frame) < sectionsAt {
@@ -92,6 +99,9 @@ func (m *Message) section(frame []byte, at int) (int, error) {
 		if m.Body != nil {
 			return 0, badFrame("two body sections")
 		}
+		if rest[n-1] != 0 {
+			return 0, badFrame("body without an end")
+		}
 		m.Body, m.BodyAt = Doc(rest[:n]), at+1
 	case 1:
 		if err := m.sequence(rest[:n], at); err != nil {
@@ -105,25 +115,23 @@ func (m *Message) section(frame []byte, at int) (int, error) {
 
 // sequence reads a section of kind 1 whose bytes behind the kind are b.
 func (m *Message) sequence(b []byte, at int) error {
-	id := 4
-	for id < len(b) && b[id] != 0 {
-		id++
-	}
-	if id == len(b) {
+	id := 4 + bytes.IndexByte(b[4:], 0)
+	if id < 4 {
 		return badFrame("section identifier without an end")
 	}
 	s := Section{Identifier: b[4:id], Start: at, At: at + 1 + id + 1, Docs: b[id+1:]}
-	for docs := s.Docs; len(docs) > 0; {
-		d, rest, ok := NextDoc(docs)
-		if !ok {
+	for docs, ok := s.Docs, true; len(docs) > 0; {
+		if _, docs, ok = NextDoc(docs); !ok {
 			return badFrame("documents of section %q do not fill it", s.Identifier)
 		}
-		_, docs = d, rest
 	}
 	for i := range m.Sections {
 		if string(m.Sections[i].Identifier) == string(s.Identifier) {
 			return badFrame("two sections %q", s.Identifier)
 		}
+	}
+	if len(m.Sections) == maxSections {
+		return badFrame("more than %d document sequences", maxSections)
 	}
 	m.Sections = append(m.Sections, s)
 	return nil
@@ -141,13 +149,36 @@ func NextDoc(docs []byte) (d Doc, rest []byte, ok bool) {
 	return Doc(docs[:n]), docs[n:], true
 }
 
-// AppendMessage appends an OP_MSG whose only section is the body.
+// AppendMessage appends an OP_MSG whose only section is the body. A checksum is not made: flags go
+// without ChecksumPresent.
 func AppendMessage(dst []byte, requestID, responseTo int32, flags Flag, body Doc) []byte {
 	at := len(dst)
 	dst = append(dst, make([]byte, sectionsAt+1)...)
 	Header{int32(sectionsAt + 1 + len(body)), requestID, responseTo, OpMsg}.Put(dst[at:])
 	binary.LittleEndian.PutUint32(dst[at+flagsAt:], uint32(flags))
 	return append(dst, body...)
+}
+
+// AppendSection appends a document sequence to the OP_MSG at the front of msg, which has no
+// checksum.
+func AppendSection(msg []byte, identifier string, docs ...Doc) []byte {
+	msg = append(msg, 1)
+	at := len(msg)
+	msg = append(msg, 0, 0, 0, 0)
+	msg = append(append(msg, identifier...), 0)
+	for _, d := range docs {
+		msg = append(msg, d...)
+	}
+	putInt32(msg[at:], int32(len(msg)-at))
+	putInt32(msg, int32(len(msg)))
+	return msg
+}
+
+// AppendChecksum appends the checksum to the OP_MSG at the front of msg and sets its flag.
+func AppendChecksum(msg []byte) []byte {
+	msg[flagsAt] |= byte(ChecksumPresent)
+	putInt32(msg, int32(len(msg)+4))
+	return binary.LittleEndian.AppendUint32(msg, crc32.Checksum(msg, castagnoli))
 }
 
 // NewMessage returns a buffer with an OP_MSG whose only section is the body.

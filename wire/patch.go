@@ -1,5 +1,7 @@
 package wire
 
+import "slices"
+
 // Patch collects changes to one message and applies them in one pass: replaced values, added and
 // removed elements. The zero value is empty; a Patch is reused by Reset, so that changing a
 // message allocates nothing.
@@ -7,12 +9,14 @@ type Patch struct {
 	cuts    []cut
 	lengths []length
 	delta   int
+	resized bool // some cut changes a length, even if all of them together don't
 }
 
 // cut replaces n bytes at an offset of the frame.
 type cut struct {
 	at, n int
 	with  []byte
+	shift int // by how much bytes behind the cut move; filled by copyOut
 }
 
 // length is an int32 length of the frame that grows with the cuts inside of it.
@@ -21,9 +25,16 @@ type length struct {
 	by int32
 }
 
+// keptCuts is how many changes a patch keeps memory for; a large batch has one per document.
+const keptCuts = 1024
+
 // Reset empties the patch.
 func (p *Patch) Reset() {
-	p.cuts, p.lengths, p.delta = p.cuts[:0], p.lengths[:0], 0
+	clear(p.cuts) // what was put in is not kept alive
+	if cap(p.cuts) > keptCuts || cap(p.lengths) > keptCuts*4 {
+		p.cuts, p.lengths = nil, nil
+	}
+	p.cuts, p.lengths, p.delta, p.resized = p.cuts[:0], p.lengths[:0], 0, false
 }
 
 // Empty reports whether there is nothing to change.
@@ -31,82 +42,93 @@ func (p *Patch) Empty() bool { return len(p.cuts) == 0 }
 
 // Replace puts with in place of the n bytes at the frame's offset at. Each of inside is the offset
 // of the length of a document (or section) that contains the place; the frame's own is known.
-// The bytes of with are read when the patch is applied. Replacements must not overlap.
+// Bytes that are inserted (n is 0) come before what stands at the place, in the order of the calls.
+// The bytes of with are read when the patch is applied; they may be a part of the frame that no
+// other replacement touches. Replacements must not overlap, or applying panics; in ascending order
+// they are added fastest.
 func (p *Patch) Replace(at, n int, with []byte, inside ...int) {
 	i := len(p.cuts)
 	p.cuts = append(p.cuts, cut{})
-	for ; i > 0 && p.cuts[i-1].at > at; i-- {
+	for ; i > 0 && p.cuts[i-1].after(at, n); i-- {
 		p.cuts[i] = p.cuts[i-1]
 	}
-	p.cuts[i] = cut{at, n, with}
+	p.cuts[i] = cut{at: at, n: n, with: with}
 	by := len(with) - n
 	if by == 0 {
 		return
 	}
 	p.delta += by
+	p.resized = true
 	for _, l := range inside {
 		p.lengths = append(p.lengths, length{l, int32(by)})
 	}
 }
 
-// Apply returns the changed message: the same buffer where no length changed, else a new one, and
-// then b is freed. A checksum is dropped, since it would be wrong.
+// after reports whether the cut comes behind a new one of n bytes at the offset.
+func (c *cut) after(at, n int) bool {
+	return c.at > at || c.at == at && n == 0 && c.n > 0
+}
+
+// Apply returns the changed message: the same buffer where no length changed, else a new one with
+// the old one's share of the budget, and then b is freed. A checksum is dropped, since it would be
+// wrong.
 func (p *Patch) Apply(b *Buf) *Buf {
-	out := p.apply(b)
-	if out != b {
+	switch {
+	case p.Empty():
+		return b
+	case p.resized:
+		out := p.copyOut(b.B)
+		b.share(out)
 		b.Free()
-	}
-	return out
-}
-
-// ApplyTo returns the changed message in a new buffer and leaves b as it is.
-func (p *Patch) ApplyTo(b *Buf) *Buf {
-	return p.copyOut(b.B)
-}
-
-func (p *Patch) apply(b *Buf) *Buf {
-	if p.delta != 0 || len(p.lengths) != 0 {
-		return p.copyOut(b.B)
+		return out
 	}
 	for _, c := range p.cuts {
-		copy(b.B[c.at:], c.with)
+		copy(b.B[c.at:c.at+c.n], c.with)
 	}
 	b.B = dropChecksum(b.B)
 	return b
 }
 
+// ApplyTo returns the changed message in a new buffer, which no budget counts, and leaves b as it
+// is.
+func (p *Patch) ApplyTo(b *Buf) *Buf { return p.copyOut(b.B) }
+
 func (p *Patch) copyOut(frame []byte) *Buf {
 	out := NewBuf(len(frame) + p.delta)
 	from, to := 0, 0
-	for _, c := range p.cuts {
+	for i := range p.cuts {
+		c := &p.cuts[i]
+		if c.at < from {
+			panic("wire: replacements overlap")
+		}
 		to += copy(out.B[to:], frame[from:c.at])
 		to += copy(out.B[to:], c.with)
 		from = c.at + c.n
+		c.shift = to - from
 	}
 	copy(out.B[to:], frame[from:])
 	for _, l := range p.lengths {
 		addInt32(out.B[p.moved(l.at):], l.by)
 	}
 	putInt32(out.B, int32(len(out.B)))
-	out.B = dropChecksum(out.B)
+	if len(p.cuts) > 0 {
+		out.B = dropChecksum(out.B)
+	}
 	return out
 }
 
 // moved is where the byte at a frame's offset lies after the cuts.
 func (p *Patch) moved(at int) int {
-	to := at
-	for _, c := range p.cuts {
-		if c.at >= at {
-			break
-		}
-		to += len(c.with) - c.n
+	i, _ := slices.BinarySearchFunc(p.cuts, at, func(c cut, at int) int { return c.at - at })
+	if i == 0 {
+		return at
 	}
-	return to
+	return at + p.cuts[i-1].shift
 }
 
 // dropChecksum takes a changed OP_MSG's checksum off.
 func dropChecksum(frame []byte) []byte {
-	if len(frame) < sectionsAt || OpCode(getInt32(frame[12:])) != OpMsg || frame[flagsAt]&byte(ChecksumPresent) == 0 {
+	if len(frame) < sectionsAt+4 || OpCode(getInt32(frame[12:])) != OpMsg || frame[flagsAt]&byte(ChecksumPresent) == 0 {
 		return frame
 	}
 	frame = frame[:len(frame)-4]

@@ -1,0 +1,121 @@
+// Package admin is the HTTP side: metrics, health, and what a running proxy can be asked and told.
+// It holds nothing; it asks the rooms through the functions that it is given.
+package admin
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
+)
+
+// Options is what the server is joined with.
+type Options struct {
+	Log       zerolog.Logger
+	Registry  *prometheus.Registry
+	Version   string
+	Ready     func() error                    // nil: everything can be served
+	Reload    func(ctx context.Context) error // the file is put in force, or why not
+	Tenants   func() any                      // marshalled as JSON
+	TokenFile string                          // bearer token for all but /healthz and /readyz; "" for none
+}
+
+// Server is the HTTP server.
+type Server struct {
+	opts Options
+	http *http.Server
+	done chan struct{}
+}
+
+// New returns a server that listens nowhere yet.
+func New(o Options) *Server {
+	s := &Server{opts: o, done: make(chan struct{})}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.guarded(promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{})))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("POST /reload", s.guarded(http.HandlerFunc(s.reload)))
+	mux.Handle("GET /tenants", s.guarded(http.HandlerFunc(s.tenants)))
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	return s
+}
+
+// Listen opens the address and serves until Shutdown.
+func (s *Server) Listen(address string) (net.Addr, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.opts.Log.Error().Err(err).Msg("admin stopped")
+		}
+	}()
+	return l.Addr(), nil
+}
+
+// Shutdown ends the server; requests under way have until ctx ends.
+func (s *Server) Shutdown(ctx context.Context) {
+	if err := s.http.Shutdown(ctx); err != nil {
+		_ = s.http.Close()
+	}
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintln(w, text)
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := s.opts.Ready(); err != nil {
+		answer(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	answer(w, http.StatusOK, "ready")
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if err := s.opts.Reload(r.Context()); err != nil {
+		answer(w, http.StatusUnprocessableEntity, "refused; the running configuration stays:\n"+err.Error())
+		return
+	}
+	answer(w, http.StatusOK, "reloaded")
+}
+
+func (s *Server) tenants(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(s.opts.Tenants()); err != nil {
+		s.opts.Log.Debug().Err(err).Msg("admin answer not written")
+	}
+}
+
+// guarded asks for the bearer token where there is one. The file is read each time, so that a
+// changed token holds at once.
+func (s *Server) guarded(next http.Handler) http.Handler {
+	if s.opts.TokenFile == "" {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		want, err := os.ReadFile(s.opts.TokenFile)
+		got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		token := strings.TrimSpace(string(want))
+		if err != nil || token == "" || !ok || subtle.ConstantTimeCompare([]byte(got), []byte(token)) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			answer(w, http.StatusUnauthorized, "a bearer token is needed")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,220 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/description"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/topology"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Conn is a connection to a server that has been handshaken and logged in. Who acquired it has it
+// alone until it is released, and not longer.
+type Conn struct {
+	pool       *pool
+	wire       *wire.Conn
+	socket     net.Conn // below TLS, to look at and to close without a word
+	live       liveness
+	desc       *described
+	generation uint64
+	limit      int             // of a reply's length
+	compressor wire.Compressor // what was agreed on; wire.Noop: nothing
+
+	id     int32       // of the last request
+	broken atomic.Bool // it is closed when released
+	killed atomic.Bool // by somebody else than who uses it
+
+	at        int    // in the pool's open list; the pool's mutex guards this and the following
+	busy      bool   // in use
+	share     *share // of the tenant who uses it
+	idleSince int64
+}
+
+// replyRoom is what a reply may be longer than the largest message the server announces.
+const replyRoom = 16 << 10
+
+// Address is the server's address as the topology names it.
+func (c *Conn) Address() string { return c.pool.addr }
+
+// Mongos reports whether the server is a mongos.
+func (c *Conn) Mongos() bool { return c.desc.server.Kind == description.ServerKindMongos }
+
+// MaxWire is the server's largest wire version.
+func (c *Conn) MaxWire() int32 {
+	if w := c.desc.server.WireVersion; w != nil {
+		return w.Max
+	}
+	return 0
+}
+
+// Cluster is the name of the cluster.
+func (c *Conn) Cluster() string { return c.pool.d.cluster.name }
+
+// Release gives the connection back; it is closed if a round trip failed.
+func (c *Conn) Release() { c.pool.release(c) }
+
+// Interrupt makes the round trip under way fail, from another goroutine than the one that waits
+// for it. The connection is lost. The one who acquired it must not have released it.
+func (c *Conn) Interrupt() { c.kill(ErrKilled) }
+
+// kill closes the socket under whoever uses the connection.
+func (c *Conn) kill(error) {
+	c.killed.Store(true)
+	c.broken.Store(true)
+	_ = c.socket.Close()
+}
+
+// close closes a connection that nobody uses.
+func (c *Conn) close() {
+	c.wire.Release()
+	if c.killed.Load() {
+		_ = c.socket.Close()
+		return
+	}
+	_ = c.wire.Close()
+}
+
+// restSure is for how long an idle connection is taken for alive unseen.
+const restSure = int64(1e9)
+
+// usable reports whether a connection that was idle can be lent.
+func (c *Conn) usable() bool {
+	if c.generation != c.pool.generation.Load() || c.wire.Buffered() {
+		return false
+	}
+	return now()-c.idleSince < restSure || c.live.alive()
+}
+
+// RoundTrip writes one whole frame and reads the reply's frame; the caller frees both. The frame
+// gets a request id of this connection's, a checksum is taken off, and the flag that asks for a
+// stream of replies is cleared, since replies are read one by one. A frame that announces that
+// more is to come has no reply: the result is nil then. With compressible set it goes compressed
+// where that was agreed on with the server; the reply comes back decompressed. The error is a
+// *[Error], and the connection is of no further use.
+func (c *Conn) RoundTrip(req *wire.Buf, compressible bool) (*wire.Buf, error) {
+	c.id++
+	silent := prepare(req, c.id)
+	if sent, err := c.write(req, compressible); err != nil {
+		return nil, c.fail(sent, err)
+	}
+	if silent {
+		return nil, nil
+	}
+	reply, err := c.read()
+	if err != nil {
+		return nil, c.fail(true, err)
+	}
+	return reply, nil
+}
+
+// write writes one request and reports whether all of it went out.
+func (c *Conn) write(req *wire.Buf, compressible bool) (sent bool, err error) {
+	out := req
+	if compressible && c.compressor != wire.Noop {
+		if packed, err := wire.Compress(req, c.compressor); err == nil { // else as it is
+			defer packed.Free()
+			out = packed
+		}
+	}
+	n, err := c.wire.Write(out.B)
+	return n == len(out.B), err
+}
+
+// read reads one reply and checks that it is ours.
+func (c *Conn) read() (*wire.Buf, error) {
+	reply, err := c.wire.ReadMessage(c.limit)
+	if err != nil {
+		return nil, err
+	}
+	h := wire.ReadHeader(reply.B)
+	if h.OpCode == wire.OpCompressed {
+		if reply, err = unpack(reply, c.limit); err != nil {
+			return nil, err
+		}
+		h = wire.ReadHeader(reply.B)
+	}
+	switch {
+	case h.ResponseTo != c.id:
+		err = ErrMismatch
+	case h.OpCode == wire.OpMsg && len(reply.B) >= bodyAt:
+		if reply.B[flagsAt]&byte(wire.MoreToCome) != 0 {
+			c.broken.Store(true) // further replies will come that nobody reads
+		}
+	case h.OpCode != wire.OpReply:
+		err = ErrOpCode
+	}
+	if err != nil {
+		reply.Free()
+		return nil, err
+	}
+	return reply, nil
+}
+
+// Where things are in an OP_MSG.
+const (
+	flagsAt   = wire.HeaderLen
+	exhaustAt = flagsAt + 2 // byte of the flag exhaustAllowed
+	bodyAt    = flagsAt + 4
+)
+
+// prepare makes a frame fit for this hop and reports whether it asks for no reply.
+func prepare(req *wire.Buf, id int32) (silent bool) {
+	b := req.B
+	if h := wire.ReadHeader(b); h.OpCode == wire.OpMsg && len(b) > bodyAt {
+		if b[flagsAt]&byte(wire.ChecksumPresent) != 0 && len(b) > bodyAt+4 {
+			b = b[:len(b)-4]
+			b[flagsAt] &^= byte(wire.ChecksumPresent)
+			h.Length = int32(len(b))
+			h.Put(b)
+			req.B = b
+		}
+		b[exhaustAt] &^= byte(wire.ExhaustAllowed >> 16)
+		silent = b[flagsAt]&byte(wire.MoreToCome) != 0
+	}
+	wire.SetIDs(b, id, 0)
+	return silent
+}
+
+// fail marks the connection as lost, tells the topology where the network was the reason, and
+// makes the caller's error.
+func (c *Conn) fail(sent bool, err error) error {
+	c.broken.Store(true)
+	switch {
+	case c.killed.Load():
+		err = errors.Join(ErrKilled, err)
+	case lost(err):
+		c.pool.report(c, topology.ConnectionError{ConnectionID: c.desc.ID(), Wrapped: err})
+	}
+	return &Error{Cluster: c.Cluster(), Sent: sent, Err: err}
+}
+
+// lost reports whether an error says that the network or the server is gone, and not that we gave
+// up waiting for memory or could not read what came.
+func lost(err error) bool {
+	var frame wire.FrameError
+	return !errors.As(err, &frame) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, net.ErrClosed) &&
+		!errors.Is(err, ErrMismatch) && !errors.Is(err, ErrOpCode) && !errors.Is(err, io.ErrShortWrite)
+}
+
+// Observe tells the topology about an error reply of this connection: a server that says it is no
+// primary, is recovering or shuts down, at the top level or as a write concern error. Other
+// replies are ignored; call it for those with such a code only, since it reads the whole reply.
+func (c *Conn) Observe(reply wire.Doc) {
+	switch err := driver.ExtractErrorFromServerResponse(bsoncore.Document(reply)).(type) {
+	case driver.Error:
+		if err.NotPrimary() || err.NodeIsRecovering() {
+			c.pool.report(c, err)
+		}
+	case driver.WriteCommandError:
+		if w := err.WriteConcernError; w != nil && (w.NotPrimary() || w.NodeIsRecovering()) {
+			c.pool.report(c, err)
+		}
+	}
+}

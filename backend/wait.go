@@ -1,0 +1,142 @@
+package backend
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// waiter is somebody who waits for a connection of a pool.
+type waiter struct {
+	seq   uint64 // order of arrival
+	share *share // of the tenant; nil: unlimited
+	conn  *Conn  // what was delivered
+	err   error
+	ready chan struct{} // holds one
+	in    *queue        // nil once delivered
+	next  *waiter
+	prev  *waiter
+}
+
+var (
+	waiters  = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
+	arrivals atomic.Uint64
+)
+
+// deliver ends the wait. The waiter is in no queue any more; the pool's mutex is held.
+func (w *waiter) deliver(c *Conn, err error) {
+	w.conn, w.err = c, err
+	w.ready <- struct{}{}
+}
+
+// queue is a list of waiters in order of arrival; the pool's mutex guards it.
+type queue struct {
+	head, tail *waiter
+	len        int
+}
+
+// insert puts a waiter where its arrival belongs, seen from the end.
+func (q *queue) insert(w *waiter) {
+	after := q.tail
+	for after != nil && after.seq > w.seq {
+		after = after.prev
+	}
+	w.in, w.prev = q, after
+	if after == nil {
+		w.next, q.head = q.head, w
+	} else {
+		w.next, after.next = after.next, w
+	}
+	if w.next == nil {
+		q.tail = w
+	} else {
+		w.next.prev = w
+	}
+	q.len++
+}
+
+// pop takes the first waiter; nil if there is none.
+func (q *queue) pop() *waiter {
+	w := q.head
+	if w != nil {
+		q.remove(w)
+	}
+	return w
+}
+
+func (q *queue) remove(w *waiter) {
+	if w.prev == nil {
+		q.head = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		q.tail = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	w.in, w.prev, w.next = nil, nil, nil
+	q.len--
+}
+
+// wait waits for a connection.
+func (p *pool) wait(ctx context.Context, tenant uint32) (*Conn, error) {
+	w := waiters.Get().(*waiter)
+	if err := p.enqueue(w, tenant); err != nil {
+		waiters.Put(w)
+		return nil, err
+	}
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		if err := p.giveUp(w); err != nil {
+			w.share = nil
+			waiters.Put(w)
+			return nil, err
+		}
+		<-w.ready // it came at the last moment
+	}
+	c, err := w.conn, w.err
+	w.conn, w.err, w.share = nil, nil, nil
+	waiters.Put(w)
+	return c, err
+}
+
+func (p *pool) enqueue(w *waiter, tenant uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.retired {
+		return errReselect
+	}
+	if err := p.refused(); err != nil {
+		return err
+	}
+	w.seq = arrivals.Add(1)
+	w.share = p.share(tenant)
+	if w.share != nil && w.share.claimed >= p.perTenant {
+		w.share.blocked.insert(w)
+		return nil
+	}
+	if w.share != nil {
+		w.share.claimed++
+	}
+	p.queue.insert(w)
+	p.serve()
+	return nil
+}
+
+// giveUp takes a waiter out of its queue; no error means that it was served meanwhile.
+func (p *pool) giveUp(w *waiter) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.in == nil {
+		return nil
+	}
+	claimed := w.in == &p.queue
+	w.in.remove(w)
+	if claimed {
+		p.unclaim(w.share)
+		p.serve()
+	}
+	return &selectionError{kind: ErrBusy, want: "a connection", last: p.dialError}
+}

@@ -1,0 +1,497 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Options is what the control room is joined with.
+type Options struct {
+	Log        zerolog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+	Clusters   *backend.Clusters
+	Router     *routing.Router
+	// Drained returns when no write of the tenant, or of no or of unlisted tenants, is in flight that
+	// was routed under an epoch before this one.
+	Drained func(ctx context.Context, tenant uint32, epoch uint64) error
+}
+
+// Control is the control room. [Control.Apply] gives it a configuration, [Control.Run] keeps it
+// current, [Control.Resolve] answers for a held command.
+type Control struct {
+	log     zerolog.Logger
+	limited every
+	cluster func(name string) cluster // nil for one that is not configured
+	router  *routing.Router
+	drained func(ctx context.Context, tenant uint32, epoch uint64) error
+	metrics *metrics
+
+	// life is the flips': they outlive the command that asked for them, and end with Run.
+	life context.Context
+	end  context.CancelFunc
+	work sync.WaitGroup
+	wake chan struct{} // Apply has changed something that Run waits for
+
+	applying sync.Mutex // one configuration at a time; taken before publishing
+
+	publishing sync.Mutex    // one table at a time; taken before mu; guards the following
+	last       *routing.Spec // of the current table
+	version    uint64
+	published  uint64 // gen of the current table
+
+	mu sync.Mutex // guards the following
+	state
+	nums     map[tenantID]uint32
+	flips    map[tenantID]*flip
+	verdicts map[tenantID]*verdict
+	unlisted map[tenantID]time.Time // looked for and not found
+	epoch    uint64                 // the highest that a table may have
+	gen      uint64                 // grows with each change that a table shows
+	seq      uint64                 // of readings of the tenants collection
+	key      []byte
+	pending  *rules // asked for while the home cluster was away
+	ready    error
+	closed   bool
+	polled   poll
+}
+
+// state is what a configuration, the tenants collection and the routes come to. Its maps and slices
+// are made anew by rebuild.
+type state struct {
+	rules    *rules
+	rows     *rows
+	found    map[tenantID]foundRow // by a look-up, after rows had been read
+	routes   map[tenantID]*Route
+	views    []string
+	order    []*tenant
+	at       map[tenantID]int // in order, aliases too
+	byKey    map[string]tenantID
+	owners   map[string]tenantID // of physical databases, folded
+	problems []problem
+}
+
+type foundRow struct {
+	row
+	seq uint64
+}
+
+// permanent is an error that waiting does not mend.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+func permanentf(format string, args ...any) error { return permanent{fmt.Errorf(format, args...)} }
+
+// isAway reports whether an error is of a server that could not be asked, and may be later.
+func isAway(err error) bool {
+	var p permanent
+	return err != nil && !errors.As(err, &p) && !answered(err)
+}
+
+// staticWait bounds what is asked of servers for a table that needs none.
+const staticWait = 2 * time.Second
+
+var errNotLoaded = errors.New("no configuration has been loaded yet")
+
+// New makes a control room that publishes nothing before Apply.
+func New(o Options) *Control {
+	c := newControl(o)
+	c.cluster = func(name string) cluster {
+		if found := o.Clusters.Get(name); found != nil {
+			return found
+		}
+		return nil
+	}
+	return c
+}
+
+func newControl(o Options) *Control {
+	c := &Control{
+		log: o.Log, router: o.Router, drained: o.Drained, metrics: newMetrics(o.Registerer),
+		wake: make(chan struct{}, 1), nums: map[tenantID]uint32{}, flips: map[tenantID]*flip{},
+		verdicts: map[tenantID]*verdict{}, unlisted: map[tenantID]time.Time{}, ready: errNotLoaded,
+	}
+	c.routes = map[tenantID]*Route{}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c
+}
+
+// Apply loads a configuration, at the start or as a reload: it publishes a table made by it, or
+// returns an error and keeps the table there was. Where nothing has been loaded yet and the home
+// cluster is away it returns nil; Run tries again then, and until it succeeds Ready says why not
+// and the router has no table.
+func (c *Control) Apply(ctx context.Context, cfg *config.Config) error {
+	c.applying.Lock()
+	defer c.applying.Unlock()
+	r, err := newRules(cfg)
+	if err != nil {
+		return err
+	}
+	err = c.apply(ctx, r)
+	if !c.loaded() && isAway(err) && !errors.Is(ctx.Err(), context.Canceled) {
+		c.log.Warn().Err(err).Msg("the home cluster is away; its routes are read as soon as it is back")
+		c.await(r, err)
+		return nil
+	}
+	return err
+}
+
+func (c *Control) loaded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules != nil
+}
+
+// await remembers a configuration that Run shall load.
+func (c *Control) await(r *rules, why error) {
+	c.mu.Lock()
+	c.pending, c.ready = r, fmt.Errorf("the routes could not be read yet: %w", why)
+	c.mu.Unlock()
+	c.nudge()
+}
+
+func (c *Control) nudge() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// apply reads what the configuration needs and installs it.
+func (c *Control) apply(ctx context.Context, r *rules) error {
+	in, err := c.load(ctx, r)
+	if err != nil {
+		return err
+	}
+	if r.guarded() && r.disabled() {
+		if err := c.bringHome(ctx, r, in.routes); err != nil {
+			return err
+		}
+	}
+	if err := c.install(r, in); err != nil {
+		return err
+	}
+	c.nudge()
+	return nil
+}
+
+// inputs is what was read for a table. A nil field was not read.
+type inputs struct {
+	rows   *rows
+	routes map[tenantID]*Route
+	views  []string
+	key    []byte
+	seq    uint64
+}
+
+// load reads all that the first table of a configuration needs.
+func (c *Control) load(ctx context.Context, r *rules) (*inputs, error) {
+	home := c.cluster(r.cfg.Routing.Home)
+	if home == nil {
+		return nil, permanent{fmt.Errorf("there is no cluster %q", r.cfg.Routing.Home)}
+	}
+	in := &inputs{seq: c.nextSeq()}
+	if !r.guarded() && r.cfg.TenantsFrom == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, staticWait)
+		defer cancel()
+	}
+	var err error
+	if in.key, err = c.loadKey(ctx, r, home); err != nil {
+		return nil, err
+	}
+	if r.guarded() {
+		s := store{home, r.cfg.Control.Database}
+		if in.routes, err = s.routes(ctx); err != nil {
+			return nil, err
+		}
+		if err = s.confirm(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if in.rows, err = readRows(ctx, home, r.cfg.TenantsFrom, nil); err != nil {
+		return nil, err
+	}
+	if in.views, err = views(ctx, home, r.databases); err != nil && r.guarded() {
+		return nil, err
+	}
+	return in, nil // a static table needs no server; views are read again with each refresh
+}
+
+// loadKey finds the fleet key: the file's, the control database's or, without either, a new one.
+// The file's content can be anything; what it comes to is the same in the whole fleet.
+func (c *Control) loadKey(ctx context.Context, r *rules, home cluster) ([]byte, error) {
+	if path := r.cfg.Control.FleetKeyFile; path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, permanent{fmt.Errorf("read the fleet key: %w", err)}
+		}
+		sum := sha256.Sum256([]byte(strings.TrimSpace(string(text))))
+		return sum[:], nil
+	}
+	if key := c.FleetKey(); key != nil {
+		return key, nil
+	}
+	if r.guarded() {
+		s := store{home, r.cfg.Control.Database}
+		return s.fleetKey(ctx)
+	}
+	return newFleetKey(), nil
+}
+
+// install makes the configuration the current one, wholly or not at all.
+func (c *Control) install(r *rules, in *inputs) error {
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	routes := c.withKnown(in.routes)
+	if err := c.admissible(r, routes); err != nil {
+		return permanent{err}
+	}
+	old := c.state
+	c.state.rules, c.state.rows, c.state.routes, c.state.views = r, in.rows, routes, in.views
+	c.found = c.foundSince(in.seq)
+	for _, route := range routes {
+		c.epoch = max(c.epoch, route.Epoch)
+	}
+	c.rebuild()
+	c.changed()
+	spec, gen := c.spec(), c.gen
+	table, err := c.newTable(spec)
+	if err != nil {
+		c.state = old
+		return permanent{err}
+	}
+	clear(c.verdicts)
+	c.key, c.pending, c.ready = in.key, nil, nil
+	c.put(table, spec, gen, c.counts())
+	return nil
+}
+
+// withKnown is the routes read, and those known, the later of two. A route is not forgotten for
+// having been deleted by hand: its tenant's documents are where it said.
+func (c *Control) withKnown(read map[tenantID]*Route) map[tenantID]*Route {
+	all := make(map[tenantID]*Route, len(read)+len(c.routes))
+	for id, route := range read {
+		all[id] = route
+	}
+	for id, route := range c.routes {
+		if all[id].epoch() <= route.Epoch {
+			all[id] = route
+		}
+	}
+	return all
+}
+
+// admissible says why a configuration can not be served with the routes there are, and with those
+// that are being written.
+func (c *Control) admissible(r *rules, routes map[tenantID]*Route) error {
+	if !r.guarded() {
+		return nil
+	}
+	check := make(map[tenantID]*Route, len(routes))
+	for id, route := range routes {
+		check[id] = route
+	}
+	for id, f := range c.flips {
+		if f.tried != nil && f.tried.own() {
+			check[id] = f.tried
+		}
+	}
+	if r.disabled() {
+		var names []string
+		for _, route := range sortedRoutes(check) {
+			if route.own() {
+				names = append(names, route.Key)
+			}
+		}
+		if len(names) > 0 {
+			return errAway(names)
+		}
+	}
+	if found := r.contradictions(check); len(found) > 0 {
+		return fmt.Errorf("the configuration contradicts where tenants are: %s", some(found))
+	}
+	return nil
+}
+
+// errAway refuses the mode disabled.
+func errAway(keys []string) error {
+	return fmt.Errorf(`the mode "disabled" can not be loaded: %d tenants have databases of their own, and shared would show them without their documents: %s. `+
+		`Bringing them home is not offered yet; set the mode back to "mixed" or "forced"`, len(keys), some(keys))
+}
+
+// rebuild decides anew for every tenant.
+func (c *Control) rebuild() {
+	l := c.rules.list(c.allRows(), c.routes)
+	for id := range c.flips { // a tenant that is paused stays so, also when it is listed no more
+		if t := c.tenant(id); t != nil && !l.has(id) {
+			l.add(t.listing)
+		}
+	}
+	l.sort()
+	c.order, c.at = make([]*tenant, len(l.all)), make(map[tenantID]int, len(l.all))
+	c.byKey, c.problems, c.owners = l.byKey, l.problems, map[string]tenantID{}
+	for i, listed := range l.all {
+		c.order[i] = c.rules.newTenant(listed, c.num(listed.id), c.routes[listed.id])
+		c.at[listed.id] = i
+	}
+	for id, route := range c.routes {
+		c.own(id, route)
+	}
+}
+
+// allRows is the rows read, and those looked up that are not among them.
+func (c *Control) allRows() []row {
+	all := c.rows.list()
+	if len(c.found) == 0 {
+		return all
+	}
+	all = slices.Clone(all)
+	read := make(map[tenantID]bool, len(all))
+	for i := range all {
+		read[all[i].id] = true
+	}
+	for id, w := range c.found {
+		if !read[id] {
+			all = append(all, w.row)
+		}
+	}
+	return all
+}
+
+// own enters what a route brings beside the tenant itself.
+func (c *Control) own(id tenantID, route *Route) {
+	for _, name := range route.Databases {
+		c.owners[strings.ToLower(name)] = id
+	}
+	for _, v := range route.Aliases {
+		if i, ok := c.at[id]; ok {
+			if _, taken := c.at[idOf(v)]; !taken {
+				c.at[idOf(v)] = i
+			}
+		}
+	}
+}
+
+// taken reports whether a database of the route is another tenant's.
+func (c *Control) taken(route *Route) bool {
+	for _, name := range route.Databases {
+		if id, ok := c.owners[strings.ToLower(name)]; ok && id != idOf(route.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// num is the tenant's number in this process, the same for as long as that lives.
+func (c *Control) num(id tenantID) uint32 {
+	n, ok := c.nums[id]
+	if !ok {
+		n = uint32(len(c.nums) + 1)
+		c.nums[id] = n
+	}
+	return n
+}
+
+// tenant is a tenant by its id; nil where there is none.
+func (c *Control) tenant(id tenantID) *tenant {
+	if i, ok := c.at[id]; ok {
+		return c.order[i]
+	}
+	return nil
+}
+
+// setRoute takes over a route, if it is later than the one known.
+func (c *Control) setRoute(route *Route) {
+	id := idOf(route.ID)
+	if known := c.routes[id]; known != nil && known.Epoch >= route.Epoch {
+		return
+	}
+	c.routes[id] = route
+	c.epoch = max(c.epoch, route.Epoch)
+	c.changed()
+	if c.rules == nil {
+		return
+	}
+	t := c.tenant(id)
+	if t == nil || t.key != route.Key {
+		c.rebuild()
+		return
+	}
+	c.order[c.at[id]] = c.rules.newTenant(t.listing, t.num, route)
+	c.own(id, route)
+}
+
+// changed notes that the current table no longer shows all.
+func (c *Control) changed() { c.gen++ }
+
+func (c *Control) knownEpoch() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epoch
+}
+
+func (c *Control) nextSeq() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seq++
+	return c.seq
+}
+
+// foundSince is the look-ups' findings that a reading with this number may have missed.
+func (c *Control) foundSince(seq uint64) map[tenantID]foundRow {
+	all := map[tenantID]foundRow{}
+	for id, w := range c.found {
+		if w.seq >= seq {
+			all[id] = w
+		}
+	}
+	return all
+}
+
+// storeOf is the control database of a configuration.
+func (c *Control) storeOf(r *rules) *store {
+	return &store{c.cluster(r.cfg.Routing.Home), r.cfg.Control.Database}
+}
+
+// FleetKey is the key that signs session ids and tokens, the same for the whole fleet: 32 bytes,
+// nil until it is known.
+func (c *Control) FleetKey() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.key
+}
+
+// Ready is nil once a table from the control database is published, else it says why there is none.
+func (c *Control) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready
+}
+
+// resolvable finds the id that a value of the tenant field stands for.
+func (c *Control) resolvable(v wire.Value) tenantID {
+	if t := c.router.Current(); t != nil {
+		if tn := t.Find(v); tn != nil {
+			return idOf(tn.ID)
+		}
+	}
+	return idOf(v)
+}

@@ -1,0 +1,228 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+const (
+	// pollInterval is how often the routes are looked at where no tenants collection says it.
+	pollInterval = 2 * time.Second
+	// firstRetry and lastRetry bound the wait before the home cluster is asked again at the start.
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 5 * time.Second
+	// refreshLimit bounds one reading.
+	refreshLimit = 30 * time.Second
+	// A flip takes its epoch shortly before it writes its route, so for some time after the counter
+	// has moved a route may still come; and once in a while everything is read, in any case.
+	routesSettle = 30 * time.Second
+	routesAnyway = time.Minute
+)
+
+// poll is what the last look at the epoch counter found.
+type poll struct {
+	counter uint64
+	changed time.Time // when it was last seen to move
+	read    time.Time // when the routes were last read
+}
+
+// Run keeps the table current until ctx ends, and returns when every flip has ended too. It returns
+// an error only for what must stop the process: a first configuration that can not be served with
+// the routes there are.
+func (c *Control) Run(ctx context.Context) error {
+	defer c.close()
+	wait := firstRetry
+	for {
+		c.mu.Lock()
+		r, loaded := c.pending, c.rules != nil
+		c.mu.Unlock()
+		switch {
+		case loaded:
+			c.refresh(ctx)
+			wait = c.interval()
+		case r != nil:
+			if err := c.retry(ctx, r); err != nil {
+				return err
+			}
+			wait = min(2*wait, lastRetry)
+		}
+		if !c.sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// sleep waits; false when ctx has ended.
+func (c *Control) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-c.wake:
+	}
+	return ctx.Err() == nil
+}
+
+// close ends the flips and waits for them.
+func (c *Control) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.work.Wait()
+}
+
+func (c *Control) interval() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if from := c.rules.cfg.TenantsFrom; from != nil && from.Refresh > 0 {
+		return from.Refresh
+	}
+	return pollInterval
+}
+
+// retry loads the configuration that waits for the home cluster. What it returns must stop the
+// process.
+func (c *Control) retry(ctx context.Context, r *rules) error {
+	c.applying.Lock()
+	defer c.applying.Unlock()
+	if c.loaded() {
+		return nil
+	}
+	c.mu.Lock()
+	r = c.pending // Apply may have brought another one meanwhile
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
+	defer cancel()
+	err := c.apply(ctx, r)
+	switch {
+	case err == nil:
+		c.log.Info().Msg("the home cluster is back, its routes are read")
+	case isAway(err):
+		c.mu.Lock()
+		c.ready = err
+		c.mu.Unlock()
+	default:
+		return err
+	}
+	return nil
+}
+
+// refresh reads what may have changed. A reading that fails leaves the table as it is.
+func (c *Control) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
+	defer cancel()
+	c.mu.Lock()
+	r, before := c.rules, c.rows
+	c.mu.Unlock()
+	in, err := c.read(ctx, r, before)
+	if err != nil && ctx.Err() != context.Canceled {
+		c.metrics.refreshErrors.Inc()
+		if c.limited.allows("refresh") {
+			c.log.Warn().Err(err).Msg("tenants and routes could not be read; the last table stays")
+		}
+	}
+	c.merge(r, in)
+	_ = c.publish() // which logs
+	c.logProblems()
+	c.settleAll()
+}
+
+// read reads what a refresh needs, and returns what it got also where a part failed.
+func (c *Control) read(ctx context.Context, r *rules, before *rows) (*inputs, error) {
+	in := &inputs{seq: c.nextSeq()}
+	home := c.cluster(r.cfg.Routing.Home)
+	if home == nil {
+		return in, errNotLoaded
+	}
+	var err error
+	if r.guarded() {
+		if in.routes, err = c.readRoutes(ctx, r); err != nil {
+			return in, err
+		}
+	}
+	rows, err := readRows(ctx, home, r.cfg.TenantsFrom, before)
+	if err != nil {
+		return in, err
+	}
+	in.rows = rows
+	if in.views, err = views(ctx, home, r.databases); err == nil && in.views == nil {
+		in.views = []string{}
+	}
+	return in, err
+}
+
+// readRoutes reads the routes if some may have changed. One that is new here is confirmed before it
+// is obeyed.
+func (c *Control) readRoutes(ctx context.Context, r *rules) (map[tenantID]*Route, error) {
+	s, now := c.storeOf(r), time.Now()
+	counter, err := s.counter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	if counter != c.polled.counter {
+		c.polled.counter, c.polled.changed = counter, now
+	}
+	due := now.Sub(c.polled.changed) < routesSettle || now.Sub(c.polled.read) > routesAnyway
+	c.mu.Unlock()
+	if !due {
+		return nil, nil
+	}
+	routes, err := s.routes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.polled.read = now
+	fresh := false
+	for id, route := range routes {
+		fresh = fresh || route.Epoch > c.routes[id].epoch()
+	}
+	c.mu.Unlock()
+	if !fresh {
+		return nil, nil
+	}
+	return routes, s.confirm(ctx)
+}
+
+// merge takes over what a refresh read, if the configuration is still the one it was read for.
+func (c *Control) merge(r *rules, in *inputs) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rules != r {
+		return
+	}
+	for id, v := range c.verdicts {
+		if v.stale(time.Now()) {
+			delete(c.verdicts, id)
+			c.changed()
+		}
+	}
+	rebuild := false
+	if in.routes != nil {
+		c.routes = c.withKnown(in.routes)
+		for _, route := range c.routes {
+			c.epoch = max(c.epoch, route.Epoch)
+		}
+		rebuild = true
+	}
+	if in.rows != nil && in.rows != c.rows {
+		c.rows, rebuild = in.rows, true
+		clear(c.unlisted)
+	}
+	if in.rows != nil && len(c.found) > 0 {
+		c.found, rebuild = c.foundSince(in.seq), true
+	}
+	if in.views != nil && !slices.Equal(in.views, c.views) {
+		c.views = in.views
+		c.changed()
+	}
+	if rebuild {
+		c.rebuild()
+		c.changed()
+	}
+}

@@ -1,0 +1,53 @@
+//go:build unix
+
+package wire
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// waitReady prepares the connection for waiting without a buffer. Only the two types whose Read is
+// a plain read of the socket are taken: one that wraps them may do more in its own.
+func (c *Conn) waitReady() {
+	var sc syscall.Conn
+	switch nc := c.Conn.(type) {
+	case *net.TCPConn:
+		sc = nc
+	case *net.UnixConn:
+		sc = nc
+	default:
+		return
+	}
+	if raw, err := sc.SyscallConn(); err == nil {
+		c.raw, c.ready = raw, c.tryRead
+	}
+}
+
+// tryRead reads once what is there; false makes the runtime wait until there is something.
+func (c *Conn) tryRead(fd uintptr) bool {
+	b := NewBuf(readSize)
+	for {
+		n, err := syscall.Read(int(fd), b.B)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			b.Free()
+			return false
+		case err != nil:
+			b.Free()
+			c.err = &net.OpError{Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(),
+				Addr: c.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+		case n == 0:
+			b.Free()
+			c.err = io.EOF
+		default:
+			b.B = b.B[:n]
+			c.in = b
+		}
+		return true
+	}
+}
