@@ -396,8 +396,15 @@ func (p *pool) busy() bool {
 
 // report tells the topology about an error of a connection in use. The driver matches the error
 // by its type, so it must not be wrapped. What a burst of errors has in common is reported once:
-// the first makes the others' connections stale.
+// the first makes the others' connections stale. The table knows when report returns.
 func (p *pool) report(c *Conn, err error) {
+	p.tell(c, err)
+	if tp := p.d.tp.Load(); tp != nil {
+		p.d.publish(tp)
+	}
+}
+
+func (p *pool) tell(c *Conn, err error) {
 	p.reporting.Lock()
 	defer p.reporting.Unlock()
 	before := p.generation.Load()

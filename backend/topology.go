@@ -29,6 +29,8 @@ type deployment struct {
 	ctx    context.Context // of dials and of run; ended by retire
 	cancel context.CancelFunc
 
+	publishing sync.Mutex // held while the table is replaced
+
 	mu      sync.Mutex // guards the following
 	pools   map[string]*pool
 	limits  Limits
@@ -66,11 +68,11 @@ func (d *deployment) run() {
 			return
 		case <-d.clears.wake:
 			d.applyClears()
-		case desc, ok := <-sub.Updates:
+		case _, ok := <-sub.Updates:
 			if !ok {
 				return
 			}
-			d.publish(desc)
+			d.publish(tp)
 		}
 	}
 }
@@ -126,9 +128,13 @@ func (d *deployment) disconnect(tp *topology.Topology) {
 	_ = tp.Disconnect(ctx)
 }
 
-// publish makes a description the table that acquires see.
-func (d *deployment) publish(desc description.Topology) {
-	old := d.table.Load()
+// publish makes what the topology knows now the table that acquires see. It asks the topology
+// instead of taking what a subscription delivered, so that a report of an error can publish what
+// came of it before the next acquire, and nothing older comes after it.
+func (d *deployment) publish(tp *topology.Topology) {
+	d.publishing.Lock()
+	defer d.publishing.Unlock()
+	desc, old := tp.Description(), d.table.Load()
 	next := newTable(desc, d.target(), d.poolsFor(desc))
 	d.table.Store(next)
 	close(old.changed)

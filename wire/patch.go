@@ -73,14 +73,23 @@ func (c *cut) after(at, n int) bool {
 // the old one's share of the budget, and then b is freed. A checksum is dropped, since it would be
 // wrong.
 func (p *Patch) Apply(b *Buf) *Buf {
+	if !p.resized {
+		return p.Amend(b)
+	}
+	out := p.copyOut(b.B)
+	b.share(out)
+	b.Free()
+	return out
+}
+
+// Amend is Apply that never frees b: the result is b itself, changed, where no length changed, else
+// a new buffer beside it, which no budget counts.
+func (p *Patch) Amend(b *Buf) *Buf {
 	switch {
 	case p.Empty():
 		return b
 	case p.resized:
-		out := p.copyOut(b.B)
-		b.share(out)
-		b.Free()
-		return out
+		return p.copyOut(b.B)
 	}
 	for _, c := range p.cuts {
 		copy(b.B[c.at:c.at+c.n], c.with)

@@ -147,7 +147,7 @@ func printTenants(stdout io.Writer, list []control.TenantStatus) error {
 			dbs = append(dbs, d)
 		}
 		slices.Sort(dbs)
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Key, t.State, t.Asked, t.Source, t.Cluster, strings.Join(dbs, ","), t.Note)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Key, t.State, t.Mode, t.Source, t.Cluster, strings.Join(dbs, ","), t.Why)
 	}
 	return w.Flush()
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -172,15 +171,10 @@ func (p *process) listen() error {
 func (p *process) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err := p.control.Apply(ctx, p.cfg)
-	if err == nil {
-		return nil
+	if err := p.control.Apply(ctx, p.cfg); err != nil {
+		return usageError{err}
 	}
-	if errors.Is(err, control.ErrUnreachable) {
-		p.log.Warn().Err(err).Msg("not ready: the routes can not be read yet")
-		return nil
-	}
-	return usageError{err}
+	return nil
 }
 
 // work runs the long-lived loops until one fails or the process is told to end.
