@@ -27,7 +27,7 @@ func (l *liveness) watch(socket net.Conn) {
 	l.raw = raw
 	l.peek = func(fd uintptr) {
 		for {
-			_, _, err := syscall.Recvfrom(int(fd), l.byte[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			err := peek(fd, l.byte[:])
 			if err == syscall.EINTR {
 				continue
 			}

@@ -118,7 +118,7 @@ func (cs *Clusters) Close() {
 	close(cs.stop)
 	for _, c := range *cs.byName.Load() {
 		if d := c.remove(); d != nil {
-			d.kill(ErrClosed)
+			d.kill()
 		}
 	}
 	cs.unregister()

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
@@ -62,10 +63,10 @@ func (c *Conn) Release() { c.pool.release(c) }
 
 // Interrupt makes the round trip under way fail, from another goroutine than the one that waits
 // for it. The connection is lost. The one who acquired it must not have released it.
-func (c *Conn) Interrupt() { c.kill(ErrKilled) }
+func (c *Conn) Interrupt() { c.kill() }
 
 // kill closes the socket under whoever uses the connection.
-func (c *Conn) kill(error) {
+func (c *Conn) kill() {
 	c.killed.Store(true)
 	c.broken.Store(true)
 	_ = c.socket.Close()
@@ -188,7 +189,7 @@ func (c *Conn) fail(sent bool, err error) error {
 	c.broken.Store(true)
 	switch {
 	case c.killed.Load():
-		err = errors.Join(ErrKilled, err)
+		err = fmt.Errorf("%w: %w", ErrKilled, err)
 	case lost(err):
 		c.pool.report(c, topology.ConnectionError{ConnectionID: c.desc.ID(), Wrapped: err})
 	}

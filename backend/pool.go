@@ -315,7 +315,7 @@ func (p *pool) outdate() {
 func (p *pool) dropOutdated(interrupt bool) {
 	p.closeIdle(func(c *Conn) bool { return c.generation != p.generation.Load() })
 	if interrupt {
-		p.interrupt(ErrKilled, func(c *Conn) bool { return c.generation != p.generation.Load() })
+		p.interrupt(func(c *Conn) bool { return c.generation != p.generation.Load() })
 	}
 }
 
@@ -339,12 +339,12 @@ func (p *pool) closeIdle(which func(*Conn) bool) {
 }
 
 // interrupt makes round trips fail that are under way.
-func (p *pool) interrupt(cause error, which func(*Conn) bool) {
+func (p *pool) interrupt(which func(*Conn) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.open {
 		if c.busy && which(c) {
-			c.kill(cause)
+			c.kill()
 		}
 	}
 }

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -25,7 +26,7 @@ func (c *Cluster) Run(ctx context.Context, db string, cmd wire.Doc) (wire.Doc, e
 	}
 	var failed *Error
 	if errors.As(err, &failed) && ctx.Err() != nil {
-		failed.Err = errors.Join(ctx.Err(), failed.Err)
+		failed.Err = fmt.Errorf("%w: %w", ctx.Err(), failed.Err)
 	}
 	return reply, err
 }

@@ -304,9 +304,9 @@ func (d *deployment) retire() {
 }
 
 // kill closes the connections in use too.
-func (d *deployment) kill(cause error) {
+func (d *deployment) kill() {
 	for _, p := range d.allPools() {
-		p.interrupt(cause, func(*Conn) bool { return true })
+		p.interrupt(func(*Conn) bool { return true })
 	}
 }
 

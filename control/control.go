@@ -83,6 +83,7 @@ type state struct {
 	byKey    map[string]tenantID
 	owners   map[string]tenantID // of physical databases, folded
 	problems []problem
+	kept     bool // tenants are among them that are listed no more, since they are being flipped
 }
 
 type foundRow struct {
@@ -340,9 +341,11 @@ func errAway(keys []string) error {
 // rebuild decides anew for every tenant.
 func (c *Control) rebuild() {
 	l := c.rules.list(c.allRows(), c.routes)
+	c.kept = false
 	for id := range c.flips { // a tenant that is paused stays so, also when it is listed no more
 		if t := c.tenant(id); t != nil && !l.has(id) {
 			l.add(t.listing)
+			c.kept = true
 		}
 	}
 	l.sort()
@@ -425,7 +428,9 @@ func (c *Control) setRoute(route *Route) {
 		return
 	}
 	c.routes[id] = route
-	c.epoch = max(c.epoch, route.Epoch)
+	// Also where another tenant's pause has taken a later epoch meanwhile, commands that were routed
+	// without the route are of an earlier one than those with it.
+	c.epoch = max(c.epoch+1, route.Epoch)
 	c.changed()
 	if c.rules == nil {
 		return

@@ -100,7 +100,7 @@ func indexes(ctx context.Context, c cluster, n namespace) (bson.A, error) {
 		if err := bson.Unmarshal(doc, &d); err != nil {
 			return err
 		}
-		d = slices.DeleteFunc(d, func(e bson.E) bool { return e.Key == "ns" })
+		d = slices.DeleteFunc(d, byDefault)
 		name, _ := doc.Lookup("name")
 		clustered, _ := doc.Lookup("clustered")
 		if s, _ := name.Str(); string(s) != "_id_" && !clustered.True() {
@@ -112,6 +112,12 @@ func indexes(ctx context.Context, c cluster, n namespace) (bson.A, error) {
 		return nil, nil
 	}
 	return all, err
+}
+
+// byDefault reports whether a field of an index says what createIndexes does anyway; some servers
+// list fields that they do not take.
+func byDefault(e bson.E) bool {
+	return e.Key == "ns" || e.Key == "v" && e.Value == int32(2)
 }
 
 // holds reports whether the collection has a document that matches the filter. The read is one

@@ -147,6 +147,9 @@ func (c *Control) conclude(f *flip, t *tenant, out outcome) {
 	if !f.unsure {
 		f.paused, f.tried = false, nil
 		delete(c.flips, f.id)
+		if c.kept {
+			c.rebuild()
+		}
 	}
 	if now := c.tenant(f.id); now != nil && out.why != "" && out.kind != outcomeSuperseded && !f.unsure {
 		c.verdicts[f.id] = &verdict{plan: now.plan, epoch: now.route.epoch(), outcome: out.kind, why: out.why, at: time.Now()}

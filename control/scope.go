@@ -144,7 +144,7 @@ func extend(want, have *scope, todo []config.Entry, moving, staying []namespace)
 	}
 	switch {
 	case have.all:
-		return extendAll(have, todo, staying)
+		return extendAll(want, have, todo, staying)
 	case want.all:
 		for _, e := range have.entries {
 			if !want.coversAll(e) {
@@ -171,11 +171,17 @@ func extend(want, have *scope, todo []config.Entry, moving, staying []namespace)
 	return s, nil
 }
 
-// extendAll takes todo off what a route leaves out.
-func extendAll(have *scope, todo []config.Entry, staying []namespace) (*scope, error) {
+// extendAll takes todo off what a route leaves out; of a whole database, what is wanted to stay out
+// of it goes on being left out.
+func extendAll(want, have *scope, todo []config.Entry, staying []namespace) (*scope, error) {
 	s := &scope{all: true}
 	for _, x := range have.entries {
 		if entriesCover(todo, x) {
+			for _, w := range want.entries {
+				if want.all && covers(x, w) {
+					s.entries = append(s.entries, w)
+				}
+			}
 			continue
 		}
 		if slices.ContainsFunc(todo, func(e config.Entry) bool { return overlap(x, e) }) {

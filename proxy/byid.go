@@ -1,12 +1,10 @@
 package proxy
 
 import (
-	"slices"
 	"sync"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
-	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -199,87 +197,6 @@ func found(p *part) bool {
 	return len(docs) > 0
 }
 
-// findMany answers a find by several _ids with every holder's documents.
-func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
-	limit, skip := c.number("limit"), c.number("skip")
-	trips := make([]*trip, len(d.Targets))
-	for i, x := range d.Targets {
-		trips[i] = c.sideTrip(t, x, tx)
-		trips[i].edit = func(p *wire.Patch) { c.widen(p, limit, skip) }
-	}
-	parts := c.scatter(trips, tx, begun)
-	cur, err := c.join(parts)
-	if err != nil {
-		return nil, err
-	}
-	for ; skip > 0; skip-- {
-		for len(cur.docs) == 0 && len(cur.parts) > 0 {
-			if err := c.fetch(cur, tx); err != nil {
-				return nil, err
-			}
-		}
-		cur.docs = cur.docs[min(1, len(cur.docs)):]
-	}
-	if limit > 0 {
-		cur.left = limit
-	}
-	size := 101
-	if f, ok := c.req.Field("batchSize"); ok {
-		n, _ := f.Value.Int()
-		size = int(min(max(n, 0), 1<<30))
-	}
-	docs := cur.take(size)
-	single := c.boolean("singleBatch")
-	if cur.done() || single {
-		for _, p := range cur.parts {
-			c.killPart(p, cur)
-		}
-		return c.mergedReply(0, cur, "firstBatch", docs, tx), nil
-	}
-	return c.mergedReply(c.srv.cursors.add(cur), cur, "firstBatch", docs, tx), nil
-}
-
-// join makes one cursor of the parts' cursors, with a copy of what they have brought already.
-func (c *clientConn) join(parts []part) (*cursor, *wire.Error) {
-	defer free(parts)
-	var cur *cursor
-	for i := range parts {
-		p := &parts[i]
-		if p.err == nil && !p.tr.facts.ok {
-			p.err = c.replied(p.tr)
-		}
-		if p.err != nil {
-			c.killOpened(parts)
-			return nil, p.err
-		}
-		docs, id, ns := firstBatch(p.tr.facts.cursor)
-		if cur == nil {
-			cur = c.newCursor(ns, p.tr.target)
-			cur.docs = []wire.Doc{}
-		}
-		for _, doc := range docs {
-			cur.docs = append(cur.docs, slices.Clone(doc))
-		}
-		if id != 0 {
-			cur.parts = append(cur.parts, cursorPart{p.tr.target, p.tr.address, id})
-		}
-	}
-	return cur, nil
-}
-
-// killOpened ends the cursors that the parts have opened.
-func (c *clientConn) killOpened(parts []part) {
-	for i := range parts {
-		p := &parts[i]
-		if p.reply == nil || p.tr.facts.cursor == nil {
-			continue
-		}
-		if _, id, ns := firstBatch(p.tr.facts.cursor); id != 0 {
-			c.killPart(cursorPart{p.tr.target, p.tr.address, id}, c.newCursor(ns, p.tr.target))
-		}
-	}
-}
-
 // replied is a part's error reply as an error of the whole command.
 func (c *clientConn) replied(tr *trip) *wire.Error {
 	msg, _ := tr.msg.Body.Lookup("errmsg")
@@ -289,16 +206,6 @@ func (c *clientConn) replied(tr *trip) *wire.Error {
 		code = wire.HostUnreachable
 	}
 	return c.label(wire.Errorf(code, "%s", renameText(string(s), tr.target)), false)
-}
-
-// widen makes a sub-find bring all that skip and limit could need of it.
-func (c *clientConn) widen(p *wire.Patch, limit, skip int64) {
-	c.remove(p, "skip")
-	if limit <= 0 || skip <= 0 {
-		return
-	}
-	c.remove(p, "limit")
-	p.Replace(c.msg.BodyAt+len(c.msg.Body)-1, 0, bsoncore.AppendInt64Element(nil, "limit", limit+skip), c.msg.BodyAt)
 }
 
 func (c *clientConn) number(name string) int64 {
@@ -313,84 +220,6 @@ func (c *clientConn) number(name string) int64 {
 func (c *clientConn) boolean(name string) bool {
 	f, _ := c.req.Field(name)
 	return f.Value.True()
-}
-
-// maxBatch is when a batch is closed, below the largest document.
-const maxBatch = wire.MaxDocument - 64<<10
-
-// take gives the next batch of at most n documents; n < 0 is as many as fit.
-func (cur *cursor) take(n int) []wire.Doc {
-	bytes, i := 0, 0
-	for i < len(cur.docs) && (n < 0 || i < n) && cur.left != 0 {
-		if bytes += len(cur.docs[i]) + 16; bytes > maxBatch && i > 0 {
-			break
-		}
-		if cur.left > 0 {
-			cur.left--
-		}
-		i++
-	}
-	docs := cur.docs[:i]
-	cur.docs = cur.docs[i:]
-	return docs
-}
-
-func (cur *cursor) done() bool {
-	return cur.left == 0 || len(cur.docs) == 0 && len(cur.parts) == 0
-}
-
-// nextMerged gives the next batch of a cursor over several parts.
-func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
-	size := -1
-	if f, ok := c.req.Field("batchSize"); ok {
-		if n, _ := f.Value.Int(); n > 0 {
-			size = int(min(n, 1<<30))
-		}
-	}
-	for len(cur.docs) == 0 && len(cur.parts) > 0 {
-		if err := c.fetch(cur, tx); err != nil {
-			return c.refuse(err)
-		}
-	}
-	docs := cur.take(size)
-	id := cur.id
-	if cur.done() {
-		for _, p := range cur.parts {
-			c.killPart(p, cur)
-		}
-		c.srv.cursors.remove(id)
-		id = 0
-	}
-	return c.mergedReply(id, cur, "nextBatch", docs, tx)
-}
-
-// fetch reads the next batch of the first part.
-func (c *clientConn) fetch(cur *cursor, tx *txn) *wire.Error {
-	part := &cur.parts[0]
-	body := build(func(d []byte) []byte {
-		d = bsoncore.AppendInt64Element(d, "getMore", part.id)
-		d = bsoncore.AppendStringElement(d, "collection", cur.coll)
-		d = c.appendSession(d, part.target.Cluster, tx, false)
-		return bsoncore.AppendStringElement(d, "$db", cur.physical(part.target))
-	})
-	tr := &trip{target: part.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body, txn: tx, cursor: cur,
-		sel: backend.Select{Address: part.address}}
-	reply, err := c.send(tr)
-	if err != nil {
-		return err
-	}
-	defer reply.Free()
-	if !tr.facts.ok {
-		return c.replied(tr)
-	}
-	docs, id, _ := firstBatch(tr.facts.cursor)
-	for _, d := range docs {
-		cur.docs = append(cur.docs, slices.Clone(d))
-	}
-	if part.id = id; id == 0 {
-		cur.parts = cur.parts[1:]
-	}
-	return nil
 }
 
 // appendSession appends the fields of the client's session, and of its transaction, to a command
@@ -413,14 +242,4 @@ func (c *clientConn) appendSession(d []byte, cluster string, tx *txn, start bool
 		d = f.Value.AppendTo(d, "readConcern")
 	}
 	return d
-}
-
-func (c *clientConn) mergedReply(id int64, cur *cursor, batch string, docs []wire.Doc, tx *txn) *wire.Buf {
-	return replyOf(func(d []byte) []byte {
-		d = appendCursor(d, id, cur.db+"."+cur.coll, batch, docs)
-		if tx != nil {
-			d = append(d, recoveryToken(tx.cluster)...)
-		}
-		return d
-	})
 }

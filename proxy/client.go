@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -78,6 +79,7 @@ var errClose = errors.New("close the connection")
 // serve reads one message after the other until the client goes or the framing is lost.
 func (c *clientConn) serve() {
 	defer c.close()
+	defer c.recovered()
 	c.log.Debug().Msg("client connected")
 	for {
 		if err := c.wc.Await(); err != nil {
@@ -117,6 +119,15 @@ func (c *clientConn) gone(err error) {
 		c.log.Debug().Msg("client left")
 	default:
 		c.log.Debug().Err(err).Msg("client lost")
+	}
+}
+
+// recovered ends this connection alone where serving it has panicked: a fault met by one tenant's
+// command must not take the others' connections down.
+func (c *clientConn) recovered() {
+	if fault := recover(); fault != nil {
+		c.srv.metrics.panics.Inc()
+		c.log.Error().Interface("panic", fault).Bytes("stack", debug.Stack()).Msg("a command made tenantry panic; its connection is closed")
 	}
 }
 
@@ -164,6 +175,7 @@ func (c *clientConn) command() error {
 	}
 	c.start, c.outcome = time.Now(), outcome{}
 	silent := c.msg.Flags&wire.MoreToCome != 0
+	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
 	var reply *wire.Buf
 	if err := c.req.Parse(&c.msg); err != nil {
 		reply = c.refuse(err)

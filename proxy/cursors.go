@@ -18,7 +18,7 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // cursor is one open cursor of a client under an id of our own: two clusters may give the same id,
-// and a cursor lives on one node. It reads its parts one after the other; an ordinary one has one.
+// and a cursor lives on one node.
 type cursor struct {
 	id        int64
 	principal string
@@ -27,12 +27,11 @@ type cursor struct {
 	db, coll  string // as the client names them
 	tenant    uint32
 	rows      bool
-	used      time.Time
+	used      time.Time // guarded by the shard's mutex
 
-	mu    sync.Mutex // guards the following; held while a batch is fetched
-	parts []cursorPart
-	docs  []wire.Doc // read already
-	left  int64      // documents that may still be given; < 0 is no limit
+	mu     sync.Mutex // guards the following; held while a batch is fetched
+	part   cursorPart // of an ordinary cursor
+	merged *merged    // of one over several homes
 }
 
 // cursorPart is a cursor on a server.
@@ -169,14 +168,14 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 	cur := c.newCursor(ns, tr.target)
 	cur.tenant, cur.rows = tr.tenant, tr.rows
-	cur.parts = []cursorPart{{tr.target, tr.address, id}}
+	cur.part = cursorPart{tr.target, tr.address, id}
 	return c.srv.cursors.add(cur)
 }
 
 // newCursor is a cursor of this command on a namespace that the target's server named.
 func (c *clientConn) newCursor(ns []byte, target *routing.Target) *cursor {
 	db, coll, _ := bytes.Cut(ns, []byte("."))
-	cur := &cursor{principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(db), coll: string(coll), left: -1}
+	cur := &cursor{principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(db), coll: string(coll)}
 	if target.Logical != "" && cur.db == target.DB {
 		cur.db = target.Logical
 	}
@@ -213,15 +212,15 @@ func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
 	}
 	cur.mu.Lock()
 	defer cur.mu.Unlock()
-	if len(cur.parts) == 1 && cur.docs == nil && cur.left < 0 {
-		return c.nextOf(t, cur, tx)
+	if cur.merged != nil {
+		return c.nextMerged(cur, tx)
 	}
-	return c.nextMerged(cur, tx)
+	return c.nextOf(t, cur, tx)
 }
 
-// nextOf fetches the next batch of a cursor with one part.
+// nextOf fetches the next batch of an ordinary cursor.
 func (c *clientConn) nextOf(t *routing.Table, cur *cursor, tx *txn) *wire.Buf {
-	part := &cur.parts[0]
+	part := &cur.part
 	tr := c.newTrip(t, part.target, tx)
 	tr.tenant, tr.cursor, tr.rows = cur.tenant, cur, cur.rows
 	tr.sel = backend.Select{Address: part.address}
@@ -256,8 +255,10 @@ func (c *clientConn) killCursors() *wire.Buf {
 		}
 		c.srv.cursors.remove(id)
 		cur.mu.Lock()
-		for _, p := range cur.parts {
-			c.killPart(p, cur)
+		if cur.merged != nil {
+			c.killStreams(cur)
+		} else {
+			c.killPart(cur.part, cur)
 		}
 		cur.mu.Unlock()
 		killed = append(killed, id)

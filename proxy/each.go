@@ -178,14 +178,13 @@ func (c *clientConn) drain(p *part) ([]wire.Doc, *wire.Error) {
 		return docs, nil
 	}
 	cur := c.newCursor(ns, p.tr.target)
-	cur.docs = append(cur.docs, docs...)
-	cur.parts = []cursorPart{{p.tr.target, p.tr.address, id}}
-	for len(cur.parts) > 0 {
-		if err := c.fetch(cur, nil); err != nil {
+	s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id}, docs: docs}
+	for s.id != 0 {
+		if err := c.fetch(cur, s, nil); err != nil {
 			return nil, err
 		}
 	}
-	return cur.docs, nil
+	return s.docs, nil
 }
 
 // clusters serves what goes to every cluster.

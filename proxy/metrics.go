@@ -26,6 +26,7 @@ type metrics struct {
 	tenants    *prometheus.CounterVec
 	turnedAway prometheus.Counter
 	malformed  prometheus.Counter
+	panics     prometheus.Counter
 	held       prometheus.Counter
 	lost       *prometheus.CounterVec
 
@@ -62,6 +63,8 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 			Name: "tenantry_clients_turned_away_total", Help: "Connections closed because limits.client_connections was reached."}),
 		malformed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantry_malformed_messages_total", Help: "Connections closed because what came was no message."}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tenantry_panics_total", Help: "Connections closed because serving them panicked; report each."}),
 		held: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantry_held_commands_total", Help: "Commands that waited for their tenant to be looked at."}),
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -71,7 +74,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.commands, m.tenants, m.turnedAway, m.malformed, m.held, m.lost,
+	reg.MustRegister(m.commands, m.tenants, m.turnedAway, m.malformed, m.panics, m.held, m.lost,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_client_connections", Help: "Clients connected now."},
 			func() float64 { return float64(s.Clients()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_cursors", Help: "Cursors open now."},

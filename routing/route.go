@@ -395,9 +395,8 @@ func (r *Request) selectsByID(t *Table, c *Collection) bool {
 			return false
 		}
 		q, _ := r.value(r.Cmd.Tenant.Path).Doc()
-		ids, ok := IDs(q)
-		sort, _ := r.value(fSort).Doc()
-		return ok && (len(ids) == 1 || len(sort) <= 5)
+		_, ok := IDs(q)
+		return ok
 	case InUpdates, InDeletes, InFindAndModify:
 		all := true
 		ok := r.Ops(func(op *Op) bool {

@@ -81,3 +81,6 @@ func SetIDs(frame []byte, requestID, responseTo int32) {
 func putInt32(b []byte, v int32)  { binary.LittleEndian.PutUint32(b, uint32(v)) }
 func getInt32(b []byte) int32     { return int32(binary.LittleEndian.Uint32(b)) }
 func addInt32(b []byte, by int32) { putInt32(b, getInt32(b)+by) }
+
+// FlagsAt is the offset of OP_MSG's flags in a frame.
+const FlagsAt = HeaderLen

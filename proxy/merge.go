@@ -1,0 +1,334 @@
+package proxy
+
+import (
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// merged is a find over several homes as one stream: in the order of the client's sort, or as the
+// homes bring it. Each home is asked for the first skip+limit documents; skip and limit are applied
+// here.
+type merged struct {
+	streams []*stream
+	down    []bool // by field of the sort: descending; nil for no sort
+	skip    int64
+	left    int64 // documents that may still be given; < 0 is no limit
+}
+
+// stream is one home's part: what it has brought and, while its id is not 0, its cursor.
+type stream struct {
+	cursorPart
+	docs []wire.Doc
+}
+
+// sortKey is the name under which servers are asked for the key that they sort a document by. It is
+// taken off before the document leaves. Strings in it are collation keys where a collation is in
+// force, so that comparing bytes is right for them too.
+const sortKey = "__tenantry_sort_key"
+
+// directions reads a sort; nil where it orders nothing.
+func directions(sort wire.Doc) []bool {
+	var down []bool
+	for it := sort.Iter(); it.Next(); {
+		if string(it.Key) == "$natural" {
+			return nil
+		}
+		n, isNumber := it.Value.Int()
+		down = append(down, !isNumber || n < 0) // {$meta: "textScore"} sorts downwards
+	}
+	return down
+}
+
+// askSortKey changes the find so that each document brings its sort key.
+func (c *clientConn) askSortKey(p *wire.Patch) {
+	i, e := bsoncore.AppendDocumentElementStart(nil, sortKey)
+	e = bsoncore.AppendStringElement(e, "$meta", "sortKey")
+	e, _ = bsoncore.AppendDocumentEnd(e, i)
+	f, ok := c.req.Field("projection")
+	if d, isDoc := f.Value.Doc(); ok && isDoc {
+		p.Replace(f.At+len(d)-1, 0, e, c.msg.BodyAt, f.At)
+		return
+	}
+	c.remove(p, "projection")
+	i, whole := bsoncore.AppendDocumentElementStart(nil, "projection")
+	whole, _ = bsoncore.AppendDocumentEnd(append(whole, e...), i)
+	p.Replace(c.msg.BodyAt+len(c.msg.Body)-1, 0, whole, c.msg.BodyAt)
+}
+
+// findMany answers a find by several _ids with every holder's documents.
+func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
+	m := &merged{skip: c.number("skip"), left: -1}
+	limit := c.number("limit")
+	if limit > 0 {
+		m.left = limit
+	}
+	if f, ok := c.req.Field("sort"); ok {
+		sort, _ := f.Value.Doc()
+		m.down = directions(sort)
+	}
+	trips := make([]*trip, len(d.Targets))
+	for i, x := range d.Targets {
+		trips[i] = c.sideTrip(t, x, tx)
+		trips[i].edit = func(p *wire.Patch) {
+			c.widen(p, limit, m.skip)
+			if m.down != nil {
+				c.askSortKey(p)
+			}
+		}
+	}
+	cur, err := c.join(m, c.scatter(trips, tx, begun))
+	if err != nil {
+		return nil, err
+	}
+	size := 101
+	if f, ok := c.req.Field("batchSize"); ok {
+		n, _ := f.Value.Int()
+		size = int(min(max(n, 0), 1<<30))
+	}
+	docs, err := c.take(cur, size, tx)
+	if err != nil {
+		c.killStreams(cur)
+		return nil, err
+	}
+	id := int64(0)
+	if m.done() || c.boolean("singleBatch") {
+		c.killStreams(cur)
+	} else {
+		id = c.srv.cursors.add(cur)
+	}
+	return mergedReply(id, cur, "firstBatch", docs, tx), nil
+}
+
+// join makes one cursor of the parts' cursors, with a copy of what they have brought already.
+func (c *clientConn) join(m *merged, parts []part) (*cursor, *wire.Error) {
+	defer free(parts)
+	var cur *cursor
+	for i := range parts {
+		p := &parts[i]
+		if p.err == nil && !p.tr.facts.ok {
+			p.err = c.replied(p.tr)
+		}
+		if p.err != nil {
+			c.killOpened(parts)
+			return nil, p.err
+		}
+		docs, id, ns := firstBatch(p.tr.facts.cursor)
+		if cur == nil {
+			cur = c.newCursor(ns, p.tr.target)
+			cur.merged = m
+		}
+		s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id}}
+		s.bring(docs)
+		m.streams = append(m.streams, s)
+	}
+	return cur, nil
+}
+
+func (s *stream) bring(docs []wire.Doc) {
+	for _, d := range docs {
+		s.docs = append(s.docs, slices.Clone(d))
+	}
+}
+
+// killOpened ends the cursors that the parts have opened.
+func (c *clientConn) killOpened(parts []part) {
+	for i := range parts {
+		p := &parts[i]
+		if p.reply == nil || p.tr.facts.cursor == nil {
+			continue
+		}
+		if _, id, ns := firstBatch(p.tr.facts.cursor); id != 0 {
+			c.killPart(cursorPart{p.tr.target, p.tr.address, id}, c.newCursor(ns, p.tr.target))
+		}
+	}
+}
+
+func (c *clientConn) killStreams(cur *cursor) {
+	for _, s := range cur.merged.streams {
+		if s.id != 0 {
+			c.killPart(s.cursorPart, cur)
+			s.id = 0
+		}
+	}
+}
+
+// widen makes a sub-find bring all that skip and limit could need of it.
+func (c *clientConn) widen(p *wire.Patch, limit, skip int64) {
+	c.remove(p, "skip")
+	if limit <= 0 || skip <= 0 {
+		return
+	}
+	c.remove(p, "limit")
+	p.Replace(c.msg.BodyAt+len(c.msg.Body)-1, 0, bsoncore.AppendInt64Element(nil, "limit", limit+skip), c.msg.BodyAt)
+}
+
+func (m *merged) done() bool {
+	if m.left == 0 {
+		return true
+	}
+	for _, s := range m.streams {
+		if s.id != 0 || len(s.docs) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// ready makes sure that the next document can be chosen: with a sort every stream must show its
+// first, without one any will do. None left gives nil.
+func (c *clientConn) ready(cur *cursor, tx *txn) (*stream, *wire.Error) {
+	m := cur.merged
+	var best *stream
+	for _, s := range m.streams {
+		for len(s.docs) == 0 && s.id != 0 {
+			if m.down == nil && best != nil {
+				break
+			}
+			if err := c.fetch(cur, s, tx); err != nil {
+				return nil, err
+			}
+		}
+		if len(s.docs) == 0 {
+			continue
+		}
+		if best == nil || m.down != nil && m.less(s.docs[0], best.docs[0]) {
+			best = s
+		}
+	}
+	return best, nil
+}
+
+// less reports whether a comes before b; equal ones keep the order of the streams.
+func (m *merged) less(a, b wire.Doc) bool {
+	x, _ := a.Lookup(sortKey)
+	y, _ := b.Lookup(sortKey)
+	i, j := wire.Doc(x.Data).Iter(), wire.Doc(y.Data).Iter()
+	for _, down := range m.down {
+		var v, w wire.Value
+		if i.Next() {
+			v = i.Value
+		}
+		if j.Next() {
+			w = j.Value
+		}
+		if o := wire.Compare(v, w); o != 0 {
+			return o < 0 != down
+		}
+	}
+	return false
+}
+
+// maxBatch is when a batch is closed, below the largest document.
+const maxBatch = wire.MaxDocument - 64<<10
+
+// take gives the next batch of at most n documents; n < 0 is as many as fit, and without a sort no
+// more than are there.
+func (c *clientConn) take(cur *cursor, n int, tx *txn) (docs []wire.Doc, err *wire.Error) {
+	m := cur.merged
+	for size := 0; m.left != 0 && (n < 0 || len(docs) < n); {
+		s, err := c.ready(cur, tx)
+		if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			break
+		}
+		doc := s.docs[0]
+		if m.skip > 0 {
+			m.skip--
+			s.docs = s.docs[1:]
+			continue
+		}
+		if size += len(doc) + 16; size > maxBatch && len(docs) > 0 {
+			break
+		}
+		s.docs = s.docs[1:]
+		if m.down != nil {
+			doc = without(doc, sortKey)
+		}
+		docs = append(docs, doc)
+		if m.left > 0 {
+			m.left--
+		}
+	}
+	return docs, nil
+}
+
+// without is the document less one field.
+func without(d wire.Doc, name string) wire.Doc {
+	for it := d.Iter(); it.Next(); {
+		if string(it.Key) != name {
+			continue
+		}
+		out := make(wire.Doc, 0, len(d))
+		out = append(out, d[:it.Start]...)
+		out = append(out, d[it.End():]...)
+		n := len(out)
+		out[0], out[1], out[2], out[3] = byte(n), byte(n>>8), byte(n>>16), byte(n>>24)
+		return out
+	}
+	return d
+}
+
+// nextMerged gives the next batch of a cursor over several homes.
+func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
+	size := -1
+	if f, ok := c.req.Field("batchSize"); ok {
+		if n, _ := f.Value.Int(); n > 0 {
+			size = int(min(n, 1<<30))
+		}
+	}
+	docs, err := c.take(cur, size, tx)
+	if err != nil {
+		c.srv.cursors.remove(cur.id)
+		c.killStreams(cur)
+		return c.refuse(err)
+	}
+	id := cur.id
+	if cur.merged.done() {
+		c.killStreams(cur)
+		c.srv.cursors.remove(id)
+		id = 0
+	}
+	return mergedReply(id, cur, "nextBatch", docs, tx)
+}
+
+// fetch reads the next batch of one stream.
+func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
+	body := build(func(d []byte) []byte {
+		d = bsoncore.AppendInt64Element(d, "getMore", s.id)
+		d = bsoncore.AppendStringElement(d, "collection", cur.coll)
+		d = c.appendSession(d, s.target.Cluster, tx, false)
+		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
+	})
+	tr := &trip{target: s.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body, txn: tx, cursor: cur,
+		sel: backend.Select{Address: s.address}}
+	reply, err := c.send(tr)
+	if err != nil {
+		return err
+	}
+	defer reply.Free()
+	if !tr.facts.ok {
+		return c.replied(tr)
+	}
+	docs, id, _ := firstBatch(tr.facts.cursor)
+	s.id = id
+	s.bring(docs)
+	return nil
+}
+
+// mergedReply is a batch of a cursor over several homes.
+func mergedReply(id int64, cur *cursor, batch string, docs []wire.Doc, tx *txn) *wire.Buf {
+	return replyOf(func(d []byte) []byte {
+		d = appendCursor(d, id, cur.db+"."+cur.coll, batch, docs)
+		if tx != nil {
+			d = append(d, recoveryToken(tx.cluster)...)
+		}
+		return d
+	})
+}
