@@ -18,6 +18,7 @@ type Clusters struct {
 	byName atomic.Pointer[map[string]*Cluster]
 	limits atomic.Pointer[Limits]
 	stop   chan struct{}
+	wake   chan struct{}  // the limits changed; holds one
 	wg     sync.WaitGroup // every goroutine of this room
 	waits  *waitMetrics
 
@@ -27,7 +28,7 @@ type Clusters struct {
 
 // New returns a set without any cluster.
 func New(opts Options) *Clusters {
-	cs := &Clusters{opts: opts, stop: make(chan struct{}), waits: newWaitMetrics()}
+	cs := &Clusters{opts: opts, stop: make(chan struct{}), wake: make(chan struct{}, 1), waits: newWaitMetrics()}
 	l := opts.Limits.withDefaults()
 	cs.limits.Store(&l)
 	cs.byName.Store(&map[string]*Cluster{})
@@ -63,6 +64,10 @@ func (cs *Clusters) Apply(specs []Spec, l Limits) error {
 	}
 	l = l.withDefaults()
 	cs.limits.Store(&l)
+	select {
+	case cs.wake <- struct{}{}:
+	default:
+	}
 	next := make(map[string]*Cluster, len(specs))
 	for i, s := range specs {
 		c := old[s.Name]
@@ -137,6 +142,9 @@ func (cs *Clusters) sweep() {
 		case <-cs.stop:
 			timer.Stop()
 			return
+		case <-cs.wake:
+			timer.Stop()
+			continue
 		case <-timer.C:
 		}
 		for _, c := range *cs.byName.Load() {

@@ -112,6 +112,10 @@ func (c *clientConn) join(m *merged, parts []part) (*cursor, *wire.Error) {
 		p := &parts[i]
 		if p.err == nil && !p.tr.facts.ok {
 			p.err = c.replied(p.tr)
+			if m.down != nil && p.tr.facts.code == 238 { // NotImplemented, of servers that know no sortKey
+				p.err = wire.Errorf(wire.IllegalOperation,
+					"this cluster's servers do not tell sort keys, so that documents of several databases can not be sorted; add the tenant field to the filter")
+			}
 		}
 		if p.err != nil {
 			c.killOpened(parts)
