@@ -115,12 +115,3 @@ func TestAllocsCompress(t *testing.T) {
 		})
 	}
 }
-
-func TestAllocsQuery(t *testing.T) {
-	all := seeds(t, "query isMaster")
-	allocs(t, 0, func() {
-		if _, err := ParseQuery(all[0]); err != nil {
-			t.Fatal(err)
-		}
-	})
-}

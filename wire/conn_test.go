@@ -189,7 +189,7 @@ func TestTimeoutInTheMiddle(t *testing.T) {
 	m := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "ping", Value: "long enough"}}))
 	c := NewConn(far)
 	far.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-	near.Write(m[:20])
+	go near.Write(m[:20])
 	if _, err := c.ReadMessage(MaxMessage); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
