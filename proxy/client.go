@@ -96,7 +96,7 @@ func (c *clientConn) serve() {
 			c.gone(err)
 			return
 		}
-		if c.srv.isDraining() && c.srv.stopping() {
+		if c.srv.stopping() {
 			return
 		}
 	}
@@ -104,9 +104,12 @@ func (c *clientConn) serve() {
 
 // stopping reports whether the server has begun to shut down.
 func (s *Server) stopping() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
+	select {
+	case <-s.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 func (c *clientConn) gone(err error) {

@@ -105,7 +105,7 @@ func (c *clientConn) helloCommand(t *routing.Table) *wire.Buf {
 	}
 	exhaust := c.msg.Flags&wire.ExhaustAllowed != 0 && a.awaits
 	if a.awaits {
-		c.await(&a, exhaust)
+		c.await(&a)
 	}
 	doc, err := c.hello(t, legacy, c.msg.Body)
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *clientConn) helloCommand(t *routing.Table) *wire.Buf {
 }
 
 // await waits until what hello says has changed since the client's version, or the time is over.
-func (c *clientConn) await(a *helloArgs, _ bool) {
+func (c *clientConn) await(a *helloArgs) {
 	if string(a.process) != string(c.srv.process[:]) || a.counter < c.srv.version() {
 		return
 	}
@@ -135,7 +135,7 @@ func (c *clientConn) await(a *helloArgs, _ bool) {
 	select {
 	case <-timer.C:
 	case <-draining:
-	case <-c.srv.ctx.Done():
+	case <-c.srv.stopped:
 	}
 }
 
@@ -148,12 +148,12 @@ func (c *clientConn) stream(t *routing.Table, legacy bool, doc wire.Doc, a *hell
 		reply := wire.NewMessage(c.requestID, to, wire.MoreToCome, doc)
 		_, err := c.wc.Write(reply.B)
 		reply.Free()
-		if err != nil || c.srv.stopping() || c.srv.ctx.Err() != nil {
+		if err != nil || c.srv.stopping() {
 			return
 		}
 		to = c.requestID
 		a.process, a.counter = c.srv.process[:], c.srv.version()
-		c.await(a, true)
+		c.await(a)
 		var werr *wire.Error
 		if doc, werr = c.hello(c.srv.opts.Router.Current(), legacy, c.msg.Body); werr != nil {
 			return

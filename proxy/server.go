@@ -55,8 +55,9 @@ type Server struct {
 	metrics  *metrics
 
 	process   bson.ObjectID // of topologyVersion and serviceId
-	draining  chan struct{}
+	draining  chan struct{} // closed when the end is announced to monitoring clients
 	drainOnce sync.Once
+	stopped   chan struct{} // closed when no further command is taken
 	started   time.Time
 	nextConn  atomic.Int32
 
@@ -85,7 +86,7 @@ type settings struct {
 func New(o Options) *Server {
 	s := &Server{
 		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), flights: newFlights(),
-		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), started: time.Now(),
+		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -198,13 +199,16 @@ func (s *Server) isDraining() bool {
 // Shutdown stops accepting, lets commands under way finish until ctx ends, then closes every
 // connection and waits for all goroutines.
 func (s *Server) Shutdown(ctx context.Context) {
-	s.Drain()
 	s.mu.Lock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.stopped)
+	}
 	for _, l := range s.listeners {
 		_ = l.Close()
 	}
 	s.mu.Unlock()
+	s.Drain()
 	s.closeIdle()
 	done := make(chan struct{})
 	go func() {
