@@ -171,6 +171,7 @@ type homes struct {
 	target  *Target
 	several bool
 	unknown bool // some part names no tenant
+	shared  bool // documents without a tenant are asked for
 	tenant  *Tenant
 	tenants int
 	held    wire.Value
@@ -195,7 +196,9 @@ func (h *homes) value(v wire.Value) {
 	}
 	h.last = v
 	var tn *Tenant
-	if !null(v) {
+	if null(v) {
+		h.shared = true
+	} else {
 		tn = h.note(v)
 	}
 	if h.tenants == 0 || h.tenant != tn {
@@ -449,8 +452,14 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	x := t.extractor(r, h.coll, r.value(fCollation))
 	s := x.stages(f.Value)
 	h.set(&s)
-	if h.unknown || h.several || h.holds {
+	if h.several || h.holds {
 		return nil
+	}
+	if h.unknown || h.shared {
+		w := walker{visit: func(u *stageUse) *wire.Error { return t.untouched(u, h) }}
+		if err := w.pipeline(f.Value, f.At, 0); err != nil || h.unknown {
+			return err
+		}
 	}
 	if h.target == nil {
 		h.target = h.coll.db.shared
@@ -473,6 +482,23 @@ func (t *Table) stageHome(u *stageUse, h *homes) *wire.Error {
 		return t.joinHome(u, h)
 	}
 	return nil
+}
+
+// untouched refuses a stage that reads or writes tenants' documents in a pipeline that names no
+// tenant: in shared are not all of them.
+func (t *Table) untouched(u *stageUse, h *homes) *wire.Error {
+	if u.row == nil || u.coll == nil {
+		return nil
+	}
+	db := h.coll.db
+	if u.db.DB != nil {
+		db = t.byName[string(u.db.DB)]
+	}
+	if db == nil || !db.collection(u.coll).touched() && !db.views[string(u.coll)] {
+		return nil
+	}
+	return wire.Errorf(wire.IllegalOperation,
+		"%s of %q concerns every tenant, and some have databases of their own; begin the pipeline with a $match of one tenant, or make two queries", u.row.Name, u.coll)
 }
 
 func (t *Table) joinHome(u *stageUse, h *homes) *wire.Error {

@@ -83,10 +83,10 @@ func (q *Query) hello(ns []byte, toReturn int32, body Doc, fields []byte) error 
 	if err != nil {
 		return err
 	}
-	if s := string(name); s == "$query" || s == "query" {
+	if string(name) == "$query" || string(name) == "query" {
 		inner, ok := first.Doc()
 		if !ok {
-			return notHello("%s that is no document", s)
+			return notHello("%s that is no document", name)
 		}
 		body = inner
 		if name, _, err = firstElement(body); err != nil {
