@@ -28,6 +28,11 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (reply *wire.Buf
 	case routing.AtTxn:
 		return c.endTxn(t), false
 	}
+	leave, err := c.enterRoom(d.Tenant)
+	if err != nil {
+		return c.refused(err), false
+	}
+	defer leave()
 	return c.forward(t, d)
 }
 

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -78,6 +80,47 @@ func (f *flights) drained(ctx context.Context, tenant uint32, epoch uint64) erro
 		}
 	}
 	return nil
+}
+
+// rooms bounds how many commands of one tenant are under way at once ([limits]
+// in_flight_per_tenant); those beyond it wait in turn.
+type rooms struct {
+	mu sync.Mutex // guards the following
+	m  map[uint32]*room
+}
+
+type room struct {
+	places *semaphore.Weighted
+	size   int
+}
+
+// of is the tenant's room. After the limit was changed a new one is made; who is in the old one
+// leaves that.
+func (r *rooms) of(tenant uint32, size int) *semaphore.Weighted {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := r.m[tenant]
+	if x == nil || x.size != size {
+		x = &room{semaphore.NewWeighted(int64(size)), size}
+		r.m[tenant] = x
+	}
+	return x.places
+}
+
+// enterRoom waits for a place of the tenant's; leave gives it back.
+func (c *clientConn) enterRoom(t *routing.Tenant) (leave func(), err *wire.Error) {
+	set := c.srv.settings.Load()
+	if t == nil || set.perTenant <= 0 {
+		return func() {}, nil
+	}
+	places := c.srv.rooms.of(t.Num, set.perTenant)
+	ctx, cancel := context.WithTimeout(c.srv.ctx, set.queueTimeout)
+	defer cancel()
+	if places.Acquire(ctx, 1) != nil {
+		return nil, wire.Errorf(wire.Overloaded, "the tenant has %d commands under way, its limit; try again later", set.perTenant).
+			WithLabels(wire.LabelOverloaded, wire.LabelRetryable)
+	}
+	return func() { places.Release(1) }, nil
 }
 
 // depart counts a write and then looks whether it was still decided by the current table: without

@@ -51,6 +51,7 @@ type Server struct {
 	cursors  *cursors
 	txns     *txns
 	flights  *flights
+	rooms    rooms
 	hints    *hints
 	metrics  *metrics
 
@@ -85,7 +86,7 @@ type settings struct {
 // New returns a server that listens nowhere yet.
 func New(o Options) *Server {
 	s := &Server{
-		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), flights: newFlights(),
+		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
 		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{},
 	}
