@@ -8,7 +8,7 @@ import (
 // boundary: names are mapped, nothing is injected, and what looks beyond is refused.
 func (t *Table) routeBound(r *Request) Decision {
 	c := r.Cmd
-	if c != nil && c.Access == None && c.Route == Local {
+	if c != nil && c.Access == None && c.Bound == BoundLocal {
 		return Decision{Action: Answer}
 	}
 	if !r.Bound.Database {
@@ -101,12 +101,6 @@ func (t *Table) boundNowhere(r *Request) Decision {
 
 // boundNames refuses what names or looks at anything but the tenant's logical databases.
 func (t *Table) boundNames(r *Request, n NameLoc) *wire.Error {
-	foreign := func(db []byte) *wire.Error {
-		if t.byName[string(db)] != nil {
-			return nil
-		}
-		return wire.Errorf(wire.Unauthorized, "the database %q is not this connection's", db)
-	}
 	switch n.Kind {
 	case CollOfDB, SideColl:
 		if v := r.Value; n.Path == "" && v.Type != 0 {
@@ -115,7 +109,12 @@ func (t *Table) boundNames(r *Request, n NameLoc) *wire.Error {
 			}
 		}
 	case FullNS, NSInfo:
-		return r.places(n, func(p *Place) *wire.Error { return foreign(p.DB) })
+		return r.places(n, func(p *Place) *wire.Error {
+			if t.byName[string(p.DB)] == nil {
+				return notYours(p.DB)
+			}
+			return nil
+		})
 	case Inner:
 		in, err := r.inner()
 		if err != nil {
@@ -133,21 +132,23 @@ func (t *Table) boundNames(r *Request, n NameLoc) *wire.Error {
 			}
 		}
 	case InPipeline:
-		f, ok := r.field(fPipeline)
-		if !ok {
-			return nil
-		}
-		w := walker{visit: func(u *stageUse) *wire.Error {
-			if u.db.DB != nil {
-				if err := foreign(u.db.DB); err != nil {
-					return err
-				}
+		uses, err := r.stages()
+		for i := range uses {
+			u := &uses[i]
+			if u.db.DB != nil && t.byName[string(u.db.DB)] == nil {
+				return notYours(u.db.DB)
 			}
-			return boundStage(u)
-		}}
-		return w.pipeline(f.Value, f.At, 0)
+			if err := boundStage(u); err != nil {
+				return err
+			}
+		}
+		return err
 	}
 	return nil
+}
+
+func notYours(db []byte) *wire.Error {
+	return wire.Errorf(wire.Unauthorized, "the database %q is not this connection's", db)
 }
 
 // boundStage refuses stages that look beyond the database.

@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"bytes"
 	"math/big"
 	"strings"
 
@@ -30,21 +31,23 @@ func (f *fieldPath) touches(key []byte) bool {
 		return len(key) == len(f.name) || key[len(f.name)] == '.'
 	}
 	i := 0
-	for part := range strings.SplitSeq(string(key), ".") {
-		if i == len(f.parts) {
+	for more := true; more; {
+		var part []byte
+		part, key, more = bytes.Cut(key, []byte("."))
+		switch {
+		case i == len(f.parts):
 			return true // below the field
-		}
-		if part == "" || part[0] == '$' || part[0] >= '0' && part[0] <= '9' {
-			if part != f.parts[i] {
-				continue
-			}
-		}
-		if part != f.parts[i] {
+		case string(part) == f.parts[i]:
+			i++
+		case !positional(part):
 			return false
 		}
-		i++
 	}
 	return i > 0
+}
+
+func positional(part []byte) bool {
+	return len(part) == 0 || part[0] == '$' || part[0] >= '0' && part[0] <= '9'
 }
 
 // extractor reads what a filter says about the tenant. It never guesses: what it does not
@@ -53,245 +56,256 @@ type extractor struct {
 	field *fieldPath
 	let   wire.Doc // variables of the command whose values are constants
 	exact bool     // string equality is exact: no collation
+	// rebound says that let gives $$CURRENT another meaning, and with it every "$field".
+	rebound bool
 }
 
-// filter reads a query.
-func (x *extractor) filter(d wire.Doc, depth int) tenantSet {
-	var s tenantSet
+// filter narrows the set to the tenants whose documents a query can match.
+func (x *extractor) filter(s *tenantSet, d wire.Doc, depth int) {
 	if depth > 64 {
-		return s
+		return
 	}
 	it := d.Iter()
 	for it.Next() {
-		o := x.clause(it.Key, it.Value, depth)
-		s.and(&o)
+		x.clause(s, it.Key, it.Value, depth)
 	}
 	if it.Err() != nil {
-		return tenantSet{}
+		*s = tenantSet{}
 	}
-	return s
 }
 
-func (x *extractor) clause(key []byte, v wire.Value, depth int) tenantSet {
-	switch string(key) {
-	case x.field.name:
-		return x.predicate(v)
-	case "$and":
-		return x.branches(v, depth, (*tenantSet).and)
-	case "$or":
-		return x.branches(v, depth, (*tenantSet).or)
-	case "$expr":
-		return x.expr(v, depth+1)
+func (x *extractor) clause(s *tenantSet, key []byte, v wire.Value, depth int) {
+	if string(key) == x.field.name {
+		x.predicate(s, v)
+		return
+	}
+	if len(key) > 0 && key[0] == '$' {
+		switch string(key) {
+		case "$and":
+			x.all(s, v, depth)
+		case "$or":
+			x.any(s, v, depth)
+		case "$expr":
+			x.expr(s, v, depth+1)
+		}
+		return
 	}
 	if len(x.field.parts) > 1 && string(key) == x.field.parts[0] {
-		return x.object(v)
+		if v, ok := x.object(v); ok {
+			x.equal(s, v)
+		}
 	}
-	return tenantSet{}
 }
 
-func (x *extractor) branches(v wire.Value, depth int, join func(*tenantSet, *tenantSet)) tenantSet {
+// all reads the branches of $and.
+func (x *extractor) all(s *tenantSet, v wire.Value, depth int) {
 	a, ok := v.Array()
 	if !ok {
-		return tenantSet{}
+		return
 	}
-	var s tenantSet
+	it := a.Iter()
+	for it.Next() {
+		if d, ok := it.Value.Doc(); ok {
+			x.filter(s, d, depth+1)
+		}
+	}
+}
+
+// any reads the branches of $or: one that says nothing makes all of them say nothing.
+func (x *extractor) any(s *tenantSet, v wire.Value, depth int) {
+	a, ok := v.Array()
+	if !ok {
+		return
+	}
+	var union tenantSet
 	it := a.Iter()
 	for first := true; it.Next(); first = false {
 		d, ok := it.Value.Doc()
 		if !ok {
-			return tenantSet{}
+			return
 		}
-		o := x.filter(d, depth+1)
-		if first {
-			s = o
-		} else {
-			join(&s, &o)
-		}
+		var o tenantSet
+		x.filter(&o, d, depth+1)
+		union.join(&o, first)
 	}
-	if it.Err() != nil {
-		return tenantSet{}
+	if it.Err() == nil {
+		s.and(&union)
 	}
-	return s
 }
 
 // predicate reads the value that a filter asks of the tenant field.
-func (x *extractor) predicate(v wire.Value) tenantSet {
+func (x *extractor) predicate(s *tenantSet, v wire.Value) {
 	d, ok := v.Doc()
 	if !ok {
-		return x.equal(v)
+		x.equal(s, v)
+		return
 	}
-	var s tenantSet
 	it := d.Iter()
 	for it.Next() {
-		var o tenantSet
 		switch string(it.Key) {
 		case "$eq":
-			o = x.equal(it.Value)
+			x.equal(s, it.Value)
 		case "$in":
-			o = x.in(it.Value)
+			x.in(s, it.Value)
 		}
-		s.and(&o)
 	}
-	if it.Err() != nil {
-		return tenantSet{}
-	}
-	return s
 }
 
-func (x *extractor) equal(v wire.Value) tenantSet {
-	if null(v) {
-		return one(v)
+func (x *extractor) equal(s *tenantSet, v wire.Value) {
+	if x.says(v) {
+		s.keep(v)
 	}
-	if !scalar(v) || !x.exact && (v.Type == bsoncore.TypeString || v.Type == bsoncore.TypeSymbol) {
-		return tenantSet{}
-	}
-	return one(v)
 }
 
-func (x *extractor) in(v wire.Value) tenantSet {
+// says reports whether equality with the value tells the tenant: strings under a collation don't.
+func (x *extractor) says(v wire.Value) bool {
+	return null(v) || scalar(v) && (x.exact || v.Type != bsoncore.TypeString)
+}
+
+func (x *extractor) in(s *tenantSet, v wire.Value) {
 	a, ok := v.Array()
 	if !ok {
-		return tenantSet{}
+		return
 	}
-	s := tenantSet{known: true}
+	list := tenantSet{known: true}
 	it := a.Iter()
 	for it.Next() {
-		o := x.equal(it.Value)
-		if !o.known {
-			return tenantSet{}
+		if !x.says(it.Value) {
+			return
 		}
-		s.add(it.Value)
+		list.add(it.Value)
 	}
-	if it.Err() != nil {
-		return tenantSet{}
+	if it.Err() == nil {
+		s.and(&list)
 	}
-	return s
 }
 
-// object reads the equality of a whole object that the dotted field lies in.
-func (x *extractor) object(v wire.Value) tenantSet {
+// object finds the field's value in a whole object that it lies in, for a filter that asks for
+// the object or an update that sets it.
+func (x *extractor) object(v wire.Value) (wire.Value, bool) {
 	for _, part := range x.field.parts[1:] {
 		d, ok := v.Doc()
 		if !ok {
-			return tenantSet{}
+			return v, false
 		}
 		it := d.Iter()
 		v = wire.Value{}
 		for it.Next() {
 			if len(it.Key) > 0 && it.Key[0] == '$' {
-				return tenantSet{}
+				return v, false
 			}
 			if string(it.Key) == part {
 				if v.Type != 0 {
-					return tenantSet{}
+					return v, false
 				}
 				v = it.Value
 			}
 		}
 		if v.Type == 0 || it.Err() != nil {
-			return tenantSet{}
+			return v, false
 		}
 	}
-	if null(v) {
-		return tenantSet{}
-	}
-	return x.equal(v)
+	return v, !null(v)
 }
 
 // expr reads the expression of $expr.
-func (x *extractor) expr(v wire.Value, depth int) tenantSet {
+func (x *extractor) expr(s *tenantSet, v wire.Value, depth int) {
 	d, ok := v.Doc()
-	if !ok || depth > 64 {
-		return tenantSet{}
+	if !ok || depth > 64 || x.rebound {
+		return
 	}
 	it := d.Iter()
 	if !it.Next() {
-		return tenantSet{}
+		return
 	}
-	op, arg := string(it.Key), it.Value
+	op, arg := it.Key, it.Value
 	if it.Next() || it.Err() != nil {
-		return tenantSet{}
+		return
 	}
-	switch op {
+	switch string(op) {
 	case "$eq":
-		a, b, ok := pair(arg)
-		if !ok {
-			return tenantSet{}
-		}
-		if !x.isField(a) {
-			a, b = b, a
-		}
-		return x.exprEqual(a, b)
+		x.exprEqual(s, arg)
 	case "$in":
-		a, b, ok := pair(arg)
-		if !ok || !x.isField(a) {
-			return tenantSet{}
-		}
-		return x.exprIn(b)
+		x.exprIn(s, arg)
 	case "$and":
-		return x.exprBranches(arg, depth, (*tenantSet).and)
+		x.exprAll(s, arg, depth)
 	case "$or":
-		return x.exprBranches(arg, depth, (*tenantSet).or)
+		x.exprAny(s, arg, depth)
 	}
-	return tenantSet{}
 }
 
-func (x *extractor) exprBranches(v wire.Value, depth int, join func(*tenantSet, *tenantSet)) tenantSet {
+func (x *extractor) exprAll(s *tenantSet, v wire.Value, depth int) {
 	a, ok := v.Array()
 	if !ok {
-		return tenantSet{}
+		return
 	}
-	var s tenantSet
+	it := a.Iter()
+	for it.Next() {
+		x.expr(s, it.Value, depth+1)
+	}
+}
+
+func (x *extractor) exprAny(s *tenantSet, v wire.Value, depth int) {
+	a, ok := v.Array()
+	if !ok {
+		return
+	}
+	var union tenantSet
 	it := a.Iter()
 	for first := true; it.Next(); first = false {
-		o := x.expr(it.Value, depth+1)
-		if first {
-			s = o
-		} else {
-			join(&s, &o)
-		}
+		var o tenantSet
+		x.expr(&o, it.Value, depth+1)
+		union.join(&o, first)
 	}
-	if it.Err() != nil {
-		return tenantSet{}
+	if it.Err() == nil {
+		s.and(&union)
 	}
-	return s
 }
 
-func (x *extractor) exprEqual(f, v wire.Value) tenantSet {
-	c, ok := x.constant(v)
-	if !x.isField(f) || !ok || null(c) {
-		return tenantSet{}
-	}
-	return x.equal(c)
-}
-
-// exprIn reads the list of $in, an array of constants or a constant array.
-func (x *extractor) exprIn(v wire.Value) tenantSet {
-	a, ok := v.Array()
+// exprEqual reads $eq of the field and a constant in either order. Null is left out: in an
+// expression a missing field does not equal it.
+func (x *extractor) exprEqual(s *tenantSet, arg wire.Value) {
+	f, v, ok := pair(arg)
 	if !ok {
+		return
+	}
+	if !x.isField(f) {
+		f, v = v, f
+	}
+	if c, ok := x.constant(v); ok && x.isField(f) && !null(c) {
+		x.equal(s, c)
+	}
+}
+
+// exprIn reads $in of the field and an array of constants or a constant array.
+func (x *extractor) exprIn(s *tenantSet, arg wire.Value) {
+	f, v, ok := pair(arg)
+	if !ok || !x.isField(f) {
+		return
+	}
+	a, written := v.Array()
+	if !written {
 		c, ok := x.constant(v)
 		if !ok || c.Type != bsoncore.TypeArray {
-			return tenantSet{}
+			return
 		}
 		a = wire.Doc(c.Data)
 	}
-	s := tenantSet{known: true}
+	list := tenantSet{known: true}
 	it := a.Iter()
 	for it.Next() {
-		c, ok := x.constant(it.Value)
-		if !ok || null(c) {
-			return tenantSet{}
+		c, ok := it.Value, true
+		if written {
+			c, ok = x.constant(c)
 		}
-		o := x.equal(c)
-		if !o.known {
-			return tenantSet{}
+		if !ok || null(c) || !x.says(c) {
+			return
 		}
-		s.add(c)
+		list.add(c)
 	}
-	if it.Err() != nil {
-		return tenantSet{}
+	if it.Err() == nil {
+		s.and(&list)
 	}
-	return s
 }
 
 func pair(v wire.Value) (a, b wire.Value, ok bool) {
@@ -312,15 +326,15 @@ func pair(v wire.Value) (a, b wire.Value, ok bool) {
 }
 
 func (x *extractor) isField(v wire.Value) bool {
-	s, ok := v.Str()
+	p, ok := v.Str()
 	if !ok {
 		return false
 	}
-	p, ok := strings.CutPrefix(string(s), "$$CURRENT.")
+	p, ok = bytes.CutPrefix(p, []byte("$$CURRENT."))
 	if !ok {
-		p, ok = strings.CutPrefix(string(s), "$")
+		p, ok = bytes.CutPrefix(p, []byte("$"))
 	}
-	return ok && p == x.field.name
+	return ok && string(p) == x.field.name
 }
 
 // constant is an expression's value where it is one whatever the document: a literal, {$literal},

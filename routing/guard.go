@@ -13,72 +13,107 @@ type Op struct {
 	Update wire.Value // zero for a delete
 	Many   bool       // may change more than one document
 	Upsert bool
-	doc    wire.Doc // the whole entry
+
+	collation wire.Value
+}
+
+// ops goes through the writes of an update, delete or findAndModify.
+type ops struct {
+	op   Op
+	docs docs
+	one  bool // the command is a write itself
+}
+
+func (r *Request) ops() ops {
+	switch r.Cmd.Tenant.Kind {
+	case InFindAndModify:
+		q, _ := r.value(fQuery).Doc()
+		op := Op{Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True(), collation: r.value(fCollation)}
+		if r.value(fRemove).True() {
+			op.Update = wire.Value{}
+		}
+		return ops{op: op, one: true, docs: docs{ok: true}}
+	case InUpdates, InDeletes:
+		return ops{docs: r.docs(r.Cmd.Tenant.Path)}
+	}
+	return ops{}
+}
+
+func (o *ops) next() bool {
+	if o.one {
+		o.docs.n++
+		return o.docs.n == 1
+	}
+	if !o.docs.next() {
+		return false
+	}
+	o.op = Op{Index: o.docs.n - 1}
+	o.op.read(o.docs.doc)
+	return true
+}
+
+// read takes an entry of a batch apart.
+func (op *Op) read(entry wire.Doc) {
+	it := entry.Iter()
+	for it.Next() {
+		switch string(it.Key) {
+		case "q":
+			op.Filter, _ = it.Value.Doc()
+		case "u":
+			op.Update = it.Value
+		case "multi":
+			op.Many = it.Value.True()
+		case "limit":
+			n, _ := it.Value.Int()
+			op.Many = n != 1
+		case "upsert":
+			op.Upsert = it.Value.True()
+		case "collation":
+			op.collation = it.Value
+		}
+	}
 }
 
 // Ops calls yield for each write of an update, delete or findAndModify; false where the batch is
 // no array of documents, which the server is left to say.
 func (r *Request) Ops(yield func(op *Op) bool) bool {
-	switch r.Cmd.Tenant.Kind {
-	case InFindAndModify:
-		q, _ := r.value(fQuery).Doc()
-		op := Op{Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True()}
-		if r.value(fRemove).True() {
-			op.Update = wire.Value{}
+	o := r.ops()
+	for o.next() {
+		if !yield(&o.op) {
+			return true
 		}
-		return yield(&op)
-	case InUpdates, InDeletes:
-		return r.each(r.Cmd.Tenant.Path, func(i int, d wire.Doc, _ int) bool {
-			op := Op{Index: i, doc: d}
-			it := d.Iter()
-			for it.Next() {
-				switch string(it.Key) {
-				case "q":
-					op.Filter, _ = it.Value.Doc()
-				case "u":
-					op.Update = it.Value
-				case "multi":
-					op.Many = it.Value.True()
-				case "limit":
-					n, _ := it.Value.Int()
-					op.Many = n != 1
-				case "upsert":
-					op.Upsert = it.Value.True()
-				}
-			}
-			return yield(&op)
-		})
 	}
-	return false
+	return o.docs.ok
 }
 
 // OpenOps calls yield for each write that names no tenant, with the _ids it names.
 func (t *Table) OpenOps(r *Request, c *Collection, yield func(op *Op, ids []wire.Value)) {
-	r.Ops(func(op *Op) bool {
-		x := t.extractor(r, c, r.CollationOf(op))
-		if s := x.filter(op.Filter, 0); !s.known {
-			ids, _ := IDs(op.Filter)
-			yield(op, ids)
+	o := r.ops()
+	for o.next() {
+		var s tenantSet
+		x := t.extractor(r, c, o.op.collation)
+		if x.filter(&s, o.op.Filter, 0); !s.known {
+			ids, _ := IDs(o.op.Filter)
+			yield(&o.op, ids)
 		}
-		return true
-	})
+	}
 }
 
 // Count is the number of writes or documents of a batch.
 func (r *Request) Count() int {
-	n := 0
 	if r.Cmd.Tenant.Kind == InFindAndModify {
 		return 1
 	}
-	r.each(r.Cmd.Tenant.Path, func(int, wire.Doc, int) bool { n++; return true })
-	return n
+	d := r.docs(r.Cmd.Tenant.Path)
+	for d.next() {
+	}
+	return d.n
 }
 
 // CollationOf is the write's own, else the command's.
 func (r *Request) CollationOf(op *Op) wire.Value {
-	if op != nil && op.doc != nil {
-		v, _ := op.doc.Lookup("collation")
-		return v
+	if op != nil {
+		return op.collation
 	}
 	return r.value(fCollation)
 }
@@ -109,13 +144,12 @@ func formOf(u wire.Value) updateForm {
 }
 
 // upsertTenant is the tenant that the document made by an upsert gets from the update itself.
-func (f *fieldPath) upsertTenant(u wire.Value) tenantSet {
+func (f *fieldPath) upsertTenant(u wire.Value) (tenant wire.Value, ok bool) {
 	d, _ := u.Doc()
 	switch formOf(u) {
 	case replacement:
-		if v, found, err := f.documentTenant(d); err == nil && found && scalar(v) {
-			return one(v)
-		}
+		v, found, err := f.documentTenant(d)
+		return v, err == nil && found && scalar(v)
 	case operators:
 		for _, op := range []string{"$set", "$setOnInsert"} {
 			v, _ := d.Lookup(op)
@@ -124,11 +158,11 @@ func (f *fieldPath) upsertTenant(u wire.Value) tenantSet {
 				continue
 			}
 			if v, ok := sub.Lookup(f.name); ok && scalar(v) {
-				return one(v)
+				return v, true
 			}
 		}
 	}
-	return tenantSet{}
+	return tenant, false
 }
 
 // named is every value that an update may give the tenant field, for looking whether those
@@ -165,11 +199,13 @@ func (t *Table) GuardTarget(r *Request, c *Collection, target *Target) (index in
 	if r.Cmd.Tenant.Kind == InDocuments {
 		return 0, nil // each document's tenant chose the target
 	}
-	r.Ops(func(op *Op) bool {
-		index, err = op.Index, t.guard(op, c, target)
-		return err == nil
-	})
-	return index, err
+	o := r.ops()
+	for o.next() {
+		if err := t.guard(&o.op, c, target); err != nil {
+			return o.op.Index, err
+		}
+	}
+	return 0, nil
 }
 
 func (t *Table) guard(op *Op, c *Collection, target *Target) *wire.Error {
@@ -218,9 +254,8 @@ func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target) *wire.
 		if !ok {
 			continue // the server says what is wrong with it
 		}
-		op := string(it.Key)
 		for s := sub.Iter(); s.Next(); {
-			if err := t.guardPath(op, s.Key, s.Value, c, target); err != nil {
+			if err := t.guardPath(it.Key, s.Key, s.Value, c, target); err != nil {
 				return err
 			}
 		}
@@ -228,23 +263,23 @@ func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target) *wire.
 	return nil
 }
 
-func (t *Table) guardPath(op string, path []byte, v wire.Value, c *Collection, target *Target) *wire.Error {
+func (t *Table) guardPath(op, path []byte, v wire.Value, c *Collection, target *Target) *wire.Error {
 	hit := c.field.touches(path)
-	if op == "$rename" && !hit {
+	if string(op) == "$rename" && !hit {
 		to, _ := v.Str()
 		hit = c.field.touches(to)
 	}
 	if !hit {
 		return nil
 	}
-	if op == "$set" || op == "$setOnInsert" {
+	if string(op) == "$set" || string(op) == "$setOnInsert" {
 		if string(path) == c.field.name {
 			return t.guardValue(v, c, target)
 		}
-		x := extractor{field: &c.field, exact: true}
+		x := extractor{field: &c.field}
 		if string(path) == c.field.parts[0] {
-			if s := x.object(v); s.known && s.n == 1 {
-				return t.guardValue(s.at(0), c, target)
+			if v, ok := x.object(v); ok {
+				return t.guardValue(v, c, target)
 			}
 		}
 	}

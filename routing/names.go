@@ -69,31 +69,26 @@ func (t *Table) touchesColl(r *Request, db *Database, v wire.Value) (bool, *wire
 	return db != nil && db.touched() || db == nil && !t.Plain && string(r.DB) == "admin", nil
 }
 
-func (t *Table) touchesPipeline(r *Request, db *Database) (bool, *wire.Error) {
-	f, ok := r.field(fPipeline)
-	if !ok {
-		return false, nil
-	}
-	touched := false
-	w := walker{visit: func(u *stageUse) *wire.Error {
+func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wire.Error) {
+	uses, err := r.stages()
+	for i := range uses {
+		u := &uses[i]
 		if u.row == nil || u.coll == nil {
-			return nil
+			continue
 		}
 		o := db
 		if u.db.DB != nil {
 			if o = t.byName[string(u.db.DB)]; o == nil && t.hidden(u.db.DB) {
-				return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
+				return false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
 			}
 		}
 		touched = touched || o != nil && (o.collection(u.coll).touched() || o.touched() && o.views[string(u.coll)])
-		return nil
-	}}
-	err := w.pipeline(f.Value, f.At, 0)
+	}
 	return touched, err
 }
 
 // places calls yield for every place of the kind that names a whole namespace.
-func (r *Request) places(n NameLoc, yield func(*Place) *wire.Error) (err *wire.Error) {
+func (r *Request) places(n NameLoc, yield func(*Place) *wire.Error) *wire.Error {
 	switch n.Kind {
 	case FullNS:
 		v, at := r.Value, r.ValueAt
@@ -105,36 +100,37 @@ func (r *Request) places(n NameLoc, yield func(*Place) *wire.Error) (err *wire.E
 			v, at = f.Value, f.At
 		}
 		p := Place{At: at, Len: len(v.Data), Full: true}
-		p.push(r.Msg.BodyAt)
+		p.pushBody(r)
 		return p.ofString(v, yield)
 	case NSInfo:
-		section := -1
-		for i := range r.Msg.Sections {
-			if string(r.Msg.Sections[i].Identifier) == n.Path {
-				section = r.Msg.Sections[i].Start + 1
+		return r.nsInfo(yield)
+	}
+	return nil
+}
+
+// nsInfo calls yield for the namespaces of a bulkWrite.
+func (r *Request) nsInfo(yield func(*Place) *wire.Error) *wire.Error {
+	entries := r.docs(fNsInfo)
+	for entries.next() {
+		it := entries.doc.Iter()
+		for it.Next() {
+			if string(it.Key) != "ns" {
+				continue
+			}
+			p := Place{At: entries.at + it.At, Len: len(it.Value.Data), Full: true}
+			if f, ok := r.field(fNsInfo); ok {
+				p.pushBody(r)
+				p.push(f.At)
+			} else {
+				p.push(r.section(fNsInfo).Start + 1)
+			}
+			p.push(entries.at)
+			if err := p.ofString(it.Value, yield); err != nil {
+				return err
 			}
 		}
-		r.each(fNsInfo, func(_ int, d wire.Doc, at int) bool {
-			it := d.Iter()
-			for it.Next() && err == nil {
-				if string(it.Key) != "ns" {
-					continue
-				}
-				p := Place{At: at + it.At, Len: len(it.Value.Data), Full: true}
-				if section >= 0 {
-					p.push(section)
-				} else {
-					f, _ := r.field(fNsInfo)
-					p.push(r.Msg.BodyAt)
-					p.push(f.At)
-				}
-				p.push(at)
-				err = p.ofString(it.Value, yield)
-			}
-			return err == nil
-		})
 	}
-	return err
+	return nil
 }
 
 func (p *Place) ofString(v wire.Value, yield func(*Place) *wire.Error) *wire.Error {
@@ -157,6 +153,7 @@ func (r *Request) inner() (*Request, *wire.Error) {
 		return nil, wire.Errorf(wire.FailedToParse, "explain needs a command as a document")
 	}
 	in := &Request{Bound: r.Bound, Unlisted: r.Unlisted}
+	in.outerAt = r.Msg.BodyAt
 	msg := &wire.Message{Header: r.Msg.Header, Frame: r.Msg.Frame, Body: d, BodyAt: r.ValueAt}
 	if err := in.parse(msg, r.DB); err != nil {
 		return nil, err
@@ -203,8 +200,14 @@ func (t *Table) Rename(r *Request, target *Target, p *wire.Patch) *wire.Error {
 	if target.Logical == "" || target.DB == target.Logical {
 		return nil
 	}
-	if string(r.DB) == target.Logical {
-		p.Replace(r.DBAt, 4+len(r.DB)+1, target.dbValue, r.Msg.BodyAt)
+	return t.rename(r, target, p)
+}
+
+func (t *Table) rename(r *Request, target *Target, p *wire.Patch) *wire.Error {
+	if r.DBAt >= 0 && string(r.DB) == target.Logical {
+		var db Place
+		db.pushBody(r)
+		p.Replace(r.DBAt, 4+len(r.DB)+1, target.dbValue, db.inside[:db.depth]...)
 	}
 	if r.Cmd == nil {
 		return nil
@@ -226,23 +229,15 @@ func (t *Table) renameAt(r *Request, n NameLoc, target *Target, p *wire.Patch) *
 		if err != nil {
 			return err
 		}
-		if in.DBAt >= 0 {
-			p.Replace(in.DBAt, 4+len(in.DB)+1, target.dbValue, r.Msg.BodyAt, in.Msg.BodyAt)
-		}
-		return nil
+		return t.rename(in, target, p)
 	case InPipeline:
-		f, ok := r.field(fPipeline)
-		if !ok {
-			return nil
-		}
-		w := walker{visit: func(u *stageUse) *wire.Error {
-			if u.db.DB == nil {
-				return nil
+		uses, err := r.stages()
+		for i := range uses {
+			if u := &uses[i]; u.db.DB != nil && err == nil {
+				err = t.renamePlace(&u.db, target, p)
 			}
-			return t.renamePlace(&u.db, target, p)
-		}}
-		w.at.push(r.Msg.BodyAt)
-		return w.pipeline(f.Value, f.At, 0)
+		}
+		return err
 	}
 	return nil
 }

@@ -24,6 +24,11 @@ type Request struct {
 	index   [256]uint8 // by fieldID: 1 + place in fields
 	unknown []byte     // first field that the row does not know
 	intern  []byte     // first internal field
+	outerAt int        // offset of the command that this one lies in; 0 where it lies in none
+
+	uses    []stageUse // of the pipeline, once they are asked for
+	walkErr *wire.Error
+	walked  bool
 
 	// Unlisted says that the tenants named and not in the table have been looked for and are
 	// listed nowhere.
@@ -85,6 +90,7 @@ func (r *Request) Parse(msg *wire.Message) *wire.Error { return r.parse(msg, nil
 func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	clear(r.index[:])
 	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, false
+	r.uses, r.walkErr, r.walked = r.uses[:0], nil, false
 	it := msg.Body.Iter()
 	if !it.Next() {
 		return wire.Errorf(wire.FailedToParse, "a command needs a name")
@@ -259,45 +265,67 @@ func (r *Request) Acknowledged() bool {
 	return !ok || n != 0
 }
 
-// each calls yield for every document of an array field or of the section with its name, with
-// the offsets of the lengths it lies in; false where the field is missing or no array.
-func (r *Request) each(id fieldID, yield func(i int, d wire.Doc, at int) bool) bool {
-	name := fieldNames[id]
+// section is the document sequence that stands for the field; nil where there is none.
+func (r *Request) section(id fieldID) *wire.Section {
 	for i := range r.Msg.Sections {
-		s := &r.Msg.Sections[i]
-		if string(s.Identifier) != name {
-			continue
+		if string(r.Msg.Sections[i].Identifier) == fieldNames[id] {
+			return &r.Msg.Sections[i]
 		}
-		n, at := 0, s.At
-		for docs := s.Docs; len(docs) > 0; n++ {
-			d, rest, ok := wire.NextDoc(docs)
-			if !ok || !yield(n, d, at) {
-				return ok
-			}
-			at += len(d)
-			docs = rest
-		}
-		return true
+	}
+	return nil
+}
+
+// docs goes through the documents of an array field or of the section with its name.
+type docs struct {
+	doc wire.Doc // the current one
+	at  int      // its offset in the frame
+	n   int      // how many have been seen
+	ok  bool     // so far it is an array of documents
+
+	rest    []byte // of a section
+	section bool
+	array   wire.Iter
+	arrayAt int
+}
+
+func (r *Request) docs(id fieldID) docs {
+	if s := r.section(id); s != nil {
+		return docs{ok: true, section: true, rest: s.Docs, at: s.At}
 	}
 	f, ok := r.field(id)
 	if !ok {
-		return false
+		return docs{}
 	}
 	a, ok := f.Value.Array()
-	if !ok {
+	return docs{ok: ok, array: a.Iter(), arrayAt: f.At}
+}
+
+func (d *docs) next() bool {
+	if !d.ok {
 		return false
 	}
-	it := a.Iter()
-	for n := 0; it.Next(); n++ {
-		d, ok := it.Value.Doc()
-		if !ok {
-			return false
-		}
-		if !yield(n, d, f.At+it.At) {
-			return true
-		}
+	more := false
+	if d.section {
+		more = d.nextInSection()
+	} else if more = d.array.Next(); more {
+		d.doc, d.ok = d.array.Value.Doc()
+		d.at = d.arrayAt + d.array.At
+	} else {
+		d.ok = d.array.Err() == nil
 	}
-	return it.Err() == nil
+	if more && d.ok {
+		d.n++
+	}
+	return more && d.ok
+}
+
+func (d *docs) nextInSection() bool {
+	if len(d.rest) == 0 {
+		return false
+	}
+	d.at += len(d.doc)
+	d.doc, d.rest, d.ok = wire.NextDoc(d.rest)
+	return true
 }
 
 // validDB reports whether a server accepts the name of a database.

@@ -232,8 +232,12 @@ func (h *homes) set(s *tenantSet) {
 }
 
 func (t *Table) extractor(r *Request, c *Collection, collation wire.Value) extractor {
-	let, _ := r.value(fLet).Doc()
-	return extractor{field: &c.field, let: let, exact: simple(collation)}
+	x := extractor{field: &c.field, exact: simple(collation)}
+	if let, ok := r.value(fLet).Doc(); ok {
+		x.let = let
+		_, x.rebound = let.Lookup("CURRENT")
+	}
+	return x
 }
 
 // simple reports whether strings are compared as bytes.
@@ -276,52 +280,55 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 	case InFilter:
 		x := t.extractor(r, c, r.value(fCollation))
 		q, _ := r.value(r.Cmd.Tenant.Path).Doc()
-		s := x.filter(q, 0)
+		var s tenantSet
+		x.filter(&s, q, 0)
 		h.set(&s)
 	case InStages:
 		return t.collectStages(r, h)
 	case InDocuments:
 		return t.collectDocuments(r, h)
 	case InUpdates, InDeletes, InFindAndModify:
-		r.Ops(func(op *Op) bool {
-			t.collectOp(r, h, op)
-			return true
-		})
+		o := r.ops()
+		for o.next() {
+			t.collectOp(r, h, &o.op)
+		}
 	}
 	return nil
 }
 
-func (t *Table) collectDocuments(r *Request, h *homes) (err *wire.Error) {
-	c := h.coll
-	ok := r.each(r.Cmd.Tenant.Path, func(_ int, d wire.Doc, _ int) bool {
-		v, found, e := c.field.documentTenant(d)
+func (t *Table) collectDocuments(r *Request, h *homes) *wire.Error {
+	f := &h.coll.field
+	batch := r.docs(r.Cmd.Tenant.Path)
+	for batch.next() {
+		v, found, err := f.documentTenant(batch.doc)
 		switch {
-		case e != nil:
-			err = e
+		case err != nil:
+			return err
 		case found && !scalar(v):
-			err = wire.Errorf(wire.BadValue, "the tenant field %q must hold one plain value", c.field.name)
+			return wire.Errorf(wire.BadValue, "the tenant field %q must hold one plain value", f.name)
 		case found:
 			h.value(v)
 		case t.requireT:
-			err = wire.Errorf(wire.ShardKeyNotFound, "a document lacks the tenant field %q", c.field.name)
+			return wire.Errorf(wire.ShardKeyNotFound, "a document lacks the tenant field %q", f.name)
 		default:
 			h.value(wire.Value{Type: bsoncore.TypeNull})
 		}
-		return err == nil
-	})
-	if !ok && err == nil && h.target == nil {
-		h.target = c.db.shared // no documents; the server says what is wrong
 	}
-	return err
+	if !batch.ok && h.target == nil {
+		h.target = h.coll.db.shared // no documents; the server says what is wrong
+	}
+	return nil
 }
 
 func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 	c := h.coll
-	x := t.extractor(r, c, r.CollationOf(op))
-	s := x.filter(op.Filter, 0)
-	if s.known && s.n == 0 && op.Upsert || !s.known && op.Upsert {
-		if u := c.field.upsertTenant(op.Update); u.known && !r.byID(op) {
-			s = u
+	x := t.extractor(r, c, op.collation)
+	var s tenantSet
+	x.filter(&s, op.Filter, 0)
+	if op.Upsert && (!s.known || s.n == 0) && !r.byID(op) {
+		if v, ok := c.field.upsertTenant(op.Update); ok {
+			s = tenantSet{}
+			s.keep(v)
 		}
 	}
 	h.set(&s)
@@ -401,26 +408,28 @@ func (r *Request) selectsByID(t *Table, c *Collection) bool {
 		_, ok := IDs(q)
 		return ok
 	case InUpdates, InDeletes, InFindAndModify:
-		all := true
-		ok := r.Ops(func(op *Op) bool {
-			x := t.extractor(r, c, r.CollationOf(op))
-			s := x.filter(op.Filter, 0)
-			all = s.known || r.byID(op)
-			return all && formOf(op.Update) != pipelineUpdate
-		})
-		return ok && all
+		o := r.ops()
+		for o.next() {
+			x := t.extractor(r, c, o.op.collation)
+			var s tenantSet
+			x.filter(&s, o.op.Filter, 0)
+			if !s.known && !r.byID(&o.op) || formOf(o.op.Update) == pipelineUpdate {
+				return false
+			}
+		}
+		return o.docs.ok
 	}
 	return false
 }
 
 // UpsertHome is where a document goes that an upsert without a tenant in its filter makes.
 func (t *Table) UpsertHome(c *Collection, op *Op) (*Target, *Tenant, *wire.Error) {
-	s := c.field.upsertTenant(op.Update)
-	if !s.known {
+	v, ok := c.field.upsertTenant(op.Update)
+	if !ok {
 		return nil, nil, wire.Errorf(wire.ShardKeyNotFound,
 			"the upsert finds no document and says no tenant for a new one; add the tenant field %q to the filter or to $setOnInsert", c.field.name)
 	}
-	tn := t.byValue.find(s.at(0))
+	tn := t.byValue.find(v)
 	return tn.home(c), tn, nil
 }
 
@@ -450,25 +459,35 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 		return nil
 	}
 	x := t.extractor(r, h.coll, r.value(fCollation))
-	s := x.stages(f.Value)
+	var s tenantSet
+	x.stages(&s, f.Value)
 	h.set(&s)
 	if h.several || h.holds {
 		return nil
 	}
+	uses, err := r.stages()
 	if h.unknown || h.shared {
-		w := walker{visit: func(u *stageUse) *wire.Error { return t.untouched(u, h) }}
-		if err := w.pipeline(f.Value, f.At, 0); err != nil || h.unknown {
-			return err
+		for i := range uses {
+			if err := t.untouched(&uses[i], h); err != nil {
+				return err
+			}
 		}
+	}
+	if err != nil || h.unknown {
+		return err
 	}
 	if h.target == nil {
 		h.target = h.coll.db.shared
 	}
-	w := walker{visit: func(u *stageUse) *wire.Error { return t.stageHome(u, h) }}
-	return w.pipeline(f.Value, f.At, 0)
+	for i := range uses {
+		if err := t.stageHome(&uses[i], h, x.exact); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (t *Table) stageHome(u *stageUse, h *homes) *wire.Error {
+func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
 	if u.row == nil {
 		return nil // one target: the server knows it or says that it does not
 	}
@@ -479,7 +498,7 @@ func (t *Table) stageHome(u *stageUse, h *homes) *wire.Error {
 	case Output:
 		return t.outputHome(u, h)
 	case Join, Union:
-		return t.joinHome(u, h)
+		return t.joinHome(u, h, exact)
 	}
 	return nil
 }
@@ -501,7 +520,7 @@ func (t *Table) untouched(u *stageUse, h *homes) *wire.Error {
 		"%s of %q concerns every tenant, and some have databases of their own; begin the pipeline with a $match of one tenant, or make two queries", u.row.Name, u.coll)
 }
 
-func (t *Table) joinHome(u *stageUse, h *homes) *wire.Error {
+func (t *Table) joinHome(u *stageUse, h *homes, exact bool) *wire.Error {
 	if u.coll == nil {
 		if u.row.Class == Join && u.spec.Type == bsoncore.TypeEmbeddedDocument {
 			return nil // no collection: a pipeline that begins with $documents
@@ -521,18 +540,19 @@ func (t *Table) joinHome(u *stageUse, h *homes) *wire.Error {
 			"%s would join collections of different databases: %q of this tenant is not where the others are; read it by a second query", u.row.Name, u.coll)
 	}
 	if u.row.Class == Union && c.touched() {
-		return t.unionTenant(u, h, c)
+		return t.unionTenant(u, h, c, exact)
 	}
 	return nil
 }
 
 // unionTenant checks that a $unionWith of a tenant collection is narrowed to the tenant itself:
 // without that it means every tenant's documents.
-func (t *Table) unionTenant(u *stageUse, h *homes, c *Collection) *wire.Error {
+func (t *Table) unionTenant(u *stageUse, h *homes, c *Collection, exact bool) *wire.Error {
 	d, _ := u.spec.Doc()
 	sub, _ := d.Lookup("pipeline")
-	x := extractor{field: &c.field, exact: true}
-	s := x.stages(sub)
+	x := extractor{field: &c.field, exact: exact}
+	var s tenantSet
+	x.stages(&s, sub)
 	if s.known && s.n == 1 && t.byValue.find(s.at(0)) == h.tenant && h.tenant != nil {
 		return nil
 	}

@@ -417,21 +417,3 @@ func FuzzRoute(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkRoute(b *testing.B) {
-	table := world(b, nil)
-	r, _ := request(b, `{"find":"orders","filter":{"tenantId":"acme"},"limit":1,"singleBatch":true}`)
-	m := r.Msg
-	var p wire.Patch
-	b.ReportAllocs()
-	for b.Loop() {
-		if r.Parse(m) != nil {
-			b.Fatal("parse")
-		}
-		d := table.Route(r)
-		p.Reset()
-		if table.Rename(r, d.Target, &p) != nil {
-			b.Fatal("rename")
-		}
-	}
-}

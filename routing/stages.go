@@ -11,7 +11,6 @@ type Stage struct {
 	Coll  string // path of the collection's name in the stage's document
 	Bare  bool   // the stage's value may be the collection's name itself
 	Sub   string // path of a nested pipeline; "*" is every value
-	Keeps bool   // documents pass one by one and keep their fields, so that a later $match still selects tenants
 }
 
 // StageClass says what a stage does.
@@ -30,8 +29,8 @@ const (
 )
 
 var stages = stageTable([]Stage{
-	{Name: "$match", Keeps: true},
-	{Name: "$sort", Class: Whole, Keeps: true},
+	{Name: "$match"},
+	{Name: "$sort", Class: Whole},
 	{Name: "$project"}, {Name: "$unset"}, {Name: "$addFields"}, {Name: "$set"}, {Name: "$unwind"},
 	{Name: "$replaceRoot"}, {Name: "$replaceWith"}, {Name: "$redact"},
 	{Name: "$limit", Class: Whole}, {Name: "$skip", Class: Whole}, {Name: "$sample", Class: Whole},
@@ -66,7 +65,8 @@ func stageTable(rows []Stage) map[string]*Stage {
 // maxNesting bounds pipelines inside of pipelines (the server's limit for sub-pipelines is 20).
 const maxNesting = 20
 
-// stageUse is one stage of a pipeline that names a collection, reads the server, or is unknown.
+// stageUse is one stage of a pipeline that more depends on than documents' shape: it names a
+// collection, reads the server, or is unknown.
 type stageUse struct {
 	row  *Stage // nil for an unknown stage
 	name []byte // of the stage
@@ -93,10 +93,34 @@ func (p *Place) push(at int) {
 	p.depth++
 }
 
+// pushBody adds the lengths of the request's body and of the one that it lies in.
+func (p *Place) pushBody(r *Request) {
+	if r.outerAt != 0 {
+		p.push(r.outerAt)
+	}
+	p.push(r.Msg.BodyAt)
+}
+
+// stages are the uses in the command's pipeline and the pipelines inside of it. They are found
+// once, and kept with the request.
+func (r *Request) stages() ([]stageUse, *wire.Error) {
+	if r.walked {
+		return r.uses, r.walkErr
+	}
+	r.walked = true
+	if f, ok := r.field(fPipeline); ok {
+		w := walker{uses: r.uses[:0]}
+		w.at.pushBody(r)
+		r.walkErr = w.pipeline(f.Value, f.At, 0)
+		r.uses = w.uses
+	}
+	return r.uses, r.walkErr
+}
+
 // walker goes through a pipeline and the pipelines inside of it.
 type walker struct {
-	visit func(u *stageUse) *wire.Error
-	at    Place // of where the walk is: the lengths that contain it
+	uses []stageUse
+	at   Place // of where the walk is: the lengths that contain it
 }
 
 func (w *walker) pipeline(v wire.Value, at, depth int) *wire.Error {
@@ -107,40 +131,39 @@ func (w *walker) pipeline(v wire.Value, at, depth int) *wire.Error {
 	if depth > maxNesting {
 		return wire.Errorf(wire.BadValue, "pipelines are nested deeper than %d levels", maxNesting)
 	}
-	saved := w.at
-	defer func() { w.at = saved }()
+	level := w.at.depth
 	w.at.push(at)
-	within := w.at
 	it := a.Iter()
 	for it.Next() {
 		d, ok := it.Value.Doc()
 		if !ok {
 			continue
 		}
-		w.at = within
 		w.at.push(at + it.At)
 		if err := w.stage(d, at+it.At, depth); err != nil {
 			return err
 		}
+		w.at.depth--
 	}
 	if it.Err() != nil {
 		return wire.Errorf(wire.FailedToParse, "the pipeline is malformed BSON")
 	}
+	w.at.depth = level
 	return nil
 }
 
 func (w *walker) stage(d wire.Doc, at, depth int) *wire.Error {
 	it := d.Iter()
 	for it.Next() {
-		u := stageUse{row: stages[string(it.Key)], name: it.Key, spec: it.Value}
-		if u.row != nil {
-			w.names(&u, at+it.At)
+		row := stages[string(it.Key)]
+		if row == nil || row.Class > Whole {
+			w.uses = append(w.uses, stageUse{row: row, name: it.Key, spec: it.Value})
+			if row != nil {
+				w.names(&w.uses[len(w.uses)-1], at+it.At)
+			}
 		}
-		if err := w.visit(&u); err != nil {
-			return err
-		}
-		if u.row != nil && u.row.Sub != "" {
-			if err := w.subs(u.row, it.Value, at+it.At, depth); err != nil {
+		if row != nil && row.Sub != "" {
+			if err := w.subs(row, it.Value, at+it.At, depth); err != nil {
 				return err
 			}
 		}
@@ -190,8 +213,6 @@ func (w *walker) subs(row *Stage, v wire.Value, at, depth int) *wire.Error {
 	if !ok {
 		return nil
 	}
-	saved := w.at
-	defer func() { w.at = saved }()
 	w.at.push(at)
 	it := d.Iter()
 	for it.Next() {
@@ -201,36 +222,34 @@ func (w *walker) subs(row *Stage, v wire.Value, at, depth int) *wire.Error {
 			}
 		}
 	}
+	w.at.depth--
 	return nil
 }
 
-// stageSet reads the tenants that a pipeline can see: every $match reachable from the front
-// through stages that keep documents apart and leave the field alone.
-func (x *extractor) stages(pipeline wire.Value) tenantSet {
-	var s tenantSet
+// stages narrows the set to the tenants that a pipeline can see: every $match reachable from the
+// front through stages that keep documents apart and leave the field alone.
+func (x *extractor) stages(s *tenantSet, pipeline wire.Value) {
 	a, ok := pipeline.Array()
 	if !ok {
-		return s
+		return
 	}
 	it := a.Iter()
 	for first := true; it.Next(); first = false {
 		d, ok := it.Value.Doc()
 		if !ok {
-			return s
+			return
 		}
 		st := d.Iter()
 		if !st.Next() {
-			return s
+			return
 		}
 		if q, ok := matched(st.Key, st.Value, first); ok {
-			o := x.filter(q, 0)
-			s.and(&o)
+			x.filter(s, q, 0)
 		}
-		if !x.passes(st.Key, st.Value) {
-			return s
+		if !x.passes(st.Key, st.Value, first) {
+			return
 		}
 	}
-	return s
 }
 
 // matched is the filter that a stage applies to the documents of the collection.
@@ -259,34 +278,45 @@ func matched(stage []byte, v wire.Value, first bool) (wire.Doc, bool) {
 }
 
 // passes reports whether a $match behind the stage still speaks of the collection's field.
-func (x *extractor) passes(stage []byte, v wire.Value) bool {
+func (x *extractor) passes(stage []byte, v wire.Value, first bool) bool {
 	switch string(stage) {
 	case "$match", "$sort":
 		return true
 	case "$unwind":
-		path, ok := v.Str()
-		if !ok {
-			d, _ := v.Doc()
-			p, _ := d.Lookup("path")
-			path, ok = p.Str()
-		}
-		return ok && len(path) > 1 && !x.field.touches(path[1:])
-	case "$addFields", "$set", "$lookup":
+		return x.unwinds(v)
+	case "$addFields", "$set":
 		d, ok := v.Doc()
-		if !ok {
-			return false
-		}
-		if string(stage) == "$lookup" {
-			as, _ := d.Lookup("as")
-			path, ok := as.Str()
-			return ok && !x.field.touches(path)
-		}
-		return x.leavesAlone(d)
+		return ok && x.leavesAlone(d)
+	case "$lookup":
+		d, _ := v.Doc()
+		return x.apart(d, "as", "")
 	case "$unset":
 		path, ok := v.Str()
 		return ok && !x.field.touches(path)
+	case "$search":
+		d, ok := v.Doc()
+		_, parts := d.Lookup("returnScope") // parts of documents in place of documents
+		return ok && first && !parts
 	}
 	return false
+}
+
+func (x *extractor) unwinds(v wire.Value) bool {
+	if path, ok := v.Str(); ok {
+		return len(path) > 1 && !x.field.touches(path[1:])
+	}
+	d, _ := v.Doc()
+	if _, ok := d.Lookup("includeArrayIndex"); ok && !x.apart(d, "includeArrayIndex", "") {
+		return false
+	}
+	return x.apart(d, "path", "$")
+}
+
+// apart reports whether a stage's option is a path that leaves the field alone.
+func (x *extractor) apart(d wire.Doc, option, prefix string) bool {
+	v, _ := d.Lookup(option)
+	path, ok := v.Str()
+	return ok && len(path) > len(prefix) && !x.field.touches(path[len(prefix):])
 }
 
 func (x *extractor) leavesAlone(d wire.Doc) bool {
@@ -301,15 +331,11 @@ func (x *extractor) leavesAlone(d wire.Doc) bool {
 
 // pipelineWrites reports whether a stage of the command's pipeline writes a collection.
 func (r *Request) pipelineWrites() bool {
-	writes := false
-	w := walker{visit: func(u *stageUse) *wire.Error {
-		writes = writes || u.row != nil && u.row.Class == Output
-		return nil
-	}}
-	if f, ok := r.field(fPipeline); ok {
-		if err := w.pipeline(f.Value, f.At, 0); err != nil {
+	uses, err := r.stages()
+	for i := range uses {
+		if uses[i].row != nil && uses[i].row.Class == Output {
 			return true
 		}
 	}
-	return writes
+	return err != nil
 }

@@ -117,12 +117,12 @@ func double(v wire.Value) (float64, bool) {
 }
 
 // scalar reports whether the value can be a tenant's: no document, array, regular expression or
-// code, and not null.
+// code, and not null. A symbol can't: servers find strings by it, and it by strings.
 func scalar(v wire.Value) bool {
 	switch v.Type {
 	case bsoncore.TypeEmbeddedDocument, bsoncore.TypeArray, bsoncore.TypeRegex, bsoncore.TypeJavaScript,
 		bsoncore.TypeCodeWithScope, bsoncore.TypeNull, bsoncore.TypeUndefined, bsoncore.TypeDBPointer,
-		bsoncore.TypeMinKey, bsoncore.TypeMaxKey:
+		bsoncore.TypeMinKey, bsoncore.TypeMaxKey, bsoncore.TypeSymbol:
 		return false
 	}
 	return true
@@ -140,8 +140,6 @@ type tenantSet struct {
 	few   [4]wire.Value
 	more  []wire.Value
 }
-
-func one(v wire.Value) tenantSet { return tenantSet{known: true, n: 1, few: [4]wire.Value{v}} }
 
 func (s *tenantSet) at(i int) wire.Value {
 	if i < len(s.few) {
@@ -171,6 +169,15 @@ func (s *tenantSet) has(v wire.Value) bool {
 	return false
 }
 
+// keep narrows the set to the one value.
+func (s *tenantSet) keep(v wire.Value) {
+	if s.known && !s.has(v) {
+		s.n = 0
+		return
+	}
+	s.known, s.n, s.few[0], s.more = true, 1, v, nil
+}
+
 // and narrows the set to what both say.
 func (s *tenantSet) and(o *tenantSet) {
 	switch {
@@ -189,13 +196,17 @@ func (s *tenantSet) and(o *tenantSet) {
 	}
 }
 
-// or widens the set to what either says; unknown as soon as one is.
-func (s *tenantSet) or(o *tenantSet) {
-	if !s.known || !o.known {
-		*s = tenantSet{}
-		return
-	}
-	for i := range o.n {
-		s.add(o.at(i))
+// join widens the set to what either says, the first one being taken over; unknown as soon as
+// one is.
+func (s *tenantSet) join(o *tenantSet, first bool) {
+	switch {
+	case first:
+		*s = *o
+	case !s.known || !o.known:
+		s.known = false
+	default:
+		for i := range o.n {
+			s.add(o.at(i))
+		}
 	}
 }
