@@ -165,29 +165,38 @@ func (f *fieldPath) upsertTenant(u wire.Value) (tenant wire.Value, ok bool) {
 	return tenant, false
 }
 
-// named is every value that an update may give the tenant field, for looking whether those
-// tenants are to be waited for.
-func (f *fieldPath) named(u wire.Value, yield func(wire.Value)) {
-	d, _ := u.Doc()
+// changes reports whether an update can change the tenant field or leave it out. Each value that
+// it may give the field is yielded, since that tenant may have to be waited for.
+func (f *fieldPath) changes(u wire.Value, yield func(wire.Value)) bool {
 	switch formOf(u) {
+	case noUpdate:
+		return false
 	case replacement:
+		d, _ := u.Doc()
 		if v, found, err := f.documentTenant(d); err == nil && found {
 			yield(v)
 		}
-	case operators:
-		it := d.Iter()
-		for it.Next() {
-			sub, ok := it.Value.Doc()
-			if !ok {
-				continue
-			}
-			for s := sub.Iter(); s.Next(); {
-				if f.touches(s.Key) {
-					yield(s.Value)
-				}
+		return true
+	case pipelineUpdate:
+		return true
+	}
+	hit := false
+	d, _ := u.Doc()
+	it := d.Iter()
+	for it.Next() {
+		sub, ok := it.Value.Doc()
+		if !ok {
+			continue
+		}
+		hit = hit || string(it.Key) == "$rename"
+		for s := sub.Iter(); s.Next(); {
+			if f.touches(s.Key) {
+				hit = true
+				yield(s.Value)
 			}
 		}
 	}
+	return hit
 }
 
 // GuardTarget checks that no write of the request can leave a document in the target that is not

@@ -176,6 +176,7 @@ type homes struct {
 	tenants int
 	held    wire.Value
 	holds   bool
+	guard   bool       // some write may change the tenant field or make a document
 	last    wire.Value // of a batch, documents of one tenant follow each other
 }
 
@@ -332,7 +333,9 @@ func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 		}
 	}
 	h.set(&s)
-	c.field.named(op.Update, func(v wire.Value) { h.note(v) })
+	if c.field.changes(op.Update, func(v wire.Value) { h.note(v) }) || op.Upsert {
+		h.guard = true
+	}
 }
 
 // byID reports whether a write selects documents by _id and changes one at most.
@@ -362,11 +365,14 @@ func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
 	if h.tenants == 1 {
 		d.Tenant = h.tenant
 	}
-	return t.guarded(r, d)
+	return t.guarded(r, h, d)
 }
 
 // guarded refuses a write that would leave a document where it does not belong.
-func (t *Table) guarded(r *Request, d Decision) Decision {
+func (t *Table) guarded(r *Request, h *homes, d Decision) Decision {
+	if !h.guard {
+		return d
+	}
 	if _, err := t.GuardTarget(r, d.Coll, d.Target); err != nil {
 		return refuseWith(err)
 	}
@@ -381,7 +387,7 @@ func (t *Table) withoutTenant(r *Request, h *homes, d Decision) Decision {
 			return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 		}
 		d.Action, d.Target, d.Why = Forward, shared, "it names no tenant"
-		return t.guarded(r, d)
+		return t.guarded(r, h, d)
 	}
 	if t.without == Reject {
 		return refuse(wire.IllegalOperation, "%s names no tenant, which without_tenant = \"reject\" does not allow; %s", r.Cmd.Name, addTenant)
