@@ -33,18 +33,25 @@ type Iter struct {
 // Iter returns an iterator that stands before the first element. A document whose own length is
 // wrong yields no element and an error.
 func (d Doc) Iter() Iter {
-	it := Iter{doc: d, pos: 4}
-	if len(d) < 5 || int(getInt32(d)) != len(d) || d[len(d)-1] != 0 {
-		it.err = badFrame("document with a wrong length")
+	if !d.whole() {
+		return Iter{err: errDocLength}
 	}
-	return it
+	return Iter{doc: d, pos: 4}
+}
+
+var errDocLength = badFrame("document with a wrong length")
+
+// whole reports whether the document's own length is right. It stands apart for Iter to be
+// inlined: half of an iteration over a small document was the copy of the iterator.
+func (d Doc) whole() bool {
+	return len(d) >= 5 && int(getInt32(d)) == len(d) && d[len(d)-1] == 0
 }
 
 // Next goes to the next element; false at the end or where the document is malformed.
 func (it *Iter) Next() bool {
 	if it.err != nil || it.pos >= len(it.doc)-1 {
 		if it.err == nil && it.pos != len(it.doc)-1 {
-			it.err = badFrame("document with a wrong length")
+			it.err = errDocLength
 		}
 		return false
 	}
