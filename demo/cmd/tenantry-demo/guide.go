@@ -29,7 +29,9 @@ Try in another terminal:
 
 3. Isolate the next tenant: change umbrella's line in the configuration, by hand or with
    $EDIT
-   then give it an order through the proxy, and see where it went.
+   then wait two seconds, or ask to be told that the change is in force,
+   curl -X POST http://$ADMIN/reload
+   give it an order through the proxy, and see where it went.
    $MONGOSH --quiet 'mongodb://$PROXY/$SHARED' --eval 'db.orders.insertOne({tenantId: "umbrella", number: 1, total: 7})'
    $MONGOSH --quiet 'mongodb://$BACKEND/smetasc_tenant_umbrella' --eval 'db.orders.find()'
    (The order of the two matters: a tenant that already has documents is moved, not flipped.)
