@@ -3,8 +3,13 @@ CACHE := $(CURDIR)/.cache
 TAGS := -tags ferretdb_no_postgresql
 GO ?= go
 FUZZTIME ?= 20s
+# The versions are in the names of the binaries, so that a changed one is built anew.
+LINT_VERSION := v2.12.2
+VULN_VERSION := v1.8.0
+LINT := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
+VULN := $(CACHE)/bin/govulncheck-$(VULN_VERSION)
 
-.PHONY: help build run setup test test-main test-demo test-long check fuzz clean
+.PHONY: help build run setup test test-main test-demo test-long check vuln fuzz clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -37,11 +42,29 @@ fuzz:            ## each fuzz target for FUZZTIME
 
 test-long: test fuzz ## the tests and the fuzz targets
 
-check:           ## format, vet, lockfiles
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "run gofmt on:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+check: $(LINT)   ## vet, format, linters, lockfiles, known vulnerabilities
 	$(GO) vet ./...
 	$(GO) mod tidy -diff
+	$(LINT) run ./...
 	cd demo && $(GO) vet $(TAGS) ./... && $(GO) mod tidy -diff
+	cd demo && $(LINT) run --config ../.golangci.yml --build-tags $(lastword $(TAGS)) ./...
+	@$(MAKE) --no-print-directory vuln
+
+# govulncheck ends with 3 where it found something. Without its database there is nothing to say
+# about the code, so that goes on; every other failure is one.
+vuln: $(VULN)    ## known vulnerabilities, where their database is reachable
+	@$(VULN) ./... >$(CACHE)/vuln.txt 2>&1 && cat $(CACHE)/vuln.txt || { code=$$?; \
+		if [ $$code != 3 ] && grep -q 'fetching vulnerabilities' $(CACHE)/vuln.txt; \
+		then echo "vulnerabilities not checked: their database is not reachable"; \
+		else cat $(CACHE)/vuln.txt; exit 1; fi; }
+
+$(LINT):
+	GOBIN=$(CACHE)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv $(CACHE)/bin/golangci-lint $@
+
+$(VULN):
+	GOBIN=$(CACHE)/bin $(GO) install golang.org/x/vuln/cmd/govulncheck@$(VULN_VERSION)
+	mv $(CACHE)/bin/govulncheck $@
 
 clean:           ## remove .cache
 	rm -rf $(CACHE)

@@ -41,8 +41,10 @@ func TestRoundTrip(t *testing.T) {
 		t.Error("not ready")
 	}
 	f := c.Facts()
-	want := Facts{Known: true, MaxWire: 25, Sessions: true, SessionMinutes: 30, MaxDocument: 16 << 20,
-		MaxMessage: 48_000_000, MaxBatch: 100000, Standalone: true}
+	want := Facts{
+		Known: true, MaxWire: 25, Sessions: true, SessionMinutes: 30, MaxDocument: 16 << 20,
+		MaxMessage: 48_000_000, MaxBatch: 100000, Standalone: true,
+	}
 	if f != want {
 		t.Errorf("%+v", f)
 	}

@@ -317,9 +317,11 @@ func TestMetrics(t *testing.T) {
 			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	want := map[string]float64{"connections idle": 0, "connections in_use": 1, "connections dialing": 0, "waiting": 0,
+	want := map[string]float64{
+		"connections idle": 0, "connections in_use": 1, "connections dialing": 0, "waiting": 0,
 		"dials_total": 1, "dial_failures_total": 0, "pool_clears_total": 0, "topology_ready": 1,
-		"wait_seconds": 2, "wait_timeouts_total": 1}
+		"wait_seconds": 2, "wait_timeouts_total": 1,
+	}
 	for name, v := range want {
 		if got, ok := values[name]; !ok || got != v {
 			t.Errorf("%s is %v, want %v", name, got, v)

@@ -218,7 +218,7 @@ func (s *scriptedSession) hello(cmd bson.Raw) bson.D {
 		doc = append(doc, bson.E{Key: "saslSupportedMechs", Value: bson.A{"SCRAM-SHA-256"}})
 	}
 	if spec, ok := cmd.Lookup("speculativeAuthenticate").DocumentOK(); ok && s.auth != nil {
-		if reply := s.saslLocked(bson.Raw(spec)); reply[0].Key == "conversationId" {
+		if reply := s.saslLocked(spec); reply[0].Key == "conversationId" {
 			doc = append(doc, bson.E{Key: "speculativeAuthenticate", Value: reply})
 		}
 	}

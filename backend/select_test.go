@@ -31,8 +31,10 @@ func tableOf(kind description.TopologyKind, peers ...peer) *table {
 	top := description.Topology{Kind: kind}
 	pools := map[string]*pool{}
 	for _, p := range peers {
-		s := description.Server{Addr: address.Address(p.name), Kind: p.kind, AverageRTT: p.rtt,
-			LastUpdateTime: at, LastWriteTime: at.Add(-p.behind)}
+		s := description.Server{
+			Addr: address.Address(p.name), Kind: p.kind, AverageRTT: p.rtt,
+			LastUpdateTime: at, LastWriteTime: at.Add(-p.behind),
+		}
 		for _, kv := range strings.FieldsFunc(p.tags, func(r rune) bool { return r == ',' }) {
 			k, v, _ := strings.Cut(kv, "=")
 			s.Tags = append(s.Tags, tag.Tag{Name: k, Value: v})
@@ -72,9 +74,14 @@ func picks(tb *table, sel Select) string {
 
 func TestPick(t *testing.T) {
 	ms := time.Millisecond
-	rs := []peer{{"p", primary, 5 * ms, "dc=a", 0}, {"s", secondary, 2 * ms, "dc=b,disk=ssd", 0},
-		{"far", secondary, 40 * ms, "dc=c", 0}, {"late", secondary, 3 * ms, "dc=b", 5 * time.Minute},
-		{"gone", description.Unknown, 0, "", 0}, {"arb", description.ServerKindRSArbiter, 1 * ms, "", 0}}
+	rs := []peer{
+		{"p", primary, 5 * ms, "dc=a", 0},
+		{"s", secondary, 2 * ms, "dc=b,disk=ssd", 0},
+		{"far", secondary, 40 * ms, "dc=c", 0},
+		{"late", secondary, 3 * ms, "dc=b", 5 * time.Minute},
+		{"gone", description.Unknown, 0, "", 0},
+		{"arb", description.ServerKindRSArbiter, 1 * ms, "", 0},
+	}
 	full, orphans := tableOf(withP, rs...), tableOf(noP, rs[1:]...)
 	routers := tableOf(sharded, peer{"m1", router, 1 * ms, "", 0}, peer{"m2", router, 10 * ms, "", 0}, peer{"m3", router, 90 * ms, "", 0})
 	direct := tableOf(single, peer{"s", secondary, 2 * ms, "", 0})
@@ -174,8 +181,10 @@ func TestParseReadPref(t *testing.T) {
 		{d("mode", "secondaryPreferred", "hedge", d("enabled", true)), "", ReadPref{Mode: SecondaryPreferred}},
 		{d("mode", "nearest", "maxStalenessSeconds", -1), "", ReadPref{Mode: Nearest}},
 		{d("mode", "nearest", "maxStalenessSeconds", 120.0), "", ReadPref{Mode: Nearest, MaxStaleness: 2 * time.Minute}},
-		{d("mode", "secondary", "tags", bson.A{d("a", "1", "b", "2"), d()}), "",
-			ReadPref{Mode: Secondary, Tags: [][]Tag{{{"a", "1"}, {"b", "2"}}, {}}}},
+		{
+			d("mode", "secondary", "tags", bson.A{d("a", "1", "b", "2"), d()}), "",
+			ReadPref{Mode: Secondary, Tags: [][]Tag{{{"a", "1"}, {"b", "2"}}, {}}},
+		},
 		{d("mode", "primary", "tags", bson.A{d("a", "1")}), "no tags", ReadPref{}},
 		{d("mode", "primary", "maxStalenessSeconds", 90), "no maxStaleness", ReadPref{}},
 		{d("mode", "nearest", "maxStalenessSeconds", 60), "at least 90", ReadPref{}},

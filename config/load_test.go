@@ -68,8 +68,10 @@ func TestExample(t *testing.T) {
 			TenantField: "tenantId", OtherDatabases: "pass", WithoutTenant: "scatter", ScatterWidth: 16,
 		},
 		Modules: []Module{
-			{"orders", []string{"orders", "order_items"}}, {"accounting", []string{"invoices", "transactions"}},
-			{"hrm", []string{"employees"}}, {"projects", []string{"projects", "tasks"}},
+			{"orders", []string{"orders", "order_items"}},
+			{"accounting", []string{"invoices", "transactions"}},
+			{"hrm", []string{"employees"}},
+			{"projects", []string{"projects", "tasks"}},
 		},
 		Platform: Platform{Collections: []string{"tenants", "packages", "users", "roles"}},
 		TenantsFrom: &TenantsCollection{

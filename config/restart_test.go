@@ -41,8 +41,11 @@ func TestRestartNeeded(t *testing.T) {
 			`testdata/t.toml: listeners: "127.0.0.1:27018" is gone`,
 			`testdata/t.toml:4: listeners[1].address: "127.0.0.1:27019" is new`,
 		}},
-		{"a listener is added", []string{"[admin]", "[[listeners]]\naddress = \"127.0.0.1:27019\"\n[admin]"},
-			[]string{`testdata/t.toml:6: listeners[2].address: "127.0.0.1:27019" is new`}},
+		{
+			"a listener is added",
+			[]string{"[admin]", "[[listeners]]\naddress = \"127.0.0.1:27019\"\n[admin]"},
+			[]string{`testdata/t.toml:6: listeners[2].address: "127.0.0.1:27019" is new`},
+		},
 		{"admin", []string{"8017", "8018"}, []string{`testdata/t.toml:6: admin.address: changes from "127.0.0.1:8017" to "127.0.0.1:8018"`}},
 		{"admin off", []string{`"127.0.0.1:8017"`, `""`}, []string{`testdata/t.toml:6: admin.address: changes from "127.0.0.1:8017" to nothing`}},
 		{"home", []string{`home = "home"`, `home = "big"`}, []string{`testdata/t.toml:14: routing.home: changes from "home" to "big"`}},

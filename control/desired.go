@@ -114,9 +114,6 @@ func (r *rules) withStars(s *scope, stars map[string]bool) (*scope, error) {
 	return all, nil
 }
 
-// isPlatform reports whether a collection never leaves shared.
-func (r *rules) isPlatform(n namespace) bool { return entriesHave(r.platform, n.db, n.coll) }
-
 // field is the tenant field of a collection.
 func (r *rules) field(n namespace) string {
 	routing := r.cfg.Routing

@@ -127,8 +127,11 @@ func byDefault(e bson.E) bool {
 func holds(ctx context.Context, c cluster, db, coll string, filter bson.D, strict bool) (bool, error) {
 	found := false
 	cmd := bson.D{
-		{Key: "find", Value: coll}, {Key: "filter", Value: filter}, {Key: "projection", Value: bson.D{{Key: "_id", Value: int32(1)}}},
-		{Key: "limit", Value: int32(1)}, {Key: "singleBatch", Value: true},
+		{Key: "find", Value: coll},
+		{Key: "filter", Value: filter},
+		{Key: "projection", Value: bson.D{{Key: "_id", Value: int32(1)}}},
+		{Key: "limit", Value: int32(1)},
+		{Key: "singleBatch", Value: true},
 	}
 	note := func(wire.Doc) error { found = true; return nil }
 	if strict {

@@ -35,14 +35,14 @@ func (c *Control) Run(ctx context.Context) error {
 	wait := firstRetry
 	for {
 		c.mu.Lock()
-		r, loaded := c.pending, c.rules != nil
+		waiting, loaded := c.pending != nil, c.rules != nil
 		c.mu.Unlock()
 		switch {
 		case loaded:
 			c.refresh(ctx)
 			wait = c.interval()
-		case r != nil:
-			if err := c.retry(ctx, r); err != nil {
+		case waiting:
+			if err := c.retry(ctx); err != nil {
 				return err
 			}
 			wait = min(2*wait, lastRetry)
@@ -86,14 +86,14 @@ func (c *Control) interval() time.Duration {
 
 // retry loads the configuration that waits for the home cluster. What it returns must stop the
 // process.
-func (c *Control) retry(ctx context.Context, r *rules) error {
+func (c *Control) retry(ctx context.Context) error {
 	c.applying.Lock()
 	defer c.applying.Unlock()
 	if c.loaded() {
 		return nil
 	}
 	c.mu.Lock()
-	r = c.pending // Apply may have brought another one meanwhile
+	r := c.pending // Apply may have brought another one since Run looked
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()

@@ -255,8 +255,10 @@ func (s *store) routes(ctx context.Context) (map[tenantID]*Route, error) {
 func (s *store) route(ctx context.Context, id wire.Value) (*Route, error) {
 	var found *Route
 	err := each(ctx, s.home, s.db, bson.D{
-		{Key: "find", Value: routesColl}, {Key: "filter", Value: bson.D{{Key: "_id", Value: toRaw(id)}}},
-		{Key: "limit", Value: 1}, {Key: "singleBatch", Value: true},
+		{Key: "find", Value: routesColl},
+		{Key: "filter", Value: bson.D{{Key: "_id", Value: toRaw(id)}}},
+		{Key: "limit", Value: 1},
+		{Key: "singleBatch", Value: true},
 	}, func(doc wire.Doc) (err error) {
 		found, err = readRoute(doc)
 		return err
@@ -347,8 +349,12 @@ func (s *store) raise(ctx context.Context, update bson.D) (value uint64, opTime 
 		OpTime  bson.RawValue      `bson:"operationTime"`
 	}
 	cmd := bson.D{
-		{Key: "findAndModify", Value: countersColl}, {Key: "query", Value: bson.D{{Key: "_id", Value: "epoch"}}},
-		{Key: "update", Value: update}, {Key: "upsert", Value: true}, {Key: "new", Value: true}, majority,
+		{Key: "findAndModify", Value: countersColl},
+		{Key: "query", Value: bson.D{{Key: "_id", Value: "epoch"}}},
+		{Key: "update", Value: update},
+		{Key: "upsert", Value: true},
+		{Key: "new", Value: true},
+		majority,
 	}
 	_, err = run(ctx, s.home, s.db, cmd, &reply)
 	if hasCode(err, duplicateKey) {
@@ -363,8 +369,10 @@ func (s *store) raise(ctx context.Context, update bson.D) (value uint64, opTime 
 // counter is the last epoch that anybody took; 0 where nobody did.
 func (s *store) counter(ctx context.Context) (value uint64, err error) {
 	err = each(ctx, s.home, s.db, bson.D{
-		{Key: "find", Value: countersColl}, {Key: "filter", Value: bson.D{{Key: "_id", Value: "epoch"}}},
-		{Key: "limit", Value: 1}, {Key: "singleBatch", Value: true},
+		{Key: "find", Value: countersColl},
+		{Key: "filter", Value: bson.D{{Key: "_id", Value: "epoch"}}},
+		{Key: "limit", Value: 1},
+		{Key: "singleBatch", Value: true},
 	}, func(doc wire.Doc) error {
 		v, _ := doc.Lookup("value")
 		n, _ := v.Int()
@@ -420,8 +428,10 @@ func newFleetKey() []byte {
 
 func (s *store) readFleetKey(ctx context.Context) (key []byte, err error) {
 	err = each(ctx, s.home, s.db, bson.D{
-		{Key: "find", Value: keysColl}, {Key: "filter", Value: bson.D{{Key: "_id", Value: "fleet"}}},
-		{Key: "limit", Value: 1}, {Key: "singleBatch", Value: true},
+		{Key: "find", Value: keysColl},
+		{Key: "filter", Value: bson.D{{Key: "_id", Value: "fleet"}}},
+		{Key: "limit", Value: 1},
+		{Key: "singleBatch", Value: true},
 	}, func(doc wire.Doc) error {
 		v, _ := doc.Lookup("key")
 		if v.Type != bsoncore.TypeBinary || len(v.Data) != 5+fleetKeySize {

@@ -93,7 +93,9 @@ func readRows(ctx context.Context, c cluster, from *config.TenantsCollection, be
 	var h maphash.Hash
 	h.SetSeed(digestSeed)
 	err := each(ctx, c, from.Database, bson.D{
-		{Key: "find", Value: from.Name}, {Key: "filter", Value: bson.D{}}, {Key: "projection", Value: projection(from)},
+		{Key: "find", Value: from.Name},
+		{Key: "filter", Value: bson.D{}},
+		{Key: "projection", Value: projection(from)},
 		{Key: "batchSize", Value: int32(5000)},
 	}, func(doc wire.Doc) error {
 		_, _ = h.Write(doc)
@@ -136,8 +138,11 @@ func projection(from *config.TenantsCollection) bson.D {
 func findRow(ctx context.Context, c cluster, from *config.TenantsCollection, id wire.Value) (*row, error) {
 	var found *row
 	err := each(ctx, c, from.Database, bson.D{
-		{Key: "find", Value: from.Name}, {Key: "filter", Value: bson.D{{Key: from.ID, Value: toRaw(id)}}},
-		{Key: "projection", Value: projection(from)}, {Key: "limit", Value: 1}, {Key: "singleBatch", Value: true},
+		{Key: "find", Value: from.Name},
+		{Key: "filter", Value: bson.D{{Key: from.ID, Value: toRaw(id)}}},
+		{Key: "projection", Value: projection(from)},
+		{Key: "limit", Value: 1},
+		{Key: "singleBatch", Value: true},
 	}, func(doc wire.Doc) error {
 		w := readRow(doc, from)
 		found = &w

@@ -130,15 +130,31 @@ func TestNumbers(t *testing.T) {
 		ok   bool
 		true bool
 	}{
-		{int32(-5), -5, true, true}, {int64(math.MaxInt64), math.MaxInt64, true, true}, {2.0, 2, true, true},
-		{2.5, 0, false, true}, {math.NaN(), 0, false, true}, {math.Inf(1), 0, false, true},
-		{9.3e18, 0, false, true}, {-math.Pow(2, 63), math.MinInt64, true, true},
-		{int32(0), 0, true, false}, {0.0, 0, true, false}, {math.Copysign(0, -1), 0, true, false},
-		{true, 0, false, true}, {false, 0, false, false}, {nil, 0, false, false}, {"1", 0, false, false},
-		{dec("0"), 0, false, false}, {dec("0E+10"), 0, false, false}, {dec("-0"), 0, false, false},
-		{dec("1"), 0, false, true}, {dec("1E-6000"), 0, false, true}, {dec("Infinity"), 0, false, true}, {dec("NaN"), 0, false, true},
+		{int32(-5), -5, true, true},
+		{int64(math.MaxInt64), math.MaxInt64, true, true},
+		{2.0, 2, true, true},
+		{2.5, 0, false, true},
+		{math.NaN(), 0, false, true},
+		{math.Inf(1), 0, false, true},
+		{9.3e18, 0, false, true},
+		{-math.Pow(2, 63), math.MinInt64, true, true},
+		{int32(0), 0, true, false},
+		{0.0, 0, true, false},
+		{math.Copysign(0, -1), 0, true, false},
+		{true, 0, false, true},
+		{false, 0, false, false},
+		{nil, 0, false, false},
+		{"1", 0, false, false},
+		{dec("0"), 0, false, false},
+		{dec("0E+10"), 0, false, false},
+		{dec("-0"), 0, false, false},
+		{dec("1"), 0, false, true},
+		{dec("1E-6000"), 0, false, true},
+		{dec("Infinity"), 0, false, true},
+		{dec("NaN"), 0, false, true},
 		{dec("9999999999999999999999999999999999"), 0, false, true},
-		{bson.NewDecimal128(3<<61|5, 1), 0, false, false}, {bson.NewDecimal128(0x3041ffffffffffff, 1), 0, false, false},
+		{bson.NewDecimal128(3<<61|5, 1), 0, false, false},
+		{bson.NewDecimal128(0x3041ffffffffffff, 1), 0, false, false},
 	} {
 		v, _ := doc(t, bson.D{{Key: "v", Value: c.v}}).Lookup("v")
 		if n, ok := v.Int(); ok != c.ok || ok && n != c.n {
@@ -154,8 +170,13 @@ func TestNumbers(t *testing.T) {
 }
 
 func TestValues(t *testing.T) {
-	d := doc(t, bson.D{{Key: "s", Value: "x"}, {Key: "d", Value: bson.D{}}, {Key: "l", Value: bson.A{}},
-		{Key: "u", Value: bson.Binary{Subtype: 4, Data: make([]byte, 16)}}, {Key: "b", Value: bson.Binary{Subtype: 3, Data: make([]byte, 16)}}})
+	d := doc(t, bson.D{
+		{Key: "s", Value: "x"},
+		{Key: "d", Value: bson.D{}},
+		{Key: "l", Value: bson.A{}},
+		{Key: "u", Value: bson.Binary{Subtype: 4, Data: make([]byte, 16)}},
+		{Key: "b", Value: bson.Binary{Subtype: 3, Data: make([]byte, 16)}},
+	})
 	get := func(name string) Value { v, _ := d.Lookup(name); return v }
 	if s, ok := get("s").Str(); !ok || string(s) != "x" || !get("s").Equal(StringValue("x")) {
 		t.Errorf("string %q", s)

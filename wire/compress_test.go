@@ -158,7 +158,10 @@ func TestPick(t *testing.T) {
 		client []string
 		want   []Compressor
 	}{
-		{nil, nil}, {[]string{"lz4"}, nil}, {[]string{"zlib"}, nil}, {[]string{"noop"}, nil},
+		{nil, nil},
+		{[]string{"lz4"}, nil},
+		{[]string{"zlib"}, nil},
+		{[]string{"noop"}, nil},
 		{[]string{"zstd", "zlib", "snappy"}, []Compressor{Zstd, Snappy}},
 		{[]string{"snappy", "snappy"}, []Compressor{Snappy}},
 	} {
@@ -176,8 +179,10 @@ func TestPick(t *testing.T) {
 }
 
 func TestCompressible(t *testing.T) {
-	for _, name := range []string{"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "getnonce", "authenticate",
-		"createUser", "updateUser", "copydbSaslStart", "copydbgetnonce", "copydb"} {
+	for _, name := range []string{
+		"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "getnonce", "authenticate",
+		"createUser", "updateUser", "copydbSaslStart", "copydbgetnonce", "copydb",
+	} {
 		if Compressible(name) || Compressible([]byte(name)) {
 			t.Errorf("%s may be compressed", name)
 		}

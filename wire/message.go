@@ -120,10 +120,12 @@ func (m *Message) sequence(b []byte, at int) error {
 		return badFrame("section identifier without an end")
 	}
 	s := Section{Identifier: b[4:id], Start: at, At: at + 1 + id + 1, Docs: b[id+1:]}
-	for docs, ok := s.Docs, true; len(docs) > 0; {
-		if _, docs, ok = NextDoc(docs); !ok {
+	for docs := s.Docs; len(docs) > 0; {
+		_, rest, ok := NextDoc(docs)
+		if !ok {
 			return badFrame("documents of section %q do not fill it", s.Identifier)
 		}
+		docs = rest
 	}
 	for i := range m.Sections {
 		if string(m.Sections[i].Identifier) == string(s.Identifier) {

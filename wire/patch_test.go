@@ -15,8 +15,11 @@ func elem(t testing.TB, key string, v any) []byte {
 }
 
 func findMessage(t testing.TB) *Buf {
-	return NewMessage(1, 0, 0, doc(t, bson.D{{Key: "find", Value: "orders"},
-		{Key: "filter", Value: bson.D{{Key: "a", Value: int32(1)}}}, {Key: "$db", Value: "shop"}}))
+	return NewMessage(1, 0, 0, doc(t, bson.D{
+		{Key: "find", Value: "orders"},
+		{Key: "filter", Value: bson.D{{Key: "a", Value: int32(1)}}},
+		{Key: "$db", Value: "shop"},
+	}))
 }
 
 // at finds a top-level element of the message's body, its offsets in the frame.

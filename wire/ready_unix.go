@@ -39,8 +39,10 @@ func (c *Conn) tryRead(fd uintptr) bool {
 			return false
 		case err != nil:
 			b.Free()
-			c.err = &net.OpError{Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(),
-				Addr: c.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+			c.err = &net.OpError{
+				Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(),
+				Addr: c.RemoteAddr(), Err: os.NewSyscallError("read", err),
+			}
 		case n == 0:
 			b.Free()
 			c.err = io.EOF

@@ -73,7 +73,8 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	p := &process{path: path, cfg: cfg, log: newLogger(cfg.Log, stderr), registry: prometheus.NewRegistry(), router: &routing.Router{}}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "tenantry_reloads_total", Help: "Reloads of the configuration by result."}, []string{"result"})
+		Name: "tenantry_reloads_total", Help: "Reloads of the configuration by result.",
+	}, []string{"result"})
 	p.registry.MustRegister(p.reloads)
 	budget := wire.NewBudget(cfg.Limits.MessageMemory)
 	p.clusters = backend.New(backend.Options{
@@ -107,8 +108,10 @@ func newLogger(l config.Log, w io.Writer) zerolog.Logger {
 }
 
 func poolLimits(cfg *config.Config) backend.Limits {
-	return backend.Limits{MaxPerServer: cfg.Pools.MaxPerServer, MaxPerTenant: cfg.Pools.MaxPerTenant, Idle: cfg.Pools.Idle,
-		MaxIdleClusters: cfg.Pools.MaxTenants}
+	return backend.Limits{
+		MaxPerServer: cfg.Pools.MaxPerServer, MaxPerTenant: cfg.Pools.MaxPerTenant, Idle: cfg.Pools.Idle,
+		MaxIdleClusters: cfg.Pools.MaxTenants,
+	}
 }
 
 func clusterSpecs(cfg *config.Config) []backend.Spec {

@@ -107,8 +107,12 @@ func OK(fields ...bson.E) Reply {
 
 // Fail replies an error, as a server words it.
 func Fail(code wire.Code, text string, labels ...string) Reply {
-	d := bson.D{{Key: "ok", Value: 0.0}, {Key: "errmsg", Value: text}, {Key: "code", Value: int32(code)},
-		{Key: "codeName", Value: codeName(code)}}
+	d := bson.D{
+		{Key: "ok", Value: 0.0},
+		{Key: "errmsg", Value: text},
+		{Key: "code", Value: int32(code)},
+		{Key: "codeName", Value: codeName(code)},
+	}
 	if len(labels) > 0 {
 		d = append(d, bson.E{Key: "errorLabels", Value: labels})
 	}

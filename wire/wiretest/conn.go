@@ -115,7 +115,7 @@ func (c *serverConn) parse(b *wire.Buf) (Command, error) {
 }
 
 // parse fills the command from an OP_MSG.
-func (cmd *Command) parse(frame []byte) error {
+func (c *Command) parse(frame []byte) error {
 	var m wire.Message
 	if err := m.Parse(slices.Clone(frame)); err != nil {
 		return err
@@ -123,13 +123,13 @@ func (cmd *Command) parse(frame []byte) error {
 	if err := m.Body.Check(); err != nil {
 		return err
 	}
-	cmd.Flags, cmd.Body = m.Flags, m.Body
+	c.Flags, c.Body = m.Flags, m.Body
 	it := m.Body.Iter()
 	it.Next()
-	cmd.Name = string(it.Key)
+	c.Name = string(it.Key)
 	v, _ := m.Body.Lookup("$db")
 	db, _ := v.Str()
-	cmd.DB = string(db)
+	c.DB = string(db)
 	for _, s := range m.Sections {
 		seq := Sequence{Identifier: string(s.Identifier)}
 		for rest := s.Docs; len(rest) > 0; {
@@ -140,7 +140,7 @@ func (cmd *Command) parse(frame []byte) error {
 			}
 			seq.Docs = append(seq.Docs, d)
 		}
-		cmd.Sections = append(cmd.Sections, seq)
+		c.Sections = append(c.Sections, seq)
 	}
 	return nil
 }

@@ -173,10 +173,19 @@ func (s *Server) memberFields(h helloState, addr string) bson.D {
 	name, hosts, primary := s.set.names(s, addr)
 	now := time.Now()
 	op := bson.D{{Key: "ts", Value: bson.Timestamp{T: uint32(now.Unix()), I: 1}}, {Key: "t", Value: int64(1)}}
-	d := bson.D{{Key: "hosts", Value: hosts}, {Key: "setName", Value: name}, {Key: "setVersion", Value: int32(1)},
-		{Key: "secondary", Value: h.role == Secondary}, {Key: "me", Value: addr},
-		{Key: "lastWrite", Value: bson.D{{Key: "opTime", Value: op}, {Key: "lastWriteDate", Value: now},
-			{Key: "majorityOpTime", Value: op}, {Key: "majorityWriteDate", Value: now}}}}
+	d := bson.D{
+		{Key: "hosts", Value: hosts},
+		{Key: "setName", Value: name},
+		{Key: "setVersion", Value: int32(1)},
+		{Key: "secondary", Value: h.role == Secondary},
+		{Key: "me", Value: addr},
+		{Key: "lastWrite", Value: bson.D{
+			{Key: "opTime", Value: op},
+			{Key: "lastWriteDate", Value: now},
+			{Key: "majorityOpTime", Value: op},
+			{Key: "majorityWriteDate", Value: now},
+		}},
+	}
 	if primary != "" {
 		d = append(d, bson.E{Key: "primary", Value: primary})
 	}

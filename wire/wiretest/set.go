@@ -169,7 +169,11 @@ func (s *Server) gossip(d wire.Doc) wire.Doc {
 	if _, has := field(v, "$clusterTime"); has {
 		return d
 	}
-	return D(append(v, bson.E{Key: "$clusterTime", Value: bson.D{{Key: "clusterTime", Value: x.time},
-		{Key: "signature", Value: bson.D{{Key: "hash", Value: bson.Binary{Data: x.sign(x.time)}},
-			{Key: "keyId", Value: x.keyID}}}}}, bson.E{Key: "operationTime", Value: x.time}))
+	return D(append(v, bson.E{Key: "$clusterTime", Value: bson.D{
+		{Key: "clusterTime", Value: x.time},
+		{Key: "signature", Value: bson.D{
+			{Key: "hash", Value: bson.Binary{Data: x.sign(x.time)}},
+			{Key: "keyId", Value: x.keyID},
+		}},
+	}}, bson.E{Key: "operationTime", Value: x.time}))
 }

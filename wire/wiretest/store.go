@@ -44,9 +44,11 @@ type operation struct {
 }
 
 // generic are fields that the store need not look at.
-var generic = []string{"$db", "lsid", "txnNumber", "autocommit", "startTransaction", "stmtId", "stmtIds",
+var generic = []string{
+	"$db", "lsid", "txnNumber", "autocommit", "startTransaction", "stmtId", "stmtIds",
 	"$clusterTime", "$readPreference", "readConcern", "writeConcern", "comment", "maxTimeMS", "ordered",
-	"apiVersion", "apiStrict", "apiDeprecationErrors", "bypassDocumentValidation"}
+	"apiVersion", "apiStrict", "apiDeprecationErrors", "bypassDocumentValidation",
+}
 
 var operations = map[string]struct {
 	fields string // that the command may have beside the generic ones
@@ -529,8 +531,12 @@ func (o *operation) killCursors() (bson.D, error) {
 			missing = append(missing, id)
 		}
 	}
-	return bson.D{{Key: "cursorsKilled", Value: killed}, {Key: "cursorsNotFound", Value: missing},
-		{Key: "cursorsAlive", Value: bson.A{}}, {Key: "cursorsUnknown", Value: bson.A{}}}, nil
+	return bson.D{
+		{Key: "cursorsKilled", Value: killed},
+		{Key: "cursorsNotFound", Value: missing},
+		{Key: "cursorsAlive", Value: bson.A{}},
+		{Key: "cursorsUnknown", Value: bson.A{}},
+	}, nil
 }
 
 func (o *operation) create() (bson.D, error) {
@@ -557,8 +563,11 @@ func (o *operation) createIndexes() (bson.D, error) {
 		}
 	}
 	o.tick()
-	return bson.D{{Key: "numIndexesBefore", Value: int32(before)}, {Key: "numIndexesAfter", Value: int32(len(c.indexes))},
-		{Key: "createdCollectionAutomatically", Value: created}}, nil
+	return bson.D{
+		{Key: "numIndexesBefore", Value: int32(before)},
+		{Key: "numIndexesAfter", Value: int32(len(c.indexes))},
+		{Key: "createdCollectionAutomatically", Value: created},
+	}, nil
 }
 
 func (o *operation) listIndexes() (bson.D, error) {
