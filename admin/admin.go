@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,26 +29,26 @@ type Options struct {
 	Ready     func() error                    // nil: everything can be served
 	Reload    func(ctx context.Context) error // the file is put in force, or why not
 	Tenants   func() any                      // marshalled as JSON
-	TokenFile string                          // bearer token for all but /healthz and /readyz; "" for none
+	TokenFile func() string                   // bearer token for all but /healthz and /readyz; "" for none
 }
 
 // Server is the HTTP server.
 type Server struct {
-	opts Options
-	http *http.Server
-	done chan struct{}
+	opts   Options
+	http   *http.Server
+	serves sync.WaitGroup
 }
 
 // New returns a server that listens nowhere yet.
 func New(o Options) *Server {
-	s := &Server{opts: o, done: make(chan struct{})}
+	s := &Server{opts: o}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.guarded(promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("POST /reload", s.guarded(http.HandlerFunc(s.reload)))
 	mux.Handle("GET /tenants", s.guarded(http.HandlerFunc(s.tenants)))
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: log.New(o.Log, "", 0)}
 	return s
 }
 
@@ -56,12 +58,11 @@ func (s *Server) Listen(address string) (net.Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
-	go func() {
-		defer close(s.done)
+	s.serves.Go(func() {
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.opts.Log.Error().Err(err).Msg("admin stopped")
 		}
-	}()
+	})
 	return l.Addr(), nil
 }
 
@@ -70,6 +71,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	if err := s.http.Shutdown(ctx); err != nil {
 		_ = s.http.Close()
 	}
+	s.serves.Wait()
 }
 
 func answer(w http.ResponseWriter, status int, text string) {
@@ -101,21 +103,31 @@ func (s *Server) tenants(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// guarded asks for the bearer token where there is one. The file is read each time, so that a
-// changed token holds at once.
+// guarded asks for the bearer token where there is one.
 func (s *Server) guarded(next http.Handler) http.Handler {
-	if s.opts.TokenFile == "" {
-		return next
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		want, err := os.ReadFile(s.opts.TokenFile)
-		got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		token := strings.TrimSpace(string(want))
-		if err != nil || token == "" || !ok || subtle.ConstantTimeCompare([]byte(got), []byte(token)) != 1 {
+		if !s.admits(r) {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			answer(w, http.StatusUnauthorized, "a bearer token is needed")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// admits compares the request's token with the file's. That is read each time, so that a changed
+// token holds at once; where it cannot be read nobody is let in.
+func (s *Server) admits(r *http.Request) bool {
+	path := s.opts.TokenFile()
+	if path == "" {
+		return true
+	}
+	text, err := os.ReadFile(path)
+	token := strings.TrimSpace(string(text))
+	if err != nil || token == "" {
+		s.opts.Log.Warn().AnErr("error", err).Str("file", path).Msg("the admin token is not readable or empty; nobody is let in")
+		return false
+	}
+	got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && subtle.ConstantTimeCompare([]byte(got), []byte(token)) == 1
 }

@@ -10,11 +10,11 @@ import (
 // Problem is one thing that is wrong with a configuration, or worth a warning: where it stands,
 // what it is, and what to do about it.
 type Problem struct {
-	File   string // "" where it comes from the environment
-	Line   int    // 0 where no line can be named
-	Key    string // "tenants[2].key", or the environment variable
-	Text   string
-	Remedy string
+	File   string `json:"file,omitempty"` // "" where it comes from the environment
+	Line   int    `json:"line,omitempty"` // 0 where no line can be named
+	Key    string `json:"key,omitempty"`  // "tenants[2].key", or the environment variable
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // String is the problem on one line: file:line: key: text; remedy.

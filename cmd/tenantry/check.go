@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 func check(args []string, stdout io.Writer) error {
 	asJSON := slices.Contains(args, "--json")
 	args = slices.DeleteFunc(args, func(a string) bool { return a == "--json" })
-	if len(args) != 1 {
+	if len(args) != 1 || strings.HasPrefix(args[0], "-") {
 		return usageError{errors.New("usage: tenantry check FILE [--json]")}
 	}
 	cfg, warnings, err := config.Load(args[0], os.Getenv)
@@ -43,9 +44,12 @@ func check(args []string, stdout io.Writer) error {
 }
 
 func checkJSON(warnings []config.Problem, err error, stdout io.Writer) error {
-	var problems config.Errors
+	problems := config.Errors{} // an empty list is easier on scripts than none
 	if err != nil && !errors.As(err, &problems) {
 		return err
+	}
+	if warnings == nil {
+		warnings = []config.Problem{}
 	}
 	out := json.NewEncoder(stdout)
 	out.SetIndent("", "  ")
@@ -71,13 +75,9 @@ func explain(args []string, stdout io.Writer) error {
 	if err != nil {
 		return usageError{err}
 	}
-	var cmd bson.D
-	if err := bson.UnmarshalExtJSON([]byte(args[1]), false, &cmd); err != nil {
-		return usageError{fmt.Errorf("the command is no JSON document: %w", err)}
-	}
-	raw, err := bson.Marshal(cmd)
+	raw, err := parseCommand(args[1])
 	if err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("the command is no JSON document: %w", err)}
 	}
 	db := ""
 	for name := range table.Databases {
@@ -86,9 +86,22 @@ func explain(args []string, stdout io.Writer) error {
 	}
 	doc, werr := routing.Explain(table, wire.Doc(raw), db)
 	if werr != nil {
-		return usageError{werr}
+		return usageError{errors.New(werr.Text)}
 	}
 	return printDoc(stdout, bson.Raw(doc))
+}
+
+// parseCommand reads extended JSON. The BSON reader would not mind text behind the document.
+func parseCommand(text string) ([]byte, error) {
+	var whole json.RawMessage
+	if err := json.Unmarshal([]byte(text), &whole); err != nil {
+		return nil, err
+	}
+	var cmd bson.D
+	if err := bson.UnmarshalExtJSON(whole, false, &cmd); err != nil {
+		return nil, err
+	}
+	return bson.Marshal(cmd)
 }
 
 func printDoc(stdout io.Writer, doc bson.Raw) error {
@@ -115,27 +128,50 @@ func tenants(args []string, stdout io.Writer) error {
 			return usageError{errors.New("usage: tenantry tenants [--admin URL] [--json]")}
 		}
 	}
-	if base == "" {
-		base = "http://127.0.0.1:8017"
-	}
-	client := http.Client{Timeout: 10 * time.Second}
-	resp, err := client.Get(strings.TrimSuffix(base, "/") + "/tenants")
+	body, err := ask(base, "/tenants")
 	if err != nil {
-		return fmt.Errorf("ask the running proxy: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the running proxy answers %s", resp.Status)
+		return err
 	}
 	if asJSON {
-		_, err := io.Copy(stdout, resp.Body)
+		_, err := stdout.Write(body)
 		return err
 	}
 	var list []control.TenantStatus
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+	if err := json.Unmarshal(body, &list); err != nil {
 		return fmt.Errorf("read the proxy's answer: %w", err)
 	}
 	return printTenants(stdout, list)
+}
+
+// ask gets a page from a running proxy's admin address, which may also be written as host:port.
+func ask(base, page string) ([]byte, error) {
+	base = strings.TrimSuffix(cmp.Or(base, "127.0.0.1:8017"), "/")
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	req, err := http.NewRequest(http.MethodGet, base+page, nil)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("the admin address: %w", err)}
+	}
+	if token := strings.TrimSpace(os.Getenv("TENANTRY_ADMIN_TOKEN")); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the running proxy: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		return nil, errors.New("the running proxy asks for its token: set TENANTRY_ADMIN_TOKEN to what its token_file holds")
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("the running proxy answers %s", resp.Status)
+	case err != nil:
+		return nil, fmt.Errorf("read the proxy's answer: %w", err)
+	}
+	return body, nil
 }
 
 func printTenants(stdout io.Writer, list []control.TenantStatus) error {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 )
 
 // Exit codes, as the help says.
@@ -21,7 +22,9 @@ const (
 const usage = `tenantry routes the tenants of a MongoDB application to their databases.
 
 usage:
-  tenantry serve [--config FILE]          run the proxy (default tenantry.toml)
+  tenantry serve [--config FILE] [--drain TIME]
+                                          run the proxy (default tenantry.toml); at its end commands
+                                          under way have so long (default 20s)
   tenantry check FILE [--json]            validate a configuration and print what it means
   tenantry explain FILE 'COMMAND JSON'    where a command would go, by the file alone
   tenantry tenants [--admin URL] [--json] the tenants of a running proxy and where they are
@@ -35,6 +38,7 @@ environment:
   MULTI_DB_MODE          disabled, mixed or forced; wins over the file
   MULTI_DB_TENANT_KEYS   a,b: tenants with databases of their own
   TENANTRY_ADMIN         admin address of a running proxy (default http://127.0.0.1:8017)
+  TENANTRY_ADMIN_TOKEN   its token, where it asks for one
 
 exit codes: 0 done, 1 failed, 2 wrong usage or configuration
 `
@@ -82,6 +86,10 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 		_, _ = fmt.Fprint(stderr, usage)
 		return usageError{errors.New("name a command")}
 	}
+	if asksForHelp(args) {
+		_, err := fmt.Fprint(stdout, usage)
+		return err
+	}
 	switch args[0] {
 	case "serve":
 		return serve(args[1:], stderr)
@@ -94,9 +102,11 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 	case "version", "--version":
 		_, err := fmt.Fprintln(stdout, "tenantry", buildVersion())
 		return err
-	case "help", "--help", "-h":
-		_, err := fmt.Fprint(stdout, usage)
-		return err
 	}
 	return usageError{fmt.Errorf("there is no command %q; see tenantry help", args[0])}
+}
+
+// asksForHelp also takes it for a question where --help follows a command.
+func asksForHelp(args []string) bool {
+	return args[0] == "help" || slices.ContainsFunc(args, func(a string) bool { return a == "--help" || a == "-h" })
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,13 +29,14 @@ import (
 const (
 	startTimeout  = 10 * time.Second // for reading the routes before the first client is served
 	reloadTimeout = 20 * time.Second
-	drainTimeout  = 20 * time.Second // for commands under way at the end
+	drainTimeout  = 20 * time.Second // for commands under way at the end, where no flag says it
 	watchInterval = 500 * time.Millisecond
 )
 
 // process is the rooms joined.
 type process struct {
 	path     string
+	drain    time.Duration
 	log      zerolog.Logger
 	registry *prometheus.Registry
 	router   *routing.Router
@@ -44,38 +46,53 @@ type process struct {
 	admin    *admin.Server
 
 	reloads *prometheus.CounterVec
-	mu      sync.Mutex // guards the following; held for a whole reload
-	cfg     *config.Config
-	refused string // why the file in place is not the running one
+	inForce prometheus.Gauge
+	applies sync.Mutex // held while a configuration is put in force, so that the last one stays
+	cfg     atomic.Pointer[config.Config]
 }
 
 func serve(args []string, stderr io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	path := flags.String("config", "tenantry.toml", "configuration file")
+	flags.SetOutput(io.Discard) // what is wrong is said once, by main
+	path := flags.String("config", "tenantry.toml", "")
+	drain := flags.Duration("drain", drainTimeout, "")
 	if err := flags.Parse(args); err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("serve: %w; usage: tenantry serve [--config FILE] [--drain TIME]", err)}
+	}
+	if flags.NArg() > 0 {
+		return usageError{fmt.Errorf("serve takes no %q; name the file with --config", flags.Arg(0))}
 	}
 	cfg, warnings, err := config.Load(*path, os.Getenv)
 	if err != nil {
 		return usageError{err}
 	}
 	p := newProcess(*path, cfg, stderr)
+	p.drain = *drain
 	for _, w := range warnings {
 		p.log.Warn().Msg(w.String())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	return p.run(ctx)
 }
 
 func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
-	p := &process{path: path, cfg: cfg, log: newLogger(cfg.Log, stderr), registry: prometheus.NewRegistry(), router: &routing.Router{}}
+	p := &process{path: path, log: newLogger(cfg.Log, stderr), registry: prometheus.NewRegistry(), router: &routing.Router{}}
+	p.cfg.Store(cfg)
+	setLogLevel(cfg.Log)
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tenantry_reloads_total", Help: "Reloads of the configuration by result.",
 	}, []string{"result"})
-	p.registry.MustRegister(p.reloads)
+	p.inForce = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tenantry_config_in_force", Help: "1 where the file in place is the running configuration, 0 where it was refused.",
+	})
+	p.registry.MustRegister(p.reloads, p.inForce)
+	p.inForce.Set(1)
+	for _, result := range []string{"ok", "refused"} {
+		p.reloads.WithLabelValues(result) // so that the first one is an increase, too
+	}
 	budget := wire.NewBudget(cfg.Limits.MessageMemory)
 	p.clusters = backend.New(backend.Options{
 		Log: p.log, Registerer: p.registry, Budget: budget, AppName: "tenantry", Limits: poolLimits(cfg),
@@ -90,7 +107,8 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	})
 	p.admin = admin.New(admin.Options{
 		Log: p.log, Registry: p.registry, Version: buildVersion(), Ready: p.ready, Reload: p.reload,
-		Tenants: func() any { return p.control.Status() }, TokenFile: cfg.Admin.TokenFile,
+		Tenants:   func() any { return p.control.Status() },
+		TokenFile: func() string { return p.cfg.Load().Admin.TokenFile },
 	})
 	return p
 }
@@ -100,11 +118,16 @@ func newLogger(l config.Log, w io.Writer) zerolog.Logger {
 	if l.Format == "console" || l.Format == "" && isFile && isatty.IsTerminal(f.Fd()) {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
 	}
+	return zerolog.New(w).With().Timestamp().Logger()
+}
+
+// setLogLevel sets the level of every logger of the process, so that a reload can change it.
+func setLogLevel(l config.Log) {
 	level, err := zerolog.ParseLevel(l.Level)
 	if err != nil {
 		level = zerolog.InfoLevel
 	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+	zerolog.SetGlobalLevel(level)
 }
 
 func poolLimits(cfg *config.Config) backend.Limits {
@@ -127,35 +150,32 @@ func (p *process) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer p.clusters.Close()
-	if err := p.clusters.Apply(clusterSpecs(p.cfg), poolLimits(p.cfg)); err != nil {
+	cfg := p.cfg.Load()
+	if err := p.clusters.Apply(clusterSpecs(cfg), poolLimits(cfg)); err != nil {
 		return usageError{err}
 	}
-	p.proxy.Apply(p.cfg)
-	if err := p.listen(); err != nil {
-		p.stop()
+	p.proxy.Apply(cfg)
+	defer p.stop()
+	p.applies.Lock() // until start is over, reloads wait
+	if err := p.listen(cfg); err != nil {
+		p.applies.Unlock()
 		return err
 	}
-	if err := p.start(ctx); err != nil {
-		p.stop()
-		return err
-	}
-	p.log.Info().Str("version", buildVersion()).Str("config", p.path).Str("mode", p.cfg.Routing.Mode).Msg("tenantry serves")
 	err := p.work(ctx, cancel)
 	p.log.Info().Msg("stopping; commands under way are finished")
-	p.stop()
 	return err
 }
 
 // listen opens every address before anything else, so that a taken port is said at once.
-func (p *process) listen() error {
-	if p.cfg.Admin.Address != "" {
-		addr, err := p.admin.Listen(p.cfg.Admin.Address)
+func (p *process) listen(cfg *config.Config) error {
+	if cfg.Admin.Address != "" {
+		addr, err := p.admin.Listen(cfg.Admin.Address)
 		if err != nil {
 			return err
 		}
 		p.log.Info().Stringer("address", addr).Msg("admin listens")
 	}
-	for _, l := range p.cfg.Listeners {
+	for _, l := range cfg.Listeners {
 		addr, err := p.proxy.Listen(l.Address)
 		if err != nil {
 			return err
@@ -172,17 +192,27 @@ func (p *process) listen() error {
 // start reads the routes once; where the home cluster is away that goes on in control's own loop,
 // and clients are told so meanwhile.
 func (p *process) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	limited, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := p.control.Apply(ctx, p.cfg); err != nil {
+	cfg := p.cfg.Load()
+	if err := p.control.Apply(limited, cfg); err != nil {
+		if ctx.Err() != nil {
+			return nil // the process was told to end meanwhile
+		}
 		return usageError{err}
 	}
+	p.log.Info().Str("version", buildVersion()).Str("config", p.path).Str("mode", cfg.Routing.Mode).Msg("tenantry serves")
 	return nil
 }
 
-// work runs the long-lived loops until one fails or the process is told to end.
+// work runs the long-lived loops until one fails or the process is told to end. Signals and
+// changes of the file count from the beginning, and are obeyed when the start is over. Its caller
+// has locked applies.
 func (p *process) work(ctx context.Context, cancel context.CancelFunc) error {
 	errs := make(chan error, 3)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	var wg sync.WaitGroup
 	loop := func(f func() error) {
 		wg.Add(1)
@@ -194,10 +224,17 @@ func (p *process) work(ctx context.Context, cancel context.CancelFunc) error {
 			}
 		}()
 	}
-	loop(func() error { return p.control.Run(ctx) })
-	loop(func() error { return p.proxy.Run(ctx) })
 	loop(func() error { p.watch(ctx); return nil })
-	loop(func() error { p.hangups(ctx); return nil })
+	loop(func() error { p.hangups(ctx, hangups); return nil })
+	loop(func() error { return p.proxy.Run(ctx) })
+	loop(func() error {
+		err := p.start(ctx)
+		p.applies.Unlock()
+		if err != nil {
+			return err
+		}
+		return p.control.Run(ctx)
+	})
 	<-ctx.Done()
 	wg.Wait()
 	select {
@@ -209,19 +246,12 @@ func (p *process) work(ctx context.Context, cancel context.CancelFunc) error {
 }
 
 func (p *process) watch(ctx context.Context) {
-	files := func() []string {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.cfg.Files()
-	}
+	files := func() []string { return p.cfg.Load().Files() }
 	config.Watch(ctx, files, watchInterval, func() { _ = p.reload(ctx) })
 }
 
-// hangups reloads at SIGHUP.
-func (p *process) hangups(ctx context.Context) {
-	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, syscall.SIGHUP)
-	defer signal.Stop(ch)
+// hangups reloads at each signal.
+func (p *process) hangups(ctx context.Context, ch <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -234,19 +264,23 @@ func (p *process) hangups(ctx context.Context) {
 
 // reload puts the file in force, or keeps the running configuration whole and says why.
 func (p *process) reload(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.applies.Lock()
+	defer p.applies.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
 	if err := p.replace(ctx); err != nil {
-		p.refused = err.Error()
+		p.inForce.Set(0)
 		p.reloads.WithLabelValues("refused").Inc()
 		p.log.Error().Err(err).Msg("reload refused; the running configuration stays")
 		return err
 	}
-	p.refused = ""
+	p.inForce.Set(1)
 	p.reloads.WithLabelValues("ok").Inc()
-	p.log.Info().Uint64("table", p.router.Current().Version).Msg("configuration reloaded")
+	done := p.log.Info()
+	if table := p.router.Current(); table != nil { // there is none while the home cluster is away
+		done = done.Uint64("table", table.Version)
+	}
+	done.Msg("configuration reloaded")
 	return nil
 }
 
@@ -255,25 +289,40 @@ func (p *process) replace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if problems := config.RestartNeeded(p.cfg, cfg); len(problems) > 0 {
+	old := p.cfg.Load()
+	if problems := config.RestartNeeded(old, cfg); len(problems) > 0 {
 		return config.Errors(problems)
 	}
 	for _, w := range warnings {
 		p.log.Warn().Msg(w.String())
 	}
 	// Clusters first: a table may name new ones. The old ones go when the table is in force.
-	if err := p.clusters.Apply(append(clusterSpecs(cfg), goneClusters(p.cfg, cfg)...), poolLimits(cfg)); err != nil {
+	if err := p.clusters.Apply(append(clusterSpecs(cfg), goneClusters(old, cfg)...), poolLimits(cfg)); err != nil {
 		return err
 	}
 	if err := p.control.Apply(ctx, cfg); err != nil {
-		if back := p.clusters.Apply(clusterSpecs(p.cfg), poolLimits(p.cfg)); back != nil {
+		if back := p.clusters.Apply(clusterSpecs(old), poolLimits(old)); back != nil {
 			return fmt.Errorf("%w; and the clusters could not be put back: %w", err, back)
 		}
 		return err
 	}
 	p.proxy.Apply(cfg)
-	p.cfg = cfg
+	setLogLevel(cfg.Log)
+	p.cfg.Store(cfg)
+	p.logUnchanged(old, cfg)
 	return p.clusters.Apply(clusterSpecs(cfg), poolLimits(cfg))
+}
+
+// logUnchanged names the settings that were changed and hold from the next start only. They do no
+// harm meanwhile, so a reload is not refused for them.
+func (p *process) logUnchanged(old, cfg *config.Config) {
+	say := func(key string) { p.log.Warn().Str("key", key).Msg("the changed setting holds from the next start") }
+	if old.Log.Format != cfg.Log.Format {
+		say("log.format")
+	}
+	if old.Limits.MessageMemory != cfg.Limits.MessageMemory {
+		say("limits.message_memory")
+	}
 }
 
 // goneClusters are those of the old configuration that the new one lacks.
@@ -301,7 +350,7 @@ func (p *process) ready() error {
 }
 
 func (p *process) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), p.drain)
 	defer cancel()
 	p.proxy.Shutdown(ctx)
 	p.admin.Shutdown(ctx)
