@@ -213,7 +213,7 @@ var rows = []Command{
 		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own")},
 	{Name: "renameCollection", Names: []NameLoc{{FullNS, ""}, {FullNS, "to"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
 		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection")},
-	{Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+	{Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
 		Fields: fields("index validator validationLevel validationAction viewOn pipeline changeStreamPreAndPostImages expireAfterSeconds " +
 			"timeseries cappedSize cappedMax dryRun"), Refuse: notOffered("collMod")},
 	{Name: "convertToCapped", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,

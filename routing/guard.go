@@ -22,6 +22,7 @@ type ops struct {
 	op   Op
 	docs docs
 	one  bool // the command is a write itself
+	bad  bool // an entry has a field twice: two readers could see different writes
 }
 
 func (r *Request) ops() ops {
@@ -48,30 +49,44 @@ func (o *ops) next() bool {
 		return false
 	}
 	o.op = Op{Index: o.docs.n - 1}
-	o.op.read(o.docs.doc)
-	return true
+	o.bad = !o.op.read(o.docs.doc)
+	return !o.bad
 }
 
-// read takes an entry of a batch apart.
-func (op *Op) read(entry wire.Doc) {
+// read takes an entry of a batch apart; false where it has a field twice.
+func (op *Op) read(entry wire.Doc) bool {
+	var seen, field uint8
 	it := entry.Iter()
 	for it.Next() {
 		switch string(it.Key) {
 		case "q":
+			field = 1
 			op.Filter, _ = it.Value.Doc()
 		case "u":
+			field = 2
 			op.Update = it.Value
 		case "multi":
+			field = 4
 			op.Many = it.Value.True()
 		case "limit":
+			field = 8
 			n, _ := it.Value.Int()
 			op.Many = n != 1
 		case "upsert":
+			field = 16
 			op.Upsert = it.Value.True()
 		case "collation":
+			field = 32
 			op.collation = it.Value
+		default:
+			continue
 		}
+		if seen&field != 0 {
+			return false
+		}
+		seen |= field
 	}
+	return true
 }
 
 // Ops calls yield for each write of an update, delete or findAndModify; false where the batch is
@@ -210,25 +225,72 @@ func (t *Table) GuardTarget(r *Request, c *Collection, target *Target) (index in
 	}
 	o := r.ops()
 	for o.next() {
-		if err := t.guard(&o.op, c, target); err != nil {
+		if err := t.guard(r, &o.op, c, target); err != nil {
 			return o.op.Index, err
 		}
 	}
 	return 0, nil
 }
 
-func (t *Table) guard(op *Op, c *Collection, target *Target) *wire.Error {
+func (t *Table) guard(r *Request, op *Op, c *Collection, target *Target) *wire.Error {
 	d, _ := op.Update.Doc()
 	switch formOf(op.Update) {
 	case replacement:
 		return t.guardReplacement(d, c, target)
 	case operators:
+		if op.Upsert && target.Tenant != nil && !t.upsertCarries(r, op, c) {
+			return wire.Errorf(wire.ShardKeyNotFound,
+				"the document that this upsert may make would lack the tenant field %q; add its equality to the filter, or $setOnInsert", c.field.name)
+		}
 		return t.guardOperators(d, c, target)
 	case pipelineUpdate:
 		return wire.Errorf(wire.IllegalOperation,
 			"an update by a pipeline is not offered while tenants of this collection have databases of their own; use update operators")
 	}
 	return nil
+}
+
+// upsertCarries reports whether the document that an upsert with operators makes has the tenant
+// field: from the update, or from an equality in the filter, which servers copy. They copy nothing
+// of $in, $or and $expr.
+func (t *Table) upsertCarries(r *Request, op *Op, c *Collection) bool {
+	if _, ok := c.field.upsertTenant(op.Update); ok {
+		return true
+	}
+	x := t.extractor(r, c, op.collation)
+	return x.equality(op.Filter, 0)
+}
+
+// equality reports whether the filter asks for the field by plain equality.
+func (x *extractor) equality(filter wire.Doc, depth int) bool {
+	it := filter.Iter()
+	for it.Next() && depth <= 64 {
+		switch string(it.Key) {
+		case x.field.name:
+			v := it.Value
+			if d, ok := v.Doc(); ok {
+				v, _ = d.Lookup("$eq")
+			}
+			if v.Type != 0 && scalar(v) {
+				return true
+			}
+		case x.field.parts[0]:
+			if _, ok := x.object(it.Value); ok {
+				return true
+			}
+		case "$and":
+			a, ok := it.Value.Array()
+			if !ok {
+				continue
+			}
+			for sub := a.Iter(); sub.Next(); {
+				if d, ok := sub.Value.Doc(); ok && x.equality(d, depth+1) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 func (t *Table) guardReplacement(d wire.Doc, c *Collection, target *Target) *wire.Error {

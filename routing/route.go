@@ -293,6 +293,9 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 		for o.next() {
 			t.collectOp(r, h, &o.op)
 		}
+		if o.bad {
+			return wire.Errorf(wire.DuplicateField, "a write of the batch has a field twice; send it once")
+		}
 	}
 	return nil
 }
@@ -338,9 +341,10 @@ func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 	}
 }
 
-// byID reports whether a write selects documents by _id and changes one at most.
+// byID reports whether a write selects documents by _id and changes one at most. Under a collation
+// one _id may be that of several documents.
 func (r *Request) byID(op *Op) bool {
-	if op.Many {
+	if op.Many || !simple(op.collation) {
 		return false
 	}
 	_, ok := IDs(op.Filter)
@@ -407,7 +411,7 @@ func (t *Table) withoutTenant(r *Request, h *homes, d Decision) Decision {
 func (r *Request) selectsByID(t *Table, c *Collection) bool {
 	switch r.Cmd.Tenant.Kind {
 	case InFilter:
-		if r.Cmd.Merge != MergeCursor || r.value(fTailable).True() || r.value(fReturnKey).True() {
+		if r.Cmd.Merge != MergeCursor || r.value(fTailable).True() || r.value(fReturnKey).True() || !simple(r.value(fCollation)) {
 			return false
 		}
 		q, _ := r.value(r.Cmd.Tenant.Path).Doc()
