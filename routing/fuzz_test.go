@@ -1,0 +1,154 @@
+package routing
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// commandsOf calls yield for each command of the scripts that is well formed.
+func commandsOf(f *testing.F, yield func(r *Request)) {
+	for _, name := range scripts(f) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, "{") {
+				continue
+			}
+			if r, err := request(f, line); err == nil {
+				yield(r)
+			}
+		}
+	}
+}
+
+// FuzzRoute: whatever the bytes, a decision or an error, and what is renamed is still a message.
+func FuzzRoute(f *testing.F) {
+	commandsOf(f, func(r *Request) { f.Add([]byte(r.Msg.Body)) })
+	table := world(f, nil)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		checkBytes(t, table, wire.AppendMessage(nil, 1, 0, 0, body))
+	})
+}
+
+// FuzzPipeline is FuzzRoute for what is most intricate, the pipeline of an aggregate.
+func FuzzPipeline(f *testing.F) {
+	commandsOf(f, func(r *Request) {
+		if p, ok := r.field(fPipeline); ok {
+			f.Add(p.Value.Data)
+		}
+	})
+	table := world(f, nil)
+	f.Fuzz(func(t *testing.T, pipeline []byte) {
+		i, body := bsoncore.AppendDocumentStart(nil)
+		body = bsoncore.AppendStringElement(body, "aggregate", "orders")
+		body = wire.Value{Type: bsoncore.TypeArray, Data: pipeline}.AppendTo(body, "pipeline")
+		body = bsoncore.AppendStringElement(body, "$db", "app")
+		body, _ = bsoncore.AppendDocumentEnd(body, i)
+		checkBytes(t, table, wire.AppendMessage(nil, 1, 0, 0, body))
+	})
+}
+
+func checkBytes(t *testing.T, table *Table, frame []byte) {
+	var m wire.Message
+	if m.Parse(frame) != nil {
+		return
+	}
+	for _, b := range []*Binding{nil, {Key: "acme", Database: true, Access: DDL}} {
+		r := Request{Bound: b}
+		if r.Parse(&m) != nil {
+			return
+		}
+		d := table.Route(&r)
+		if d.Action == Refuse && d.Err.Code == 0 {
+			t.Fatal("refused without a code")
+		}
+		if d.Action != Forward {
+			continue
+		}
+		if b != nil && d.Target.Logical != "" && (d.Target.Tenant == nil || d.Target.Tenant.Key != "acme") {
+			t.Fatalf("bound to acme, sent to %s", d.Target.DB)
+		}
+		var p wire.Patch
+		if table.Rename(&r, d.Target, &p) != nil {
+			continue
+		}
+		out := p.ApplyTo(&wire.Buf{B: frame})
+		var again wire.Message
+		if err := again.Parse(out.B); err != nil {
+			t.Fatalf("renamed: %v", err)
+		}
+		if m.Body.Check() == nil && again.Body.Check() != nil {
+			t.Fatal("renamed, it is malformed")
+		}
+	}
+}
+
+// FuzzFilter: what a filter tells does not depend on how deep in $and it stands, and a branch of
+// $or that anything matches takes it away.
+func FuzzFilter(f *testing.F) {
+	commandsOf(f, func(r *Request) {
+		for _, id := range []fieldID{fFilter, fQuery} {
+			if q, ok := r.value(id).Doc(); ok {
+				f.Add([]byte(q))
+			}
+		}
+	})
+	field := newFieldPath("tenantId")
+	f.Fuzz(func(t *testing.T, filter []byte) {
+		d := wire.Doc(filter)
+		if d.Check() != nil || bytes.Count(filter, []byte("$")) > 60 {
+			return // an extractor ends at 64 levels
+		}
+		x := extractor{field: &field, exact: true}
+		var plain, nested, twice, open tenantSet
+		x.filter(&plain, d, 0)
+		x.filter(&nested, branch("$and", d), 0)
+		x.filter(&twice, branch("$or", d, d), 0)
+		x.filter(&open, branch("$or", d, emptyDoc), 0)
+		if !same(&plain, &nested) || !same(&plain, &twice) {
+			t.Fatalf("%v, in $and %v, in $or %v", plain, nested, twice)
+		}
+		if open.known {
+			t.Fatal("a branch that everything matches tells a tenant")
+		}
+	})
+}
+
+var emptyDoc = wire.Doc{5, 0, 0, 0, 0}
+
+func branch(op string, branches ...wire.Doc) wire.Doc {
+	i, d := bsoncore.AppendDocumentStart(nil)
+	a, d := bsoncore.AppendArrayElementStart(d, op)
+	for _, b := range branches {
+		d = bsoncore.AppendDocumentElement(d, "0", b)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, a)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// same reports whether two sets have the same values.
+func same(a, b *tenantSet) bool {
+	if !a.known || !b.known {
+		return a.known == b.known
+	}
+	for i := range a.n {
+		if !b.has(a.at(i)) {
+			return false
+		}
+	}
+	for i := range b.n {
+		if !a.has(b.at(i)) {
+			return false
+		}
+	}
+	return true
+}
