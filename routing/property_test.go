@@ -432,7 +432,7 @@ func updatesKeepTheirHome(t *testing.T, field string) {
 			return
 		}
 		passed++
-		found := object{}
+		found := object{"x": "globex"}
 		set(found, field, tenant)
 		made := object{}
 		if copied && len(u) > 0 && u[0].Key[0] == '$' {

@@ -72,6 +72,7 @@ type player struct {
 	table   *Table
 	bound   *Binding
 	renamed bool
+	req     Request // one for all commands, as a connection's
 }
 
 // play returns the script with the decisions as they are now.
@@ -101,8 +102,11 @@ func play(t testing.TB, text string) string {
 }
 
 func (p *player) decide(t testing.TB, command string) string {
-	r, err := request(t, command)
-	if err != nil {
+	r, msg := &p.req, &wire.Message{}
+	if err := msg.Parse(frameOf(t, document(t, command))); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Parse(msg); err != nil {
 		return "error " + err.Code.Name() + ": " + err.Text
 	}
 	r.Bound = p.bound
