@@ -200,6 +200,12 @@ func TestShutdown(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("shutdown took %v", took)
 	}
+	if err := nc.SetReadDeadline(began.Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the client's connection: %v", err)
+	}
 	if _, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://")); err == nil {
 		t.Error("the port is still open")
 	}
