@@ -40,7 +40,8 @@ fuzz:            ## each fuzz target for FUZZTIME
 		done; \
 	done
 
-test-long: test fuzz ## the tests and the fuzz targets
+test-long: export TENANTRY_LONG = 1
+test-long: test fuzz ## the tests at length, and the fuzz targets
 
 check: $(LINT)   ## vet, format, linters, lockfiles, known vulnerabilities
 	$(GO) vet ./...

@@ -114,7 +114,7 @@ func (c *clientConn) helloCommand(t *routing.Table) *wire.Buf {
 	if !exhaust {
 		return wire.NewMessage(0, 0, 0, doc)
 	}
-	c.stream(t, legacy, doc, &a)
+	c.stream(legacy, doc, &a)
 	return nil
 }
 
@@ -141,7 +141,7 @@ func (c *clientConn) await(a *helloArgs) {
 
 // stream answers one exhaust hello by replies that follow each other, until the client goes. Each
 // answers the one before.
-func (c *clientConn) stream(t *routing.Table, legacy bool, doc wire.Doc, a *helloArgs) {
+func (c *clientConn) stream(legacy bool, doc wire.Doc, a *helloArgs) {
 	to := c.msg.RequestID
 	for {
 		c.requestID++
@@ -256,8 +256,10 @@ func (c *clientConn) appendVersion(d []byte) []byte {
 // facts is what all clusters in use allow: the strictest of each limit. While none is known the
 // values are those of servers of today, so that clients can connect and be told what is wrong.
 func (s *Server) facts(t *routing.Table) facts {
-	f := facts{MinWire: 0, MaxWire: 21, Sessions: true, SessionMinutes: 30,
-		MaxDocument: wire.MaxDocument, MaxMessage: wire.MaxMessage - 64<<10, MaxBatch: 100_000}
+	f := facts{
+		MinWire: 0, MaxWire: 21, Sessions: true, SessionMinutes: 30,
+		MaxDocument: wire.MaxDocument, MaxMessage: wire.MaxMessage - 64<<10, MaxBatch: 100_000,
+	}
 	names := []string(nil)
 	if t != nil {
 		names = t.Clusters

@@ -310,8 +310,10 @@ func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
 		d = c.appendSession(d, s.target.Cluster, tx, false)
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})
-	tr := &trip{target: s.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body, txn: tx, cursor: cur,
-		sel: backend.Select{Address: s.address}}
+	tr := &trip{
+		target: s.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body, txn: tx, cursor: cur,
+		sel: backend.Select{Address: s.address},
+	}
 	reply, err := c.send(tr)
 	if err != nil {
 		return err

@@ -60,15 +60,20 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 			Name: "tenantry_tenant_commands_total", Help: "Commands by tenant and outcome; tenants beyond the first thousand are \"other\".",
 		}, []string{"tenant", "outcome"}),
 		turnedAway: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tenantry_clients_turned_away_total", Help: "Connections closed because limits.client_connections was reached."}),
+			Name: "tenantry_clients_turned_away_total", Help: "Connections closed because limits.client_connections was reached.",
+		}),
 		malformed: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tenantry_malformed_messages_total", Help: "Connections closed because what came was no message."}),
+			Name: "tenantry_malformed_messages_total", Help: "Connections closed because what came was no message.",
+		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tenantry_panics_total", Help: "Connections closed because serving them panicked; report each."}),
+			Name: "tenantry_panics_total", Help: "Connections closed because serving them panicked; report each.",
+		}),
 		held: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tenantry_held_commands_total", Help: "Commands that waited for their tenant to be looked at."}),
+			Name: "tenantry_held_commands_total", Help: "Commands that waited for their tenant to be looked at.",
+		}),
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tenantry_unreachable_total", Help: "Commands that failed because their cluster could not be reached."}, []string{"cluster"}),
+			Name: "tenantry_unreachable_total", Help: "Commands that failed because their cluster could not be reached.",
+		}, []string{"cluster"}),
 		named: map[string]bool{},
 	}
 	if reg == nil {

@@ -172,7 +172,8 @@ func TestByID(t *testing.T) {
 		t.Errorf("found %v", r)
 	}
 	r = g.client.Run("app", d("update", "orders", "updates", bson.A{
-		d("q", d("_id", 1), "u", d("$set", d("x", 9))), d("q", d("_id", 2), "u", d("$set", d("x", 9)))}))
+		d("q", d("_id", 1), "u", d("$set", d("x", 9))), d("q", d("_id", 2), "u", d("$set", d("x", 9))),
+	}))
 	if wiretest.Get(r, "code") != int32(20) || len(g.server.Commands("update")) != 0 {
 		t.Errorf("a batch over two homes: %v", r)
 	}
@@ -358,7 +359,8 @@ func TestHold(t *testing.T) {
 func TestFaults(t *testing.T) {
 	g := newGround(t, nil)
 	for _, b := range [][]byte{
-		[]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), {0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0xdd, 7, 0, 0},
+		[]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+		{0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0xdd, 7, 0, 0},
 		{16, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xd5, 7, 0, 0},
 	} {
 		c := wiretest.Dial(t, g.addr)
@@ -390,7 +392,8 @@ func TestBackendDown(t *testing.T) {
 func TestSortedMerge(t *testing.T) {
 	key := func(x any) wire.Doc { return wiretest.D(d("x", x, sortKey, bson.A{x})) }
 	m := &merged{down: []bool{true}, left: 3, skip: 1, streams: []*stream{
-		{docs: []wire.Doc{key(9), key(5.5), key(int64(1))}}, {docs: []wire.Doc{key("z"), key(7)}}}}
+		{docs: []wire.Doc{key(9), key(5.5), key(int64(1))}}, {docs: []wire.Doc{key("z"), key(7)}},
+	}}
 	docs, err := (&clientConn{}).take(&cursor{merged: m}, -1, nil)
 	if err != nil {
 		t.Fatal(err)

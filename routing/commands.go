@@ -163,99 +163,169 @@ var (
 // refused are added from lists.
 var rows = []Command{
 	// Documents.
-	{Name: "find", Names: coll, Tenant: TenantLoc{InFilter, fFilter}, Access: Read, Route: ByTenant, Merge: MergeCursor,
+	{
+		Name: "find", Names: coll, Tenant: TenantLoc{InFilter, fFilter}, Access: Read, Route: ByTenant, Merge: MergeCursor,
 		Bound: BoundAllow, Plain: true, Refuse: perHome("find without _id"),
 		Fields: fields("filter sort projection hint skip limit batchSize singleBatch max min returnKey showRecordId tailable " +
-			"oplogReplay noCursorTimeout awaitData allowPartialResults collation allowDiskUse let")},
-	{Name: "aggregate", Names: collPipe, Tenant: TenantLoc{InStages, fPipeline}, Access: Read, Route: ByTenant, Merge: MergeCursor,
+			"oplogReplay noCursorTimeout awaitData allowPartialResults collation allowDiskUse let"),
+	},
+	{
+		Name: "aggregate", Names: collPipe, Tenant: TenantLoc{InStages, fPipeline}, Access: Read, Route: ByTenant, Merge: MergeCursor,
 		Bound: BoundAllow, Plain: true, Reply: ReplyRows, Refuse: perHome("aggregate"),
-		Fields: fields("pipeline explain allowDiskUse cursor bypassDocumentValidation collation hint let")},
-	{Name: "count", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeCount,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("count"), Fields: fields("query limit skip hint collation fields")},
-	{Name: "distinct", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeDistinct,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("distinct"), Fields: fields("key query collation hint")},
-	{Name: "insert", Names: coll, Tenant: TenantLoc{InDocuments, fDocuments}, Access: Write, Route: ByTenant, Merge: MergeWrite,
+		Fields: fields("pipeline explain allowDiskUse cursor bypassDocumentValidation collation hint let"),
+	},
+	{
+		Name: "count", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeCount,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("count"), Fields: fields("query limit skip hint collation fields"),
+	},
+	{
+		Name: "distinct", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeDistinct,
+		Bound: BoundAllow, Plain: true, Refuse: perHome("distinct"), Fields: fields("key query collation hint"),
+	},
+	{
+		Name: "insert", Names: coll, Tenant: TenantLoc{InDocuments, fDocuments}, Access: Write, Route: ByTenant, Merge: MergeWrite,
 		Bound: BoundAllow, Plain: true, Refuse: refusal(wire.IllegalOperation,
 			"a batch with documents of several tenants in different databases is not offered; send one insert per tenant"),
-		Fields: fields("documents ordered bypassDocumentValidation bypassEmptyTsReplacement")},
-	{Name: "update", Names: coll, Tenant: TenantLoc{InUpdates, fUpdates}, Access: Write, Route: ByTenant, Merge: MergeWrite,
+		Fields: fields("documents ordered bypassDocumentValidation bypassEmptyTsReplacement"),
+	},
+	{
+		Name: "update", Names: coll, Tenant: TenantLoc{InUpdates, fUpdates}, Access: Write, Route: ByTenant, Merge: MergeWrite,
 		Bound: BoundAllow, Plain: true, Refuse: perHome("an update that is not of one document by _id"),
-		Fields: fields("updates ordered bypassDocumentValidation bypassEmptyTsReplacement let")},
-	{Name: "delete", Names: coll, Tenant: TenantLoc{InDeletes, fDeletes}, Access: Write, Route: ByTenant, Merge: MergeWrite,
+		Fields: fields("updates ordered bypassDocumentValidation bypassEmptyTsReplacement let"),
+	},
+	{
+		Name: "delete", Names: coll, Tenant: TenantLoc{InDeletes, fDeletes}, Access: Write, Route: ByTenant, Merge: MergeWrite,
 		Bound: BoundAllow, Plain: true, Refuse: perHome("a delete that is not of one document by _id"),
-		Fields: fields("deletes ordered let")},
-	{Name: "findAndModify", Aliases: []string{"findandmodify"}, Names: coll, Tenant: TenantLoc{InFindAndModify, fQuery},
+		Fields: fields("deletes ordered let"),
+	},
+	{
+		Name: "findAndModify", Aliases: []string{"findandmodify"}, Names: coll, Tenant: TenantLoc{InFindAndModify, fQuery},
 		Access: Write, Route: ByTenant, Merge: MergeOne, Bound: BoundAllow, Plain: true, Refuse: perHome("findAndModify without _id"),
 		Fields: fields("query sort remove update new fields upsert bypassDocumentValidation bypassEmptyTsReplacement " +
-			"collation arrayFilters hint let")},
-	{Name: "bulkWrite", Names: []NameLoc{{NSInfo, "nsInfo"}}, Tenant: TenantLoc{InBulkOps, field("ops")}, Access: Write,
+			"collation arrayFilters hint let"),
+	},
+	{
+		Name: "bulkWrite", Names: []NameLoc{{NSInfo, "nsInfo"}}, Tenant: TenantLoc{InBulkOps, field("ops")}, Access: Write,
 		Route: ByTenant, Merge: MergeNone, Bound: BoundAllow, Plain: true, Refuse: notOffered("the bulkWrite command"),
-		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor")},
-	{Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: coll, Access: Write, Route: Refused, Plain: true,
-		Refuse: notOffered("mapReduce")},
-	{Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,
-		Fields: fields("collection batchSize maxAwaitTimeMS term")},
+		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor"),
+	},
+	{
+		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: coll, Access: Write, Route: Refused, Plain: true,
+		Refuse: notOffered("mapReduce"),
+	},
+	{
+		Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,
+		Fields: fields("collection batchSize maxAwaitTimeMS term"),
+	},
 	{Name: "killCursors", Names: coll, Access: Read, Route: ByCursor, Merge: MergeOK, Bound: BoundAllow, Fields: fields("cursors")},
-	{Name: "explain", Names: []NameLoc{{Inner, ""}}, Tenant: TenantLoc{InInner, 0}, Access: Read, Route: ByTenant, Merge: MergeNone,
-		Bound: BoundAllow, Plain: true, Reply: ReplyExplain, Refuse: perHome("explain"), Fields: fields("verbosity")},
+	{
+		Name: "explain", Names: []NameLoc{{Inner, ""}}, Tenant: TenantLoc{InInner, 0}, Access: Read, Route: ByTenant, Merge: MergeNone,
+		Bound: BoundAllow, Plain: true, Reply: ReplyExplain, Refuse: perHome("explain"), Fields: fields("verbosity"),
+	},
 
 	// Definitions.
-	{Name: "create", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL,
+	{
+		Name: "create", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL,
 		Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
 		Fields: fields("capped timeseries expireAfterSeconds clusteredIndex changeStreamPreAndPostImages autoIndexId idIndex size max " +
-			"storageEngine validator validationLevel validationAction indexOptionDefaults viewOn pipeline collation encryptedFields flags")},
-	{Name: "createIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
-		Fields: fields("indexes commitQuorum")},
-	{Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
-		Bound: BoundOwner, Plain: true, Fields: fields("index")},
+			"storageEngine validator validationLevel validationAction indexOptionDefaults viewOn pipeline collation encryptedFields flags"),
+	},
+	{
+		Name: "createIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("indexes commitQuorum"),
+	},
+	{
+		Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
+		Bound: BoundOwner, Plain: true, Fields: fields("index"),
+	},
 	{Name: "drop", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Refuse: notOffered("drop")},
-	{Name: "dropDatabase", Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own")},
-	{Name: "renameCollection", Names: []NameLoc{{FullNS, ""}, {FullNS, "to"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection")},
-	{Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+	{
+		Name: "dropDatabase", Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own"),
+	},
+	{
+		Name: "renameCollection", Names: []NameLoc{{FullNS, ""}, {FullNS, "to"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection"),
+	},
+	{
+		Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
 		Fields: fields("index validator validationLevel validationAction viewOn pipeline changeStreamPreAndPostImages expireAfterSeconds " +
-			"timeseries cappedSize cappedMax dryRun"), Refuse: notOffered("collMod")},
-	{Name: "convertToCapped", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("size"), Refuse: notOffered("convertToCapped")},
-	{Name: "cloneCollectionAsCapped", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "toCollection"}}, Access: DDL, Route: Refused,
-		Bound: BoundOwner, Plain: true, Fields: fields("toCollection size"), Refuse: notOffered("cloneCollectionAsCapped")},
-	{Name: "createSearchIndexes", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("indexes"), Refuse: notOffered("createSearchIndexes")},
-	{Name: "updateSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("id name definition"), Refuse: notOffered("updateSearchIndex")},
-	{Name: "dropSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("id name"), Refuse: notOffered("dropSearchIndex")},
-	{Name: "listSearchIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true,
-		Fields: fields("id name")},
-	{Name: "setIndexCommitQuorum", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("indexNames commitQuorum"), Refuse: notOffered("setIndexCommitQuorum")},
+			"timeseries cappedSize cappedMax dryRun"), Refuse: notOffered("collMod"),
+	},
+	{
+		Name: "convertToCapped", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("size"), Refuse: notOffered("convertToCapped"),
+	},
+	{
+		Name: "cloneCollectionAsCapped", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "toCollection"}}, Access: DDL, Route: Refused,
+		Bound: BoundOwner, Plain: true, Fields: fields("toCollection size"), Refuse: notOffered("cloneCollectionAsCapped"),
+	},
+	{
+		Name: "createSearchIndexes", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("indexes"), Refuse: notOffered("createSearchIndexes"),
+	},
+	{
+		Name: "updateSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("id name definition"), Refuse: notOffered("updateSearchIndex"),
+	},
+	{
+		Name: "dropSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("id name"), Refuse: notOffered("dropSearchIndex"),
+	},
+	{
+		Name: "listSearchIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true,
+		Fields: fields("id name"),
+	},
+	{
+		Name: "setIndexCommitQuorum", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("indexNames commitQuorum"), Refuse: notOffered("setIndexCommitQuorum"),
+	},
 	{Name: "reIndex", Names: coll, Access: DDL, Route: Refused, Plain: true, Refuse: notRouter},
 	{Name: "compact", Names: coll, Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
 	{Name: "autoCompact", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
-	{Name: "listCollections", Access: Read, Route: EachHolder, Merge: MergeCollections, Bound: BoundAllow, Plain: true,
-		Fields: fields("filter nameOnly authorizedCollections cursor")},
-	{Name: "listIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true, Reply: ReplyRows,
-		Fields: fields("cursor")},
-	{Name: "listDatabases", Access: Read, Route: EachCluster, Merge: MergeDatabases, Bound: BoundLocal, Reply: ReplyDatabases,
-		Fields: fields("filter nameOnly authorizedDatabases")},
+	{
+		Name: "listCollections", Access: Read, Route: EachHolder, Merge: MergeCollections, Bound: BoundAllow, Plain: true,
+		Fields: fields("filter nameOnly authorizedCollections cursor"),
+	},
+	{
+		Name: "listIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true, Reply: ReplyRows,
+		Fields: fields("cursor"),
+	},
+	{
+		Name: "listDatabases", Access: Read, Route: EachCluster, Merge: MergeDatabases, Bound: BoundLocal, Reply: ReplyDatabases,
+		Fields: fields("filter nameOnly authorizedDatabases"),
+	},
 
 	// Figures and plans.
-	{Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: Refused, Bound: BoundAllow, Plain: true, Reply: ReplyNS,
-		Fields: fields("scale"), Refuse: notOffered("collStats")},
-	{Name: "dbStats", Aliases: []string{"dbstats"}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+	{
+		Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: Refused, Bound: BoundAllow, Plain: true, Reply: ReplyNS,
+		Fields: fields("scale"), Refuse: notOffered("collStats"),
+	},
+	{
+		Name: "dbStats", Aliases: []string{"dbstats"}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
 		Fields: fields("scale freeStorage"), Refuse: refusal(wire.IllegalOperation,
-			"dbStats is not offered while tenants have databases of their own")},
-	{Name: "dataSize", Aliases: []string{"datasize"}, Names: []NameLoc{{FullNS, ""}}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("keyPattern min max estimate"), Refuse: notOffered("dataSize")},
-	{Name: "validate", Names: coll, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("full repair metadata checkBSONConformance background"), Refuse: notOffered("validate")},
-	{Name: "planCacheClear", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClear")},
-	{Name: "planCacheClearFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClearFilters")},
-	{Name: "planCacheSetFilter", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("query sort projection collation indexes"), Refuse: notOffered("planCacheSetFilter")},
+			"dbStats is not offered while tenants have databases of their own"),
+	},
+	{
+		Name: "dataSize", Aliases: []string{"datasize"}, Names: []NameLoc{{FullNS, ""}}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("keyPattern min max estimate"), Refuse: notOffered("dataSize"),
+	},
+	{
+		Name: "validate", Names: coll, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("full repair metadata checkBSONConformance background"), Refuse: notOffered("validate"),
+	},
+	{
+		Name: "planCacheClear", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClear"),
+	},
+	{
+		Name: "planCacheClearFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClearFilters"),
+	},
+	{
+		Name: "planCacheSetFilter", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation indexes"), Refuse: notOffered("planCacheSetFilter"),
+	},
 	{Name: "planCacheListFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true, Refuse: notOffered("planCacheListFilters")},
 	{Name: "serverStatus", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "hostInfo", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
@@ -290,8 +360,10 @@ var rows = []Command{
 	{Name: "whatsmyuri", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "listCommands", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "isdbgrid", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
-	{Name: "getParameter", Access: None, Route: Local, Bound: BoundLocal, Plain: true,
-		Fields: fields("featureCompatibilityVersion authenticationMechanisms allParameters showDetails")},
+	{
+		Name: "getParameter", Access: None, Route: Local, Bound: BoundLocal, Plain: true,
+		Fields: fields("featureCompatibilityVersion authenticationMechanisms allParameters showDetails"),
+	},
 	{Name: "tenantryExplain", Access: None, Route: Local, Bound: BoundDeny},
 }
 

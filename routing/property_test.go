@@ -142,7 +142,7 @@ func (s subject) asks(v any) bool {
 
 func (s subject) matches(f bson.D) bool {
 	for _, e := range f {
-		ok := true
+		var ok bool
 		switch e.Key {
 		case "x":
 			ok = e.Value == s.x
@@ -427,7 +427,8 @@ func updatesKeepTheirHome(t *testing.T, field string) {
 		u, upsert := drawUpdate(r, field), rapid.Bool().Draw(r, "upsert")
 		q, copied := drawOwn(r, field, tenant)
 		d := routed(t, table, bson.D{{Key: "update", Value: "orders"}, {Key: "updates", Value: bson.A{
-			bson.D{{Key: "q", Value: q}, {Key: "u", Value: u}, {Key: "upsert", Value: upsert}}}}})
+			bson.D{{Key: "q", Value: q}, {Key: "u", Value: u}, {Key: "upsert", Value: upsert}},
+		}}})
 		if d.Action != Forward {
 			return
 		}
@@ -535,8 +536,12 @@ func drawCommand(r *rapid.T) bson.D {
 	case 2:
 		return bson.D{{Key: "renameCollection", Value: ns()}, {Key: "to", Value: ns()}, db}
 	case 3:
-		return bson.D{{Key: "bulkWrite", Value: 1}, {Key: "ops", Value: bson.A{}},
-			{Key: "nsInfo", Value: bson.A{bson.D{{Key: "ns", Value: ns()}}, bson.D{{Key: "ns", Value: ns()}}}}, db}
+		return bson.D{
+			{Key: "bulkWrite", Value: 1},
+			{Key: "ops", Value: bson.A{}},
+			{Key: "nsInfo", Value: bson.A{bson.D{{Key: "ns", Value: ns()}}, bson.D{{Key: "ns", Value: ns()}}}},
+			db,
+		}
 	case 4:
 		in := drawCommand(r)
 		if rapid.Bool().Draw(r, "bare") {

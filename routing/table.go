@@ -26,7 +26,7 @@ const (
 
 func (m Mode) String() string { return [...]string{"disabled", "mixed", "forced"}[m] }
 
-// NoTenant is what happens to a command on moved collections that names no tenant.
+// NoTenantRule is what happens to a command on moved collections that names no tenant.
 type NoTenantRule uint8
 
 // Rules of without_tenant.

@@ -109,7 +109,7 @@ func run(ctx context.Context, p places, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer proxy.Stop()
+	defer func() { _ = proxy.Stop() }() // how it ended is in its log
 	// Only now, and through the proxy: a tenant that is isolated before its
 	// first document needs no move.
 	if err := seed(ctx, p.proxy(), isolatedSample); err != nil {
@@ -155,7 +155,7 @@ func startProxy(ctx context.Context, p places) (*child.Process, error) {
 	}
 	err = proxy.WaitUntil(startLimit, func() error { return ready(ctx, p.admin()) })
 	if err != nil {
-		proxy.Stop()
+		_ = proxy.Stop()
 		return nil, fmt.Errorf("the proxy: %w\n%s", err, tail(proxy.Output()))
 	}
 	return proxy, nil

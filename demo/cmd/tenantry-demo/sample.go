@@ -130,9 +130,12 @@ func tenantSample(tenant string) []batch {
 		tasks = append(tasks, document(bson.E{Key: "project", Value: id(project)}, bson.E{Key: "title", Value: title}, bson.E{Key: "done", Value: n == 0}))
 	}
 	return []batch{
-		{"orders", orders}, {"order_items", items},
-		{"invoices", invoices}, {"transactions", transactions},
+		{"orders", orders},
+		{"order_items", items},
+		{"invoices", invoices},
+		{"transactions", transactions},
 		{"employees", employees},
-		{"projects", []any{project}}, {"tasks", tasks},
+		{"projects", []any{project}},
+		{"tasks", tasks},
 	}
 }

@@ -124,7 +124,7 @@ func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.tee != nil {
-		o.tee.Write(b)
+		_, _ = o.tee.Write(b)
 	}
 	return o.buf.Write(b)
 }

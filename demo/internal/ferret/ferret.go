@@ -45,7 +45,7 @@ func StartAt(dir, address string) (*Server, error) {
 	s := &Server{cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		f.Run(ctx)
+		_ = f.Run(ctx) // nil, or what ended ctx
 	}()
 	s.URI = f.MongoDBURI()
 	return s, nil
