@@ -100,7 +100,7 @@ func (r *rules) buildSpec(tenants []*tenant, views []string, epoch uint64, mark 
 
 var modes = map[string]routing.Mode{"disabled": routing.Disabled, "mixed": routing.Mixed, "forced": routing.Forced}
 
-var withoutTenant = map[string]routing.NoTenantRule{"scatter": routing.Scatter, "shared": routing.ToShared, "reject": routing.Reject}
+var withoutTenant = map[string]routing.NoTenantRule{"scatter": routing.ToHolders, "shared": routing.ToShared, "reject": routing.Reject}
 
 // sameSpec reports whether two tables would be the same but for their version.
 func sameSpec(a, b *routing.Spec) bool {

@@ -17,8 +17,10 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (reply *wire.Buf
 		return c.answer(t, d), false
 	case routing.Empty:
 		return c.empty(), false
-	case routing.ByID:
-		return c.byID(t, d)
+	case routing.Scatter:
+		return c.gather(t, d)
+	case routing.Split:
+		return c.split(t, d)
 	case routing.EachOf, routing.FirstOf:
 		return c.each(t, d)
 	case routing.Clusters:
@@ -45,9 +47,6 @@ func (c *clientConn) refused(e *wire.Error) *wire.Buf {
 		}
 		c.failTxn(tx)
 		return c.refuse(e)
-	}
-	if e.Code == wire.ImmutableField && c.req.Cmd != nil {
-		return c.refuseWrite(e)
 	}
 	return c.refuse(e)
 }

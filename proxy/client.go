@@ -38,6 +38,7 @@ type clientConn struct {
 	sessions   sessionIDs
 	start      time.Time
 	outcome    outcome
+	times      times // of what the command's parts have said
 
 	busy  atomic.Bool
 	inUse atomic.Pointer[backend.Conn] // of the round trip under way
@@ -177,6 +178,7 @@ func (c *clientConn) command() error {
 		return err
 	}
 	c.start, c.outcome = time.Now(), outcome{}
+	c.times.reset()
 	silent := c.msg.Flags&wire.MoreToCome != 0
 	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
 	var reply *wire.Buf

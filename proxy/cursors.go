@@ -26,8 +26,8 @@ type cursor struct {
 	hasLSID   bool
 	db, coll  string // as the client names them
 	tenant    uint32
-	rows      bool
-	used      time.Time // guarded by the shard's mutex
+	names     routing.ReplyKind // where its batches name namespaces
+	used      time.Time         // guarded by the shard's mutex
 
 	mu     sync.Mutex // guards the following; held while a batch is fetched
 	part   cursorPart // of an ordinary cursor
@@ -167,7 +167,7 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 
 func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 	cur := c.newCursor(ns, tr.target)
-	cur.tenant, cur.rows = tr.tenant, tr.rows
+	cur.tenant, cur.names = tr.tenant, tr.names
 	cur.part = cursorPart{tr.target, tr.address, id}
 	return c.srv.cursors.add(cur)
 }
@@ -222,7 +222,7 @@ func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
 func (c *clientConn) nextOf(t *routing.Table, cur *cursor, tx *txn) *wire.Buf {
 	part := &cur.part
 	tr := c.newTrip(t, part.target, tx)
-	tr.tenant, tr.cursor, tr.rows = cur.tenant, cur, cur.rows
+	tr.tenant, tr.cursor, tr.names = cur.tenant, cur, cur.names
 	tr.sel = backend.Select{Address: part.address}
 	var id [8]byte
 	binary.LittleEndian.PutUint64(id[:], uint64(part.id))
@@ -293,8 +293,8 @@ func (c *clientConn) killPart(p cursorPart, cur *cursor) {
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(p.target))
 	})
 	tr := &trip{
-		target: p.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body,
-		sel: backend.Select{Address: p.address},
+		target: p.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
+		make: func() wire.Doc { return body }, sel: backend.Select{Address: p.address},
 	}
 	if reply, err := c.send(tr); err == nil {
 		reply.Free()

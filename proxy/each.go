@@ -9,37 +9,20 @@ import (
 
 // each sends a definition, or a question about definitions, to every target.
 func (c *clientConn) each(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
-	tx, werr := c.transaction()
-	if werr != nil {
-		return c.refuse(werr), false
-	}
-	k, stale := c.depart(t, d)
+	tx, leave, stale, werr := c.enter(t, d)
+	defer leave()
 	if stale {
 		return nil, true
 	}
-	if tx != nil {
-		tx.count(k)
-	} else {
-		defer c.srv.flights.leave(k)
-	}
-	begun := false
-	if tx != nil {
-		first, err := c.pinAll(tx, d.Targets)
-		if err != nil {
-			c.failTxn(tx)
-			return c.refuse(err), false
-		}
-		begun = !first
-	}
-	c.outcome.target = d.Targets[0]
 	var reply *wire.Buf
 	switch {
+	case werr != nil:
 	case d.Action == routing.FirstOf:
-		reply, werr = c.firstOf(t, d, tx, begun)
+		reply, werr = c.firstOf(t, d, tx)
 	case c.req.Cmd.Merge == routing.MergeCollections:
 		reply, werr = c.collections(t, d)
 	default:
-		reply, werr = c.define(t, d, tx, begun)
+		reply, werr = c.define(t, d, tx)
 	}
 	if werr != nil {
 		if tx != nil {
@@ -61,8 +44,8 @@ func settled(code wire.Code) bool {
 
 // define runs a definition on shared and then on every other holder. Shared's answer is the
 // answer; a holder that lacks what is dropped, or has what is made, is no error.
-func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
-	first := c.scatter([]*trip{c.sideTrip(t, d.Targets[0], tx)}, tx, begun)
+func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
+	first := c.scatter([]*trip{c.sideTrip(t, d.Targets[0], tx)}, tx)
 	p := &first[0]
 	if p.err != nil {
 		return nil, p.err
@@ -74,7 +57,7 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn, begu
 	for _, x := range d.Targets[1:] {
 		trips = append(trips, c.sideTrip(t, x, tx))
 	}
-	parts := c.scatter(trips, tx, true)
+	parts := c.scatter(trips, tx)
 	answer, failed := p, 0
 	var why *wire.Error
 	for i := range parts {
@@ -109,10 +92,10 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn, begu
 }
 
 // firstOf asks the targets in order until one has the collection.
-func (c *clientConn) firstOf(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
+func (c *clientConn) firstOf(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	var kept *part
-	for i, x := range d.Targets {
-		parts := c.scatter([]*trip{c.sideTrip(t, x, tx)}, tx, begun || i > 0)
+	for _, x := range d.Targets {
+		parts := c.scatter([]*trip{c.sideTrip(t, x, tx)}, tx)
 		p := &parts[0]
 		if p.err != nil {
 			if kept != nil {
@@ -142,7 +125,7 @@ func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.B
 	for i, x := range d.Targets {
 		trips[i] = c.sideTrip(t, x, nil)
 	}
-	parts := c.scatter(trips, nil, false)
+	parts := c.scatter(trips, nil)
 	defer free(parts)
 	seen := map[string]bool{}
 	var rows []wire.Doc
@@ -251,10 +234,10 @@ func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
 	for i, name := range t.Clusters {
 		trips[i] = c.sideTrip(t, &routing.Target{Cluster: name}, nil)
 		if filtered {
-			trips[i].edit = func(p *wire.Patch) { c.remove(p, "filter") }
+			trips[i].edit = func(p *wire.Patch) { remove(&c.req, p, "filter") }
 		}
 	}
-	parts := c.scatter(trips, nil, false)
+	parts := c.scatter(trips, nil)
 	defer free(parts)
 	var rows []*databaseRow
 	byName := map[string]*databaseRow{}

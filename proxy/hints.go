@@ -1,25 +1,27 @@
 package proxy
 
 import (
+	"strings"
 	"sync"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
 
-// hints remember in which database a document was seen last, by collection and _id. They are only
-// ever where to look first: a write that changes nothing there looks everywhere, and a hint whose
-// database is no holder any more is none.
+// hints remember whose a document was when it was seen last, by collection and _id: the value of
+// its tenant field, from which the current table tells its home. They are only ever where to look
+// first: what a hint leads to asks for the tenant as well, and what is not found there is looked
+// for everywhere.
 type hints struct {
 	shards [16]hintShard
 }
 
 type hintShard struct {
 	mu sync.Mutex // guards the following
-	m  map[string]hint
+	m  map[string]string
 }
-
-type hint struct{ cluster, db string }
 
 // maxHints bounds each shard; which one goes when it is full is left to the map's order.
 const maxHints = 4096
@@ -27,13 +29,19 @@ const maxHints = 4096
 func newHints() *hints {
 	h := &hints{}
 	for i := range h.shards {
-		h.shards[i].m = map[string]hint{}
+		h.shards[i].m = map[string]string{}
 	}
 	return h
 }
 
 func (h *hints) at(c *routing.Collection, coll string, id wire.Value) (*hintShard, string) {
-	key := c.Database() + "." + coll + "\x00" + string(byte(id.Type)) + string(id.Data)
+	var b strings.Builder
+	for _, part := range []string{c.Database(), ".", coll, "\x00"} {
+		b.WriteString(part)
+	}
+	b.WriteByte(byte(id.Type))
+	b.Write(id.Data)
+	key := b.String()
 	sum := uint32(2166136261)
 	for i := range len(key) {
 		sum = (sum ^ uint32(key[i])) * 16777619
@@ -41,31 +49,28 @@ func (h *hints) at(c *routing.Collection, coll string, id wire.Value) (*hintShar
 	return &h.shards[sum%uint32(len(h.shards))], key
 }
 
-func (h *hints) get(c *routing.Collection, coll string, id wire.Value, holders []*routing.Target) *routing.Target {
+// get is the tenant field's value of the document; zero where nothing is remembered.
+func (h *hints) get(c *routing.Collection, coll string, id wire.Value) (tenant wire.Value) {
 	s, key := h.at(c, coll, id)
 	s.mu.Lock()
 	seen, ok := s.m[key]
 	s.mu.Unlock()
-	if !ok {
-		return nil
+	if ok {
+		tenant = wire.Value{Type: bsoncore.Type(seen[0]), Data: []byte(seen[1:])}
 	}
-	for _, x := range holders {
-		if x.Cluster == seen.cluster && x.DB == seen.db {
-			return x
-		}
-	}
-	return nil
+	return tenant
 }
 
-func (h *hints) put(c *routing.Collection, coll string, id wire.Value, x *routing.Target) {
+func (h *hints) put(c *routing.Collection, coll string, id, tenant wire.Value) {
 	s, key := h.at(c, coll, id)
+	value := string(byte(tenant.Type)) + string(tenant.Data)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.m) >= maxHints {
+	if _, known := s.m[key]; !known && len(s.m) >= maxHints {
 		for old := range s.m {
 			delete(s.m, old)
 			break
 		}
 	}
-	s.m[key] = hint{x.Cluster, x.DB}
+	s.m[key] = value
 }

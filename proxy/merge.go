@@ -46,22 +46,27 @@ func directions(sort wire.Doc) []bool {
 
 // askSortKey changes the find so that each document brings its sort key.
 func (c *clientConn) askSortKey(p *wire.Patch) {
-	i, e := bsoncore.AppendDocumentElementStart(nil, sortKey)
-	e = bsoncore.AppendStringElement(e, "$meta", "sortKey")
-	e, _ = bsoncore.AppendDocumentEnd(e, i)
+	e := appendSortKey(nil)
 	f, ok := c.req.Field("projection")
 	if d, isDoc := f.Value.Doc(); ok && isDoc {
 		p.Replace(f.At+len(d)-1, 0, e, c.msg.BodyAt, f.At)
 		return
 	}
-	c.remove(p, "projection")
+	remove(&c.req, p, "projection")
 	i, whole := bsoncore.AppendDocumentElementStart(nil, "projection")
 	whole, _ = bsoncore.AppendDocumentEnd(append(whole, e...), i)
 	p.Replace(c.msg.BodyAt+len(c.msg.Body)-1, 0, whole, c.msg.BodyAt)
 }
 
-// findMany answers a find by several _ids with every holder's documents.
-func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn, begun bool) (*wire.Buf, *wire.Error) {
+func appendSortKey(d []byte) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(d, sortKey)
+	d = bsoncore.AppendStringElement(d, "$meta", "sortKey")
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// findMany answers a find with every home's documents.
+func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	m := &merged{skip: c.number("skip"), left: -1}
 	limit := c.number("limit")
 	if limit > 0 {
@@ -71,17 +76,16 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn, be
 		sort, _ := f.Value.Doc()
 		m.down = directions(sort)
 	}
-	trips := make([]*trip, len(d.Targets))
-	for i, x := range d.Targets {
-		trips[i] = c.sideTrip(t, x, tx)
-		trips[i].edit = func(p *wire.Patch) {
+	trips := c.spread(t, d, tx)
+	for _, tr := range trips {
+		tr.edit = func(p *wire.Patch) {
 			c.widen(p, limit, m.skip)
 			if m.down != nil {
 				c.askSortKey(p)
 			}
 		}
 	}
-	cur, err := c.join(m, c.scatter(trips, tx, begun))
+	cur, err := c.join(m, c.scatter(trips, tx))
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +105,7 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn, be
 	} else {
 		id = c.srv.cursors.add(cur)
 	}
-	return mergedReply(id, cur, "firstBatch", docs, tx), nil
+	return c.mergedReply(id, cur, "firstBatch", docs, tx), nil
 }
 
 // join makes one cursor of the parts' cursors, with a copy of what they have brought already.
@@ -112,9 +116,8 @@ func (c *clientConn) join(m *merged, parts []part) (*cursor, *wire.Error) {
 		p := &parts[i]
 		if p.err == nil && !p.tr.facts.ok {
 			p.err = c.replied(p.tr)
-			if m.down != nil && p.tr.facts.code == 238 { // NotImplemented, of servers that know no sortKey
-				p.err = wire.Errorf(wire.IllegalOperation,
-					"this cluster's servers do not tell sort keys, so that documents of several databases can not be sorted; add the tenant field to the filter")
+			if m.down != nil {
+				p.err = sortable(p.err)
 			}
 		}
 		if p.err != nil {
@@ -131,6 +134,15 @@ func (c *clientConn) join(m *merged, parts []part) (*cursor, *wire.Error) {
 		m.streams = append(m.streams, s)
 	}
 	return cur, nil
+}
+
+// sortable says what is the matter where servers know no sortKey (238 is NotImplemented).
+func sortable(err *wire.Error) *wire.Error {
+	if err.Code != 238 {
+		return err
+	}
+	return wire.Errorf(wire.IllegalOperation,
+		"this cluster's servers do not tell sort keys, so that documents of several databases can not be sorted; add the tenant field to the filter")
 }
 
 func (s *stream) bring(docs []wire.Doc) {
@@ -163,11 +175,11 @@ func (c *clientConn) killStreams(cur *cursor) {
 
 // widen makes a sub-find bring all that skip and limit could need of it.
 func (c *clientConn) widen(p *wire.Patch, limit, skip int64) {
-	c.remove(p, "skip")
+	remove(&c.req, p, "skip")
 	if limit <= 0 || skip <= 0 {
 		return
 	}
-	c.remove(p, "limit")
+	remove(&c.req, p, "limit")
 	p.Replace(c.msg.BodyAt+len(c.msg.Body)-1, 0, bsoncore.AppendInt64Element(nil, "limit", limit+skip), c.msg.BodyAt)
 }
 
@@ -211,8 +223,13 @@ func (c *clientConn) ready(cur *cursor, tx *txn) (*stream, *wire.Error) {
 func (m *merged) less(a, b wire.Doc) bool {
 	x, _ := a.Lookup(sortKey)
 	y, _ := b.Lookup(sortKey)
-	i, j := wire.Doc(x.Data).Iter(), wire.Doc(y.Data).Iter()
-	for _, down := range m.down {
+	return keyLess(x, y, m.down)
+}
+
+// keyLess compares two sort keys: arrays with a value for each field of the sort.
+func keyLess(a, b wire.Value, down []bool) bool {
+	i, j := wire.Doc(a.Data).Iter(), wire.Doc(b.Data).Iter()
+	for _, down := range down {
 		var v, w wire.Value
 		if i.Next() {
 			v = i.Value
@@ -299,7 +316,7 @@ func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 		c.srv.cursors.remove(id)
 		id = 0
 	}
-	return mergedReply(id, cur, "nextBatch", docs, tx)
+	return c.mergedReply(id, cur, "nextBatch", docs, tx)
 }
 
 // fetch reads the next batch of one stream.
@@ -307,12 +324,12 @@ func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
 	body := build(func(d []byte) []byte {
 		d = bsoncore.AppendInt64Element(d, "getMore", s.id)
 		d = bsoncore.AppendStringElement(d, "collection", cur.coll)
-		d = c.appendSession(d, s.target.Cluster, tx, false)
+		d = c.appendSession(d, s.target.Cluster, tx)
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})
 	tr := &trip{
-		target: s.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: body, txn: tx, cursor: cur,
-		sel: backend.Select{Address: s.address},
+		target: s.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, make: func() wire.Doc { return body },
+		txn: tx, cursor: cur, sel: backend.Select{Address: s.address},
 	}
 	reply, err := c.send(tr)
 	if err != nil {
@@ -329,12 +346,15 @@ func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
 }
 
 // mergedReply is a batch of a cursor over several homes.
-func mergedReply(id int64, cur *cursor, batch string, docs []wire.Doc, tx *txn) *wire.Buf {
-	return replyOf(func(d []byte) []byte {
-		d = appendCursor(d, id, cur.db+"."+cur.coll, batch, docs)
-		if tx != nil {
-			d = append(d, recoveryToken(tx.cluster)...)
-		}
-		return d
-	})
+func (c *clientConn) mergedReply(id int64, cur *cursor, batch string, docs []wire.Doc, tx *txn) *wire.Buf {
+	return c.answerOf(tx, func(d []byte) []byte { return appendCursor(d, id, cur.db+"."+cur.coll, batch, docs) })
+}
+
+// valueSet is values as servers tell them apart in a query: numbers by value across their types.
+type valueSet []wire.Value
+
+// union sorts the values and keeps one of each.
+func (s valueSet) union() valueSet {
+	slices.SortStableFunc(s, wire.Compare)
+	return slices.CompactFunc(s, func(a, b wire.Value) bool { return wire.Compare(a, b) == 0 })
 }

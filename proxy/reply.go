@@ -23,16 +23,12 @@ func stateChange(code wire.Code) bool {
 // renameReply makes the places of a good reply logical that the row says name namespaces. The
 // patch takes the usual ones; a whole new reply is returned where names may stand at any depth.
 func (c *clientConn) renameReply(tr *trip, reply *wire.Buf) *wire.Buf {
-	kind := routing.ReplyGeneric
-	if c.req.Cmd != nil {
-		kind = c.req.Cmd.Reply
-	}
-	switch {
-	case kind == routing.ReplyExplain || tr.namesAll:
+	switch tr.names {
+	case routing.ReplyExplain:
 		return c.rewritten(tr, reply, everywhere)
-	case tr.rows || kind == routing.ReplyRows && c.req.Cmd.Name == "listIndexes":
+	case routing.ReplyRows:
 		return c.rewritten(tr, reply, rowNames)
-	case kind == routing.ReplyNS:
+	case routing.ReplyNS:
 		it := tr.msg.Body.Iter()
 		for it.Next() {
 			switch string(it.Key) {

@@ -50,6 +50,7 @@ type Server struct {
 	settings atomic.Pointer[settings]
 	cursors  *cursors
 	txns     *txns
+	clocks   *clocks
 	flights  *flights
 	rooms    rooms
 	hints    *hints
@@ -86,7 +87,7 @@ type settings struct {
 // New returns a server that listens nowhere yet.
 func New(o Options) *Server {
 	s := &Server{
-		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
+		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
 		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{},
 	}
@@ -181,6 +182,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			s.cursors.reap(now)
 			s.txns.reap(now, s.flights)
+			s.clocks.reap(now)
 		}
 	}
 }

@@ -99,6 +99,7 @@ type txn struct {
 	number  int64
 	state   txnState
 	cluster string // "" until the first command was sent
+	begun   bool   // the cluster has had a command of it
 	address string // of the mongos it is pinned to
 	failed  bool   // a command was refused before any was sent
 	flights []flightKey
@@ -197,18 +198,32 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 }
 
 // pin binds the transaction to the cluster of its first command; another cluster is refused.
-func (t *txn) pin(cluster string) (first bool, err *wire.Error) {
+func (t *txn) pin(cluster string) *wire.Error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cluster == "" {
 		t.cluster = cluster
-		return true, nil
 	}
 	if t.cluster != cluster {
-		return false, wire.Errorf(wire.OperationNotSupportedTxn,
+		return wire.Errorf(wire.OperationNotSupportedTxn,
 			"a transaction can not span clusters, and this command's data is on another one than the transaction's first")
 	}
-	return false, nil
+	return nil
+}
+
+// hasReached notes that a server has had a command of the transaction; of a mongos also which.
+func (t *txn) hasReached(address string, mongos bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.begun = true; mongos {
+		t.address = address
+	}
+}
+
+func (t *txn) hasBegun() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begun
 }
 
 // count keeps a write of the transaction in flight until it ends.

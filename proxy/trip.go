@@ -22,16 +22,16 @@ type trip struct {
 	msg     *wire.Message // likewise
 	scratch []byte
 
-	frame    *wire.Buf         // made beforehand, for a trip on a goroutine of its own
-	body     wire.Doc          // sent instead of the client's body where it is not nil
-	aside    bool              // the client's frame stays as it is: others need it too
-	noStart  bool              // an earlier part has begun the transaction
-	edit     func(*wire.Patch) // further changes of the client's frame
-	rows     bool              // the cursor's rows name namespaces
-	cursor   *cursor           // whose next batch this is
-	address  string            // of the server that answered
-	facts    replyFacts
-	namesAll bool // names may stand anywhere in the reply
+	frame   *wire.Buf         // made beforehand, for a trip on a goroutine of its own
+	make    func() wire.Doc   // what is sent instead of the client's command; nil for that
+	sub     *subRequest       // sent as if the client had; nil for the client's command
+	fit     *routing.Decision // what to change for the target beside names; nil for nothing
+	aside   bool              // the client's frame stays as it is: others need it too
+	edit    func(*wire.Patch) // further changes of the client's frame
+	names   routing.ReplyKind // where the reply names namespaces
+	cursor  *cursor           // whose next batch this is
+	address string            // of the server that answered
+	facts   replyFacts
 }
 
 // replyFacts is what one look at a reply's top level tells.
@@ -43,18 +43,25 @@ type replyFacts struct {
 	cursor   wire.Doc
 	n        int64
 	value    wire.Value // of findAndModify
+	updated  bool       // a findAndModify found or made a document
 	end      int        // offset of the body's closing byte
 	token    bool       // a recoveryToken stands in it
+
+	operation   uint64     // operationTime; 0 for none
+	clusterTime wire.Value // $clusterTime, where clients may see it
 }
 
 // newTrip is a trip of the client's command that uses the connection's memory.
 func (c *clientConn) newTrip(t *routing.Table, target *routing.Target, tx *txn) trip {
-	return trip{table: t, target: target, txn: tx, patch: &c.patch, msg: &c.replyMsg, sel: c.selectServer(tx)}
+	return trip{table: t, target: target, txn: tx, patch: &c.patch, msg: &c.replyMsg, sel: c.selectServer(tx), names: c.req.ReplyNames()}
 }
 
 // sideTrip is a trip beside others of the same command, with memory of its own.
 func (c *clientConn) sideTrip(t *routing.Table, target *routing.Target, tx *txn) *trip {
-	return &trip{table: t, target: target, txn: tx, patch: &wire.Patch{}, msg: &wire.Message{}, sel: c.selectServer(tx), aside: true}
+	return &trip{
+		table: t, target: target, txn: tx, patch: &wire.Patch{}, msg: &wire.Message{}, sel: c.selectServer(tx), aside: true,
+		names: c.req.ReplyNames(),
+	}
 }
 
 // selectServer says which server the command wants.
@@ -151,10 +158,8 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 		return nil, false, err
 	}
 	tr.address = conn.Address()
-	if tr.txn != nil && conn.Mongos() {
-		tr.txn.mu.Lock()
-		tr.txn.address = tr.address
-		tr.txn.mu.Unlock()
+	if tr.txn != nil {
+		tr.txn.hasReached(tr.address, conn.Mongos())
 	}
 	if err := tr.look(reply, !c.srv.settings.Load().oneCluster); err != nil {
 		reply.Free()
@@ -169,13 +174,17 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 
 // request is the frame to send: the client's with what this hop changes.
 func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
-	if tr.body != nil {
-		return wire.NewMessage(0, 0, 0, tr.body), nil
+	if tr.make != nil {
+		return wire.NewMessage(0, 0, 0, tr.make()), nil
+	}
+	r, frame := &c.req, c.frame
+	if tr.sub != nil {
+		r, frame = &tr.sub.req, &tr.sub.buf
 	}
 	p := tr.patch
 	p.Reset()
 	if c.hasLSID {
-		_, at, _ := c.req.LSID()
+		_, at, _ := r.LSID()
 		id := c.derive(tr.target.Cluster)
 		if tr.aside {
 			own := *id
@@ -183,18 +192,29 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 		}
 		p.Replace(at, 16, id[:])
 	}
-	if !c.srv.settings.Load().oneCluster {
-		c.remove(p, "$clusterTime")
+	goesOn := tr.txn != nil && tr.txn.hasBegun()
+	if goesOn && r.StartsTxn() { // an earlier part has begun the transaction
+		remove(r, p, "startTransaction")
+		remove(r, p, "readConcern")
 	}
-	if tr.noStart {
-		c.remove(p, "startTransaction")
-		c.remove(p, "readConcern")
+	if !c.srv.settings.Load().oneCluster {
+		remove(r, p, "$clusterTime")
+		if !goesOn {
+			if err := c.afterTime(r, tr.target, p); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if c.recoveryCluster() != "" {
-		c.remove(p, "recoveryToken")
+		remove(r, p, "recoveryToken")
 	}
 	if tr.table != nil {
-		if err := tr.table.Rename(&c.req, tr.target, p); err != nil {
+		if err := tr.table.Rename(r, tr.target, p); err != nil {
+			return nil, err
+		}
+	}
+	if tr.fit != nil {
+		if err := tr.table.Fit(r, tr.fit, tr.target, p); err != nil {
 			return nil, err
 		}
 	}
@@ -202,14 +222,15 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 		tr.edit(p)
 	}
 	if tr.aside {
-		return p.ApplyTo(c.frame), nil
+		return p.ApplyTo(frame), nil
 	}
-	return p.Amend(c.frame), nil
+	return p.Amend(frame), nil
 }
 
-func (c *clientConn) remove(p *wire.Patch, name string) {
-	if f, ok := c.req.Field(name); ok {
-		p.Replace(f.Start, f.End-f.Start, nil, c.msg.BodyAt)
+// remove takes a field off the request.
+func remove(r *routing.Request, p *wire.Patch, name string) {
+	if f, ok := r.Field(name); ok {
+		p.Replace(f.Start, f.End-f.Start, nil, r.Msg.BodyAt)
 	}
 }
 
@@ -234,6 +255,12 @@ func (tr *trip) look(reply *wire.Buf, severalClusters bool) error {
 			f.n, _ = it.Value.Int()
 		case "value":
 			f.value = it.Value
+		case "lastErrorObject":
+			d, _ := it.Value.Doc()
+			n, _ := d.Lookup("n")
+			f.updated = n.True()
+		case "operationTime":
+			f.operation = timestamp(it.Value)
 		case "cursor":
 			if d, ok := it.Value.Doc(); ok {
 				f.cursor, f.cursorAt = d, m.BodyAt+it.At
@@ -243,7 +270,8 @@ func (tr *trip) look(reply *wire.Buf, severalClusters bool) error {
 		case "recoveryToken":
 			f.token = true
 		case "$clusterTime":
-			if severalClusters {
+			if f.clusterTime = it.Value; severalClusters {
+				f.clusterTime = wire.Value{}
 				p.Replace(m.BodyAt+it.Start, it.End()-it.Start, nil, m.BodyAt)
 			}
 		case "topologyVersion", "electionId", "opTime", "$gleStats", "$configTime", "$topologyTime", "$replData",
@@ -270,6 +298,9 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 			reply.Free()
 			return nil, err
 		}
+	}
+	if f.operation != 0 && c.hasLSID && !c.srv.settings.Load().oneCluster {
+		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, f.operation)
 	}
 	if tr.txn != nil && !f.token {
 		tr.patch.Replace(f.end, 0, recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
@@ -314,12 +345,15 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 		}
 	}
 	if tx != nil {
-		if _, err := tx.pin(d.Target.Cluster); err != nil {
+		if err := tx.pin(d.Target.Cluster); err != nil {
 			c.failTxn(tx)
 			return c.refuse(err), false
 		}
 	}
 	tr := c.newTrip(t, d.Target, tx)
+	if d.Fit {
+		tr.fit = d
+	}
 	c.outcome.target, c.outcome.tenant = d.Target, d.Tenant
 	if d.Tenant != nil {
 		tr.tenant = d.Tenant.Num
@@ -345,8 +379,8 @@ func (c *clientConn) abortAt(cluster, address string, number int64) {
 	d = bsoncore.AppendStringElement(d, "$db", "admin")
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	tr := &trip{
-		target: &routing.Target{Cluster: cluster}, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, body: d,
-		sel: backend.Select{Write: address == "", Address: address},
+		target: &routing.Target{Cluster: cluster}, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
+		make: func() wire.Doc { return d }, sel: backend.Select{Write: address == "", Address: address},
 	}
 	if reply, err := c.send(tr); err == nil {
 		reply.Free()

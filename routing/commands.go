@@ -441,5 +441,8 @@ func Commands(yield func(*Command) bool) {
 	}
 }
 
+// Batch is the name of the field, or of the document sequence, that holds the command's writes.
+func (c *Command) Batch() string { return fieldNames[c.Tenant.Path] }
+
 // Offered reports whether the router serves the command, at least for some requests.
 func (c *Command) Offered() bool { return c.Route != Refused }

@@ -8,49 +8,76 @@ import (
 
 // Op is one write of a batch, or the one of a findAndModify.
 type Op struct {
-	Index  int
-	Filter wire.Doc
-	Update wire.Value // zero for a delete
-	Many   bool       // may change more than one document
-	Upsert bool
-
-	collation wire.Value
+	Index     int
+	Entry     wire.Doc // of the batch: a document, or an update or delete with its options
+	Filter    wire.Doc
+	Update    wire.Value // zero for a delete and an insert
+	Many      bool       // may change more than one document
+	Upsert    bool
+	Scope     // of the filter
+	Located   // the document that it was found to be for
+	Collation wire.Value
+	Sort      wire.Value
 }
 
-// ops goes through the writes of an update, delete or findAndModify.
+// Located is what is known of the one document that a write is for.
+type Located struct {
+	ID     wire.Value // zero where the write's own filter says it, or nothing is known
+	Tenant wire.Value // the tenant field's value, null where it lacks it; zero where nothing is known
+	// Exists says that the write makes no document.
+	Exists bool
+}
+
+// ops goes through the writes of a command.
 type ops struct {
 	op   Op
 	docs docs
-	one  bool // the command is a write itself
+	kind TenantKind
 	bad  bool // an entry has a field twice: two readers could see different writes
 }
 
 func (r *Request) ops() ops {
-	switch r.Cmd.Tenant.Kind {
+	switch k := r.Cmd.Tenant.Kind; k {
 	case InFindAndModify:
 		q, _ := r.value(fQuery).Doc()
-		op := Op{Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True(), collation: r.value(fCollation)}
+		op := Op{
+			Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True(),
+			Collation: r.value(fCollation), Sort: r.value(fSort),
+		}
 		if r.value(fRemove).True() {
 			op.Update = wire.Value{}
 		}
-		return ops{op: op, one: true, docs: docs{ok: true}}
-	case InUpdates, InDeletes:
-		return ops{docs: r.docs(r.Cmd.Tenant.Path)}
+		return ops{op: op, kind: k, docs: docs{ok: true}}
+	case InUpdates, InDeletes, InDocuments:
+		return ops{docs: r.docs(r.Cmd.Tenant.Path), kind: k}
 	}
 	return ops{}
 }
 
 func (o *ops) next() bool {
-	if o.one {
+	if o.kind == InFindAndModify {
 		o.docs.n++
 		return o.docs.n == 1
 	}
 	if !o.docs.next() {
 		return false
 	}
-	o.op = Op{Index: o.docs.n - 1}
-	o.bad = !o.op.read(o.docs.doc)
+	o.op = Op{Index: o.docs.n - 1, Entry: o.docs.doc}
+	if o.kind != InDocuments {
+		o.bad = !o.op.read(o.docs.doc)
+	}
 	return !o.bad
+}
+
+// Ops are the command's writes; false where its batch is no array of documents, which a server is
+// left to say.
+func (r *Request) Ops() ([]Op, bool) {
+	var all []Op
+	o := r.ops()
+	for o.next() {
+		all = append(all, o.op)
+	}
+	return all, o.docs.ok
 }
 
 // read takes an entry of a batch apart; false where it has a field twice.
@@ -77,7 +104,10 @@ func (op *Op) read(entry wire.Doc) bool {
 			op.Upsert = it.Value.True()
 		case "collation":
 			field = 32
-			op.collation = it.Value
+			op.Collation = it.Value
+		case "sort":
+			field = 64
+			op.Sort = it.Value
 		default:
 			continue
 		}
@@ -89,48 +119,13 @@ func (op *Op) read(entry wire.Doc) bool {
 	return true
 }
 
-// Ops calls yield for each write of an update, delete or findAndModify; false where the batch is
-// no array of documents, which the server is left to say.
-func (r *Request) Ops(yield func(op *Op) bool) bool {
-	o := r.ops()
-	for o.next() {
-		if !yield(&o.op) {
-			return true
-		}
+// IDs are the _ids that a write of one document selects by; false where it selects otherwise, or by
+// equality that a collation widens.
+func (op *Op) IDs() ([]wire.Value, bool) {
+	if op.Many || !simple(op.Collation) {
+		return nil, false
 	}
-	return o.docs.ok
-}
-
-// OpenOps calls yield for each write that names no tenant, with the _ids it names.
-func (t *Table) OpenOps(r *Request, c *Collection, yield func(op *Op, ids []wire.Value)) {
-	o := r.ops()
-	for o.next() {
-		var s tenantSet
-		x := t.extractor(r, c, o.op.collation)
-		if x.filter(&s, o.op.Filter, 0); !s.known {
-			ids, _ := IDs(o.op.Filter)
-			yield(&o.op, ids)
-		}
-	}
-}
-
-// Count is the number of writes or documents of a batch.
-func (r *Request) Count() int {
-	if r.Cmd.Tenant.Kind == InFindAndModify {
-		return 1
-	}
-	d := r.docs(r.Cmd.Tenant.Path)
-	for d.next() {
-	}
-	return d.n
-}
-
-// CollationOf is the write's own, else the command's.
-func (r *Request) CollationOf(op *Op) wire.Value {
-	if op != nil {
-		return op.collation
-	}
-	return r.value(fCollation)
+	return IDs(op.Filter)
 }
 
 // updateForm is how an update is written.
@@ -214,25 +209,61 @@ func (f *fieldPath) changes(u wire.Value, yield func(wire.Value)) bool {
 	return hit
 }
 
-// GuardTarget checks that no write of the request can leave a document in the target that is not
-// its tenant's. The index is that of the refused write in its batch.
-func (t *Table) GuardTarget(r *Request, c *Collection, target *Target) (index int, err *wire.Error) {
-	if r.Cmd.Access != Write || c == nil || !c.touched() {
-		return 0, nil
-	}
-	if r.Cmd.Tenant.Kind == InDocuments {
-		return 0, nil // each document's tenant chose the target
-	}
-	o := r.ops()
-	for o.next() {
-		if err := t.guard(r, &o.op, c, target); err != nil {
-			return o.op.Index, err
-		}
-	}
-	return 0, nil
+// Plan is where one write belongs. All of its targets get a write of many documents; of one that
+// changes one document, one of them has the document.
+type Plan struct {
+	Targets []*Target
+	Err     *wire.Error // why it can not be made at all
 }
 
-func (t *Table) guard(r *Request, op *Op, c *Collection, target *Target) *wire.Error {
+// Plan finds where a write of the request belongs, and sets its scope.
+func (t *Table) Plan(r *Request, c *Collection, op *Op) Plan {
+	if r.Cmd.Tenant.Kind == InDocuments {
+		v, err := t.documentSays(c, op.Entry)
+		return Plan{[]*Target{t.byValue.find(v).home(c)}, err}
+	}
+	h := homes{t: t, coll: c}
+	s := t.opSays(r, &h, op)
+	if h.only.Type != 0 {
+		op.Only = []wire.Value{h.only}
+	}
+	var p Plan
+	switch {
+	case !s.known:
+		op.Open, p.Targets = true, t.holders(c)
+	case s.n == 0:
+		p.Targets = c.holders[:1]
+	default:
+		if p.Targets = t.homesOf(c, s.values()); len(p.Targets) > 1 {
+			op.Only = s.values()
+		}
+	}
+	if op.Many || len(p.Targets) == 1 {
+		for _, x := range p.Targets {
+			if p.Err = t.Guard(r, c, op, x); p.Err != nil {
+				break
+			}
+		}
+	}
+	return p
+}
+
+// guarded checks all writes of the request against the one target that they go to.
+func (t *Table) guarded(r *Request, c *Collection, target *Target) *wire.Error {
+	o := r.ops()
+	for o.next() {
+		if err := t.Guard(r, c, &o.op, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Guard checks that the write can leave no document in the target that is not its tenant's.
+func (t *Table) Guard(r *Request, c *Collection, op *Op, target *Target) *wire.Error {
+	if !c.touched() {
+		return nil
+	}
 	d, _ := op.Update.Doc()
 	switch formOf(op.Update) {
 	case replacement:
@@ -244,20 +275,61 @@ func (t *Table) guard(r *Request, op *Op, c *Collection, target *Target) *wire.E
 		}
 		return t.guardOperators(d, c, target)
 	case pipelineUpdate:
-		return wire.Errorf(wire.IllegalOperation,
-			"an update by a pipeline is not offered while tenants of this collection have databases of their own; use update operators")
+		return c.guardPipeline(op.Update, target)
 	}
 	return nil
+}
+
+// guardPipeline refuses an update by a pipeline that computes the tenant field. What it does to a
+// document besides, a database of one tenant's own keeps the field through; see fitUpdate.
+func (c *Collection) guardPipeline(update wire.Value, target *Target) *wire.Error {
+	a, _ := update.Array()
+	for it := a.Iter(); it.Next(); {
+		d, _ := it.Value.Doc()
+		for s := d.Iter(); s.Next(); {
+			if names, whole := c.computes(s.Key, s.Value); names || whole && target.Tenant == nil {
+				return wire.Errorf(wire.ImmutableField, "%s would compute the tenant field %q of a document; use update operators that leave it alone", s.Key, c.field.name)
+			}
+		}
+	}
+	return nil
+}
+
+// computes reports whether a stage of an update gives the field a value by its name, or may do so by
+// making the whole document anew.
+func (c *Collection) computes(stage []byte, v wire.Value) (names, whole bool) {
+	switch string(stage) {
+	case "$set", "$addFields", "$project":
+		d, ok := v.Doc()
+		for it := d.Iter(); it.Next(); {
+			if c.field.touches(it.Key) && !(string(stage) == "$project" && it.Value.True()) {
+				return true, false
+			}
+		}
+		return false, !ok
+	case "$unset":
+		if path, ok := v.Str(); ok {
+			return c.field.touches(path), false
+		}
+		a, ok := v.Array()
+		for it := a.Iter(); it.Next(); {
+			if path, isString := it.Value.Str(); !isString || c.field.touches(path) {
+				return true, false
+			}
+		}
+		return false, !ok
+	}
+	return false, true // $replaceRoot, $replaceWith, or what the server refuses
 }
 
 // upsertCarries reports whether the document that an upsert with operators makes has the tenant
 // field: from the update, or from an equality in the filter, which servers copy. They copy nothing
 // of $in, $or and $expr.
 func (t *Table) upsertCarries(r *Request, op *Op, c *Collection) bool {
-	if _, ok := c.field.upsertTenant(op.Update); ok {
+	if _, ok := c.field.upsertTenant(op.Update); ok || len(op.Only) == 1 && simple(op.Collation) {
 		return true
 	}
-	x := t.extractor(r, c, op.collation)
+	x := t.extractor(r, c, op.Collation)
 	return x.equality(op.Filter, 0)
 }
 
@@ -354,7 +426,7 @@ func (t *Table) guardPath(op, path []byte, v wire.Value, c *Collection, target *
 			}
 		}
 	}
-	if target.Tenant == nil && len(c.holders) == 1 {
+	if len(c.holders) == 1 {
 		return nil
 	}
 	return wire.Errorf(wire.ImmutableField, "%s of %q would change the tenant field %q of a document", op, path, c.field.name)

@@ -251,6 +251,23 @@ func (r *Request) Writes() bool {
 	return r.Cmd.Access == Write || r.Cmd.Access == DDL || r.Cmd.Tenant.Kind == InStages && r.pipelineWrites()
 }
 
+// ReplyNames says where the reply names namespaces.
+func (r *Request) ReplyNames() ReplyKind {
+	if r.Cmd == nil {
+		return ReplyGeneric
+	}
+	if r.Cmd.Tenant.Kind != InStages {
+		return r.Cmd.Reply
+	}
+	if r.value(fExplain).True() {
+		return ReplyExplain
+	}
+	if s := stages[string(r.firstStage())]; s != nil && s.Class == Info {
+		return ReplyRows
+	}
+	return ReplyGeneric
+}
+
 // Acknowledged reports whether the client waits for the write's outcome (any w but 0).
 func (r *Request) Acknowledged() bool {
 	d, ok := r.value(fWriteConc).Doc()
@@ -285,19 +302,19 @@ type docs struct {
 	rest    []byte // of a section
 	section bool
 	array   wire.Iter
-	arrayAt int
+	holder  int // offset of the length that contains them all
 }
 
 func (r *Request) docs(id fieldID) docs {
 	if s := r.section(id); s != nil {
-		return docs{ok: true, section: true, rest: s.Docs, at: s.At}
+		return docs{ok: true, section: true, rest: s.Docs, at: s.At, holder: s.Start + 1}
 	}
 	f, ok := r.field(id)
 	if !ok {
 		return docs{}
 	}
 	a, ok := f.Value.Array()
-	return docs{ok: ok, array: a.Iter(), arrayAt: f.At}
+	return docs{ok: ok, array: a.Iter(), holder: f.At}
 }
 
 func (d *docs) next() bool {
@@ -309,7 +326,7 @@ func (d *docs) next() bool {
 		more = d.nextInSection()
 	} else if more = d.array.Next(); more {
 		d.doc, d.ok = d.array.Value.Doc()
-		d.at = d.arrayAt + d.array.At
+		d.at = d.holder + d.array.At
 	} else {
 		d.ok = d.array.Err() == nil
 	}
@@ -326,6 +343,14 @@ func (d *docs) nextInSection() bool {
 	d.at += len(d.doc)
 	d.doc, d.rest, d.ok = wire.NextDoc(d.rest)
 	return true
+}
+
+// within are the offsets of the lengths that contain the command's fields.
+func (r *Request) within() []int {
+	if r.outerAt != 0 {
+		return []int{r.outerAt, r.Msg.BodyAt}
+	}
+	return []int{r.Msg.BodyAt}
 }
 
 // validDB reports whether a server accepts the name of a database.

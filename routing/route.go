@@ -2,6 +2,7 @@ package routing
 
 import (
 	"bytes"
+	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -18,7 +19,8 @@ const (
 	Empty                  // answer as for a database that does not exist
 	Hold                   // wait until the tenant with value Held has been looked at or resumed, then route again
 	Forward                // to Target
-	ByID                   // to the one of Targets that has the documents the filter names by _id
+	Scatter                // a read: to all Targets, replies merged by the row's kind
+	Split                  // writes: each to where its documents are, see [Table.Plan]
 	EachOf                 // to all Targets, replies merged by the row's kind
 	FirstOf                // to Targets in order until one has an answer
 	Clusters               // to every cluster
@@ -27,7 +29,7 @@ const (
 )
 
 func (a Action) String() string {
-	return [...]string{"refuse", "answer", "empty", "hold", "forward", "by-id", "each", "first", "clusters", "cursor", "transaction"}[a]
+	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction"}[a]
 }
 
 // Decision is all that the proxy needs for one command; a later stage never asks an earlier one.
@@ -40,7 +42,9 @@ type Decision struct {
 	Tenant  *Tenant // the one that the command names; nil for none, several, or one in no table
 	Held    wire.Value
 	Coll    *Collection
-	Why     string // for people
+	Scope
+	Fit bool   // what is sent differs from what came in more than names: see [Table.Fit]
+	Why string // for people
 }
 
 func refuse(code wire.Code, format string, args ...any) Decision {
@@ -66,7 +70,7 @@ func (t *Table) Route(r *Request) Decision {
 	if err != nil {
 		return refuseWith(err)
 	}
-	if !touched && (r.Cmd == nil || r.Cmd.Plain) {
+	if !touched && (r.Cmd == nil || r.Cmd.Plain) && !t.narrows(r, db) {
 		return Decision{Action: Forward, Target: t.plainTarget(db), Why: "no route touches it"}
 	}
 	if r.Cmd == nil {
@@ -76,6 +80,16 @@ func (t *Table) Route(r *Request) Decision {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, r.Cmd.Name)
 	}
 	return t.byRow(r, db)
+}
+
+// narrows reports whether a command that no route touches names a tenant in its comment: it is to
+// match that tenant's documents alone, here as after they have moved.
+func (t *Table) narrows(r *Request, db *Database) bool {
+	if r.index[fComment] == 0 || !t.isolating || db == nil || r.Cmd == nil || r.Value.Type != bsoncore.TypeString {
+		return false
+	}
+	_, ok := r.said()
+	return ok && r.Cmd.Route == ByTenant && db.collection(r.Coll()).Tenant
 }
 
 func (t *Table) plainTarget(db *Database) *Target {
@@ -171,12 +185,16 @@ type homes struct {
 	target  *Target
 	several bool
 	unknown bool // some part names no tenant
+	many    bool // and may change many documents
 	shared  bool // documents without a tenant are asked for
 	tenant  *Tenant
 	tenants int
 	held    wire.Value
 	holds   bool
 	guard   bool       // some write may change the tenant field or make a document
+	fit     bool       // something is sent otherwise than it came
+	only    wire.Value // the comment's tenant, where the filters do not say as much themselves
+	bad     *wire.Error
 	last    wire.Value // of a batch, documents of one tenant follow each other
 }
 
@@ -276,13 +294,9 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 
 // collect reads the tenants that the command names.
 func (t *Table) collect(r *Request, h *homes) *wire.Error {
-	c := h.coll
 	switch r.Cmd.Tenant.Kind {
 	case InFilter:
-		x := t.extractor(r, c, r.value(fCollation))
-		q, _ := r.value(r.Cmd.Tenant.Path).Doc()
-		var s tenantSet
-		x.filter(&s, q, 0)
+		s := t.filterSays(r, h)
 		h.set(&s)
 	case InStages:
 		return t.collectStages(r, h)
@@ -300,23 +314,37 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 	return nil
 }
 
+// filterSays is what a read's filter and comment say about its tenants.
+func (t *Table) filterSays(r *Request, h *homes) (s tenantSet) {
+	x := t.extractor(r, h.coll, r.value(fCollation))
+	q, _ := r.value(r.Cmd.Tenant.Path).Doc()
+	x.filter(&s, q, 0)
+	h.comment(r, &s)
+	return s
+}
+
+// comment narrows the set to the tenant that the command's comment names. Where the filter says no
+// less itself, nothing has to be added to it.
+func (h *homes) comment(r *Request, s *tenantSet) {
+	v, ok := r.said()
+	if !ok || s.known && s.n == 1 && SameValue(s.at(0), v) {
+		return
+	}
+	one := tenantSet{known: true}
+	one.add(v)
+	s.and(&one)
+	h.only, h.fit = v, true
+}
+
 func (t *Table) collectDocuments(r *Request, h *homes) *wire.Error {
-	f := &h.coll.field
 	batch := r.docs(r.Cmd.Tenant.Path)
 	for batch.next() {
-		v, found, err := f.documentTenant(batch.doc)
-		switch {
-		case err != nil:
-			return err
-		case found && !scalar(v):
-			return wire.Errorf(wire.BadValue, "the tenant field %q must hold one plain value", f.name)
-		case found:
-			h.value(v)
-		case t.requireT:
-			return wire.Errorf(wire.ShardKeyNotFound, "a document lacks the tenant field %q", f.name)
-		default:
-			h.value(wire.Value{Type: bsoncore.TypeNull})
+		v, err := t.documentSays(h.coll, batch.doc)
+		if err != nil {
+			h.bad = err
+			continue
 		}
+		h.value(v)
 	}
 	if !batch.ok && h.target == nil {
 		h.target = h.coll.db.shared // no documents; the server says what is wrong
@@ -324,27 +352,50 @@ func (t *Table) collectDocuments(r *Request, h *homes) *wire.Error {
 	return nil
 }
 
+// documentSays is the tenant of a document to be inserted; null for one without.
+func (t *Table) documentSays(c *Collection, d wire.Doc) (wire.Value, *wire.Error) {
+	v, found, err := c.field.documentTenant(d)
+	switch {
+	case err != nil:
+		return v, err
+	case found && !scalar(v):
+		return v, wire.Errorf(wire.BadValue, "the tenant field %q must hold one plain value", c.field.name)
+	case found:
+		return v, nil
+	case t.requireT:
+		return v, wire.Errorf(wire.ShardKeyNotFound, "a document lacks the tenant field %q", c.field.name)
+	}
+	return wire.Value{Type: bsoncore.TypeNull}, nil
+}
+
 func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 	c := h.coll
-	x := t.extractor(r, c, op.collation)
-	var s tenantSet
-	x.filter(&s, op.Filter, 0)
+	s := t.opSays(r, h, op)
 	if op.Upsert && (!s.known || s.n == 0) && !r.byID(op) {
 		if v, ok := c.field.upsertTenant(op.Update); ok {
-			s = tenantSet{}
-			s.keep(v)
+			h.note(v)
 		}
 	}
 	h.set(&s)
+	h.many = h.many || !s.known && op.Many
+	h.fit = h.fit || formOf(op.Update) == pipelineUpdate
 	if c.field.changes(op.Update, func(v wire.Value) { h.note(v) }) || op.Upsert {
 		h.guard = true
 	}
 }
 
+// opSays is what a write's filter and the command's comment say about its tenants.
+func (t *Table) opSays(r *Request, h *homes, op *Op) (s tenantSet) {
+	x := t.extractor(r, h.coll, op.Collation)
+	x.filter(&s, op.Filter, 0)
+	h.comment(r, &s)
+	return s
+}
+
 // byID reports whether a write selects documents by _id and changes one at most. Under a collation
 // one _id may be that of several documents.
 func (r *Request) byID(op *Op) bool {
-	if op.Many || !simple(op.collation) {
+	if op.Many || !simple(op.Collation) {
 		return false
 	}
 	_, ok := IDs(op.Filter)
@@ -354,13 +405,14 @@ func (r *Request) byID(op *Op) bool {
 // conclude makes the decision of what was collected.
 func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
 	if h.holds {
-		return Decision{Action: Hold, Held: h.held, Tenant: t.byValue.find(h.held), Coll: d.Coll, Why: "the tenant's route is not settled"}
+		return t.hold(h.held, d.Coll)
 	}
-	if h.several {
-		return refuse(r.Cmd.Refuse.Code, "%s names tenants whose databases differ: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+	d.Fit = h.fit
+	if h.only.Type != 0 {
+		d.Only = []wire.Value{h.only}
 	}
-	if h.unknown {
-		return t.withoutTenant(r, h, d)
+	if h.several || h.unknown || h.bad != nil {
+		return t.spread(r, h, d)
 	}
 	d.Action, d.Target, d.Why = Forward, h.target, "the tenant it names"
 	if h.target == nil {
@@ -369,89 +421,144 @@ func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
 	if h.tenants == 1 {
 		d.Tenant = h.tenant
 	}
-	return t.guarded(r, h, d)
-}
-
-// guarded refuses a write that would leave a document where it does not belong.
-func (t *Table) guarded(r *Request, h *homes, d Decision) Decision {
-	if !h.guard {
-		return d
-	}
-	if _, err := t.GuardTarget(r, d.Coll, d.Target); err != nil {
-		return refuseWith(err)
+	if h.guard && t.guarded(r, d.Coll, d.Target) != nil {
+		d.Action, d.Targets = Split, []*Target{d.Target} // the others of its batch go on
 	}
 	return d
 }
 
-func (t *Table) withoutTenant(r *Request, h *homes, d Decision) Decision {
-	holders := d.Coll.holders
-	shared := d.Coll.db.shared
-	if len(holders) == 1 || t.without == ToShared {
-		if h.target != nil && h.target != shared {
-			return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+func (t *Table) hold(v wire.Value, c *Collection) Decision {
+	return Decision{Action: Hold, Held: v, Tenant: t.byValue.find(v), Coll: c, Why: "the tenant's route is not settled"}
+}
+
+// spread decides for a command that no single home can serve.
+func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
+	c := d.Coll
+	d.Targets, d.Why = t.holders(c), "it names tenants whose databases differ"
+	if h.unknown {
+		d.Open, d.Why = true, "it names no tenant"
+		if t.without == Reject {
+			return refuse(wire.IllegalOperation, "%s names no tenant, which without_tenant = \"reject\" does not allow; %s", r.Cmd.Name, addTenant)
 		}
-		d.Action, d.Target, d.Why = Forward, shared, "it names no tenant"
-		return t.guarded(r, h, d)
+		if t.maxScatter > 0 && len(d.Targets) > t.maxScatter {
+			return refuse(wire.IllegalOperation, "%s would ask %d databases, more than max_scatter_targets; %s", r.Cmd.Name, len(d.Targets), addTenant)
+		}
+		if t.paused != nil && h.many {
+			return t.hold(t.paused.ID, c) // it is of every tenant
+		}
 	}
-	if t.without == Reject {
-		return refuse(wire.IllegalOperation, "%s names no tenant, which without_tenant = \"reject\" does not allow; %s", r.Cmd.Name, addTenant)
-	}
-	if !r.selectsByID(t, d.Coll) {
-		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
-	}
-	if t.maxScatter > 0 && len(holders) > t.maxScatter {
-		return refuse(wire.IllegalOperation, "%s would ask %d databases, more than max_scatter_targets; %s", r.Cmd.Name, len(holders), addTenant)
-	}
-	d.Action, d.Targets, d.Target, d.Why = ByID, holders, h.target, "it names no tenant, but documents by _id"
-	return d
-}
-
-// selectsByID reports whether a command without a tenant can be served by finding out where the
-// documents are whose _id it names.
-func (r *Request) selectsByID(t *Table, c *Collection) bool {
 	switch r.Cmd.Tenant.Kind {
 	case InFilter:
-		if r.Cmd.Merge != MergeCursor || r.value(fTailable).True() || r.value(fReturnKey).True() || !simple(r.value(fCollation)) {
-			return false
+		return t.spreadRead(r, h, d)
+	case InDocuments, InUpdates, InDeletes, InFindAndModify:
+		return t.spreadWrite(h, d)
+	}
+	return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+}
+
+// holders are the databases that a command without a tenant concerns.
+func (t *Table) holders(c *Collection) []*Target {
+	if t.without == ToShared {
+		return c.holders[:1]
+	}
+	return c.holders
+}
+
+func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
+	if !h.unknown {
+		s := t.filterSays(r, h)
+		d.Only = s.values()
+		d.Targets = t.homesOf(d.Coll, d.Only)
+	}
+	d.Fit = d.Fit || d.Only != nil || d.Coll.left()
+	if len(d.Targets) == 1 {
+		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
+		return d
+	}
+	if err := r.mergeable(); err != nil {
+		return refuseWith(err)
+	}
+	d.Action = Scatter
+	return d
+}
+
+// spreadWrite decides for writes. What all goes to shared as it came needs no splitting.
+func (t *Table) spreadWrite(h *homes, d Decision) Decision {
+	shared := d.Coll.db.shared
+	if len(d.Targets) == 1 && h.bad == nil && !h.guard && (h.target == nil || h.target == shared && !h.several) {
+		d.Action, d.Target, d.Targets = Forward, shared, nil
+		d.Fit = d.Fit || d.Coll.left()
+		return d
+	}
+	d.Action = Split
+	return d
+}
+
+// homesOf are the homes of the tenants with these values, in the order of the holders.
+func (t *Table) homesOf(c *Collection, values []wire.Value) []*Target {
+	var homes []*Target
+	for _, x := range c.holders {
+		if slices.ContainsFunc(values, func(v wire.Value) bool { return t.byValue.find(v).home(c) == x }) {
+			homes = append(homes, x)
 		}
-		q, _ := r.value(r.Cmd.Tenant.Path).Doc()
-		_, ok := IDs(q)
-		return ok
-	case InUpdates, InDeletes, InFindAndModify:
-		o := r.ops()
-		for o.next() {
-			x := t.extractor(r, c, o.op.collation)
-			var s tenantSet
-			x.filter(&s, o.op.Filter, 0)
-			if !s.known && !r.byID(&o.op) || formOf(o.op.Update) == pipelineUpdate {
-				return false
-			}
+	}
+	return homes
+}
+
+// mergeable refuses what no merging of several databases' answers can give.
+func (r *Request) mergeable() *wire.Error {
+	if r.Cmd.Merge != MergeCursor {
+		return nil
+	}
+	for _, id := range []fieldID{fTailable, fAwaitData, fReturnKey} {
+		if r.value(id).True() {
+			return wire.Errorf(wire.InvalidOptions, "%s is not possible over the databases of several tenants; %s", fieldNames[id], addTenant)
 		}
-		return o.docs.ok
+	}
+	q, _ := r.value(fFilter).Doc()
+	if near(q, 0) {
+		return wire.Errorf(wire.IllegalOperation,
+			"$near orders by a distance that nobody can ask for, so the databases of several tenants can not be merged by it; use $geoNear or %s", addTenant)
+	}
+	return nil
+}
+
+// near reports whether a filter sorts by distance.
+func near(q wire.Doc, depth int) bool {
+	for it := q.Iter(); it.Next() && depth < 64; {
+		if string(it.Key) == "$near" || string(it.Key) == "$nearSphere" {
+			return true
+		}
+		if sub, ok := it.Value.AnyDoc(); ok && near(sub, depth+1) {
+			return true
+		}
 	}
 	return false
 }
 
-// UpsertHome is where a document goes that an upsert without a tenant in its filter makes.
-func (t *Table) UpsertHome(c *Collection, op *Op) (*Target, *Tenant, *wire.Error) {
-	v, ok := c.field.upsertTenant(op.Update)
-	if !ok {
-		return nil, nil, wire.Errorf(wire.ShardKeyNotFound,
-			"the upsert finds no document and says no tenant for a new one; add the tenant field %q to the filter or to $setOnInsert", c.field.name)
+// Upserted is the tenant of the document that an upsert makes whose filter names none.
+func (c *Collection) Upserted(op *Op) (wire.Value, *wire.Error) {
+	if v, ok := c.field.upsertTenant(op.Update); ok {
+		return v, nil
 	}
-	tn := t.byValue.find(v)
-	return tn.home(c), tn, nil
+	return wire.Value{}, wire.Errorf(wire.ShardKeyNotFound,
+		"the upsert finds no document and says no tenant for a new one; add the tenant field %q to the filter or to $setOnInsert", c.field.name)
 }
 
-// TenantOf is the tenant that a document of the collection belongs to, and its home; nil and
-// shared for a document without one, or of a tenant in no table.
-func (t *Table) TenantOf(c *Collection, doc wire.Doc) (*Tenant, *Target) {
-	v, found, err := c.field.documentTenant(doc)
-	if err != nil || !found {
-		return nil, c.db.shared
+// TenantOf is the value of the tenant field of a stored document of the collection; null where it
+// lacks it.
+func (c *Collection) TenantOf(doc wire.Doc) wire.Value {
+	if v, found, err := c.field.documentTenant(doc); err == nil && found && scalar(v) {
+		return v
 	}
+	return wire.Value{Type: bsoncore.TypeNull}
+}
+
+// Home is the one database that owns the documents of the collection with the value of the tenant
+// field; held says that commands of that tenant wait.
+func (t *Table) Home(c *Collection, v wire.Value) (home *Target, held bool) {
 	tn := t.byValue.find(v)
-	return tn, tn.home(c)
+	return tn.home(c), tn != nil && (tn.Look || tn.Paused)
 }
 
 // Field is the collection's tenant field.
@@ -471,6 +578,7 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	x := t.extractor(r, h.coll, r.value(fCollation))
 	var s tenantSet
 	x.stages(&s, f.Value)
+	h.comment(r, &s)
 	h.set(&s)
 	if h.several || h.holds {
 		return nil

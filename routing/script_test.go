@@ -118,16 +118,49 @@ func (p *player) decide(t testing.TB, command string) string {
 	if d.Tenant != nil {
 		line += " (" + d.Tenant.Key + ")"
 	}
-	if p.renamed && d.Action == Forward {
-		line += "\n= " + sent(t, p.table, r, d.Target)
+	switch {
+	case d.Action == Split:
+		line += p.planned(r, &d)
+	case p.renamed && d.Action == Forward:
+		line += "\n= " + sent(t, p.table, r, &d, d.Target)
+	case p.renamed && d.Action == Scatter:
+		for _, x := range d.Targets {
+			line += "\n= " + sent(t, p.table, r, &d, x)
+		}
+	}
+	return line
+}
+
+// planned is where each write of a batch belongs, and how it is sent there where that differs.
+func (p *player) planned(r *Request, d *Decision) string {
+	line := ""
+	all, _ := r.Ops()
+	for i := range all {
+		op := &all[i]
+		plan := p.table.Plan(r, d.Coll, op)
+		line += fmt.Sprintf("\n= %d", i)
+		if plan.Err != nil {
+			line += " refuse " + plan.Err.Code.Name() + ": " + plan.Err.Text
+			continue
+		}
+		for _, x := range plan.Targets {
+			line += " " + x.Cluster + "/" + x.DB
+			if with := p.table.FitWrite(d.Coll, op, x); p.renamed && with != nil && r.Cmd.Tenant.Kind != InFindAndModify {
+				line += " " + bson.Raw(with).String()
+			}
+		}
 	}
 	return line
 }
 
 // sent is the request's message as the target gets it.
-func sent(t testing.TB, table *Table, r *Request, target *Target) string {
+func sent(t testing.TB, table *Table, r *Request, d *Decision, target *Target) string {
 	var patch wire.Patch
-	if err := table.Rename(r, target, &patch); err != nil {
+	err := table.Rename(r, target, &patch)
+	if err == nil && d.Fit {
+		err = table.Fit(r, d, target, &patch)
+	}
+	if err != nil {
 		return "refuse " + err.Code.Name() + ": " + err.Text
 	}
 	var m wire.Message
@@ -329,7 +362,7 @@ func told(d Decision) string {
 		line = fmt.Sprintf("refuse %s", d.Err.Code.Name())
 	case Forward:
 		line += place(d.Target)
-	case ByID, EachOf, FirstOf:
+	case Scatter, Split, EachOf, FirstOf:
 		for _, x := range d.Targets {
 			line += place(x)
 		}

@@ -11,7 +11,18 @@ type Stage struct {
 	Coll  string // path of the collection's name in the stage's document
 	Bare  bool   // the stage's value may be the collection's name itself
 	Sub   string // path of a nested pipeline; "*" is every value
+	Lead  Lead
 }
+
+// Lead says what a stage at the front of a pipeline means for a predicate on the collection.
+type Lead uint8
+
+// Leads.
+const (
+	Follows Lead = iota // the predicate goes before it
+	Leads               // must be the first; the predicate right behind it does the same
+	Rules               // must be the first, and what it gives no $match behind it can narrow
+)
 
 // StageClass says what a stage does.
 type StageClass uint8
@@ -29,7 +40,7 @@ const (
 )
 
 var stages = stageTable([]Stage{
-	{Name: "$match"},
+	{Name: "$match", Lead: Leads}, // with $text it must be
 	{Name: "$sort", Class: Whole},
 	{Name: "$project"},
 	{Name: "$unset"},
@@ -56,28 +67,28 @@ var stages = stageTable([]Stage{
 	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline"},
 	{Name: "$merge", Class: Output, Coll: "into", Bare: true},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
-	{Name: "$geoNear"},
-	{Name: "$search"},
-	{Name: "$vectorSearch"},
-	{Name: "$searchMeta"},
-	{Name: "$documents", Class: Source},
-	{Name: "$collStats", Class: Info},
-	{Name: "$indexStats", Class: Info},
-	{Name: "$planCacheStats", Class: Info},
-	{Name: "$listSearchIndexes", Class: Info},
-	{Name: "$currentOp", Class: Info},
-	{Name: "$listSessions", Class: Info},
-	{Name: "$listLocalSessions", Class: Info},
-	{Name: "$queryStats", Class: Info},
-	{Name: "$querySettings", Class: Info},
-	{Name: "$operationMetrics", Class: Info},
-	{Name: "$listCachedAndActiveUsers", Class: Info},
-	{Name: "$listSampledQueries", Class: Info},
-	{Name: "$listMqlEntities", Class: Info},
-	{Name: "$listCatalog", Class: Info},
-	{Name: "$listClusterCatalog", Class: Info},
-	{Name: "$shardedDataDistribution", Class: Info},
-	{Name: "$changeStream", Class: Change},
+	{Name: "$geoNear", Lead: Leads},
+	{Name: "$search", Lead: Leads},
+	{Name: "$vectorSearch", Lead: Rules},
+	{Name: "$searchMeta", Lead: Rules},
+	{Name: "$documents", Class: Source, Lead: Rules},
+	{Name: "$collStats", Class: Info, Lead: Rules},
+	{Name: "$indexStats", Class: Info, Lead: Rules},
+	{Name: "$planCacheStats", Class: Info, Lead: Rules},
+	{Name: "$listSearchIndexes", Class: Info, Lead: Rules},
+	{Name: "$currentOp", Class: Info, Lead: Rules},
+	{Name: "$listSessions", Class: Info, Lead: Rules},
+	{Name: "$listLocalSessions", Class: Info, Lead: Rules},
+	{Name: "$queryStats", Class: Info, Lead: Rules},
+	{Name: "$querySettings", Class: Info, Lead: Rules},
+	{Name: "$operationMetrics", Class: Info, Lead: Rules},
+	{Name: "$listCachedAndActiveUsers", Class: Info, Lead: Rules},
+	{Name: "$listSampledQueries", Class: Info, Lead: Rules},
+	{Name: "$listMqlEntities", Class: Info, Lead: Rules},
+	{Name: "$listCatalog", Class: Info, Lead: Rules},
+	{Name: "$listClusterCatalog", Class: Info, Lead: Rules},
+	{Name: "$shardedDataDistribution", Class: Info, Lead: Rules},
+	{Name: "$changeStream", Class: Change, Lead: Rules},
 	{Name: "$changeStreamSplitLargeEvent"},
 })
 

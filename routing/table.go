@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/smetasc/tenantry/wire"
@@ -31,7 +32,7 @@ type NoTenantRule uint8
 
 // Rules of without_tenant.
 const (
-	Scatter NoTenantRule = iota
+	ToHolders NoTenantRule = iota
 	ToShared
 	Reject
 )
@@ -133,6 +134,10 @@ type Collection struct {
 	holders []*Target
 	num     int
 	settled bool // nothing has to be looked at or waited for before a tenant's command
+
+	away    []*Tenant // whose home for it is not shared
+	once    sync.Once
+	notAway wire.Doc // made by once
 }
 
 // Target is one physical database on a named cluster.
@@ -155,6 +160,7 @@ type Tenant struct {
 	targets []*Target // by database
 	set     *collectionSet
 	route   *RouteSpec
+	aliases []wire.Value
 }
 
 // collectionSet says which collections of a table have moved; tenants with the same share one.
@@ -323,7 +329,7 @@ func (t *Table) addTenants(s *Spec, cols []*Collection) error {
 	clusters := map[string]bool{s.Home: true}
 	for i := range s.Tenants {
 		ts := &s.Tenants[i]
-		tn := &Tenant{ID: ts.ID, Key: ts.Key, Num: ts.Num, Paused: ts.Paused, Look: ts.Look, route: ts.Route}
+		tn := &Tenant{ID: ts.ID, Key: ts.Key, Num: ts.Num, Paused: ts.Paused, Look: ts.Look, route: ts.Route, aliases: ts.Aliases}
 		if ts.Route != nil {
 			clusters[ts.Route.Cluster] = true
 			tn.set = t.setOf(ts.Route, cols, sets)
@@ -422,6 +428,7 @@ func (t *Table) addHolders(cols []*Collection) {
 			if tn.set.moved[c.num] {
 				c.Tenant = true
 				c.holders = append(c.holders, tn.targets[c.db.num])
+				c.away = append(c.away, tn)
 			}
 		}
 		c.settled = !looking

@@ -148,6 +148,15 @@ func (s *tenantSet) at(i int) wire.Value {
 	return s.more[i-len(s.few)]
 }
 
+// values are all of the set; never nil.
+func (s *tenantSet) values() []wire.Value {
+	all := make([]wire.Value, s.n)
+	for i := range all {
+		all[i] = s.at(i)
+	}
+	return all
+}
+
 func (s *tenantSet) add(v wire.Value) {
 	if s.has(v) {
 		return

@@ -14,7 +14,7 @@ type unsupported string
 
 func (u unsupported) Error() string { return "wiretest's store can't do " + string(u) }
 
-// matches evaluates a filter: equality, $eq and $in on top-level fields, $and and $or.
+// matches evaluates a filter: equality, $eq, $in and $nin on top-level fields, $and and $or.
 func matches(filter, doc bson.D) (bool, error) {
 	all := true
 	for _, e := range filter { // to the end, so that what is unsupported is always found
@@ -44,9 +44,9 @@ func matchesField(e bson.E, doc bson.D) (bool, error) {
 		list := bson.A{op.Value}
 		switch op.Key {
 		case "$eq":
-		case "$in":
+		case "$in", "$nin":
 			if list, ok = op.Value.(bson.A); !ok {
-				return false, unsupported("$in without an array")
+				return false, unsupported(op.Key + " without an array")
 			}
 		default:
 			return false, unsupported("operator " + op.Key)
@@ -59,7 +59,7 @@ func matchesField(e bson.E, doc bson.D) (bool, error) {
 			}
 			some = some || ok
 		}
-		all = all && some
+		all = all && some == (op.Key != "$nin")
 	}
 	return all, nil
 }

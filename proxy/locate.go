@@ -1,0 +1,285 @@
+package proxy
+
+import (
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// place is where a document was found: the home of its tenant, and the value of the tenant field.
+type place struct {
+	home   *routing.Target
+	id     wire.Value
+	tenant wire.Value
+	key    wire.Value // by which it is sorted, where that was asked for
+}
+
+// locateByID finds the homes of those writes of a batch that name their documents by _id, and no
+// tenant: a single one's where its document was seen last, else all of them by one question to each
+// home. What none has stays without a home. held is the tenant of one that waits.
+func (s *split) locateByID() (held wire.Value, err *wire.Error) {
+	if len(s.ops) == 1 {
+		if id, ok := s.byID(0); ok {
+			if p, ok := s.hinted(id, s.plans[0].Targets); ok {
+				s.guessed = true
+				return s.settle(0, p), nil
+			}
+		}
+	}
+	return s.locateAsking(span(0, len(s.ops))...)
+}
+
+// locateAsking is locateByID for these writes, without guesses.
+func (s *split) locateAsking(which ...int) (held wire.Value, err *wire.Error) {
+	var ids []wire.Value
+	var targets []*routing.Target
+	for _, i := range which {
+		if id, ok := s.byID(i); ok {
+			ids = append(ids, id)
+			if len(s.plans[i].Targets) > len(targets) {
+				targets = s.plans[i].Targets
+			}
+		}
+	}
+	found := map[string]place{}
+	if len(ids) == 0 {
+		return held, nil
+	}
+	if err = s.ask(targets, ids, found); err != nil {
+		return held, err
+	}
+	for _, i := range which {
+		id, _ := s.byID(i)
+		if p, ok := found[keyOf(id)]; ok && id.Type != 0 && held.Type == 0 {
+			held = s.settle(i, p)
+		}
+	}
+	return held, nil
+}
+
+// byID is the one _id by which the i-th write selects its document, where its home is to be found
+// out.
+func (s *split) byID(i int) (id wire.Value, ok bool) {
+	if s.homes[i] != nil || s.plans[i].Err != nil {
+		return id, false
+	}
+	ids, ok := s.ops[i].IDs()
+	if !ok || len(ids) != 1 {
+		return id, false
+	}
+	return ids[0], true
+}
+
+// keyOf is an _id as a key; numbers are equal across their types.
+func keyOf(id wire.Value) string {
+	if n, ok := id.Int(); ok {
+		return "n" + itoa(int(n))
+	}
+	return string(byte(id.Type)) + string(id.Data)
+}
+
+// settle gives the i-th write the home where its document was found; held is its tenant where that
+// waits.
+func (s *split) settle(i int, p place) (held wire.Value) {
+	if _, waits := s.t.Home(s.d.Coll, p.tenant); waits {
+		return p.tenant
+	}
+	op := &s.ops[i]
+	op.Tenant, op.Exists = p.tenant, s.plain(op)
+	if err := s.t.Guard(&s.c.req, s.d.Coll, op, p.home); err != nil {
+		s.plans[i].Err = err
+		return held
+	}
+	s.homes[i] = p.home
+	return held
+}
+
+// plain reports whether a write's filter says nothing but the _id: then the document that was found
+// is the one it changes. With more in it a server may find that the document does not match, and an
+// upsert then fails for the _id being taken.
+func (s *split) plain(op *routing.Op) bool {
+	it := op.Filter.Iter()
+	return it.Next() && string(it.Key) == "_id" && !it.Next()
+}
+
+// hinted is where the document was seen last, if that is one of the targets still.
+func (s *split) hinted(id wire.Value, targets []*routing.Target) (place, bool) {
+	v := s.c.srv.hints.get(s.d.Coll, string(s.c.req.Coll()), id)
+	if v.Type == 0 || s.tx != nil {
+		return place{}, false
+	}
+	home, _ := s.t.Home(s.d.Coll, v)
+	for _, x := range targets {
+		if x == home {
+			return place{home: home, id: id, tenant: v}, true
+		}
+	}
+	return place{}, false
+}
+
+// ask asks every target which of the documents it has, and whose they are. A document in the
+// databases of two tenants is no one's to choose.
+func (s *split) ask(targets []*routing.Target, ids []wire.Value, found map[string]place) *wire.Error {
+	return s.question(targets, false, func(d []byte, _ *routing.Target) []byte {
+		i, d := bsoncore.AppendDocumentElementStart(d, "filter")
+		j, d := bsoncore.AppendDocumentElementStart(d, "_id")
+		k, d := bsoncore.AppendArrayElementStart(d, "$in")
+		for n, id := range ids {
+			d = id.AppendTo(d, itoa(n))
+		}
+		d, _ = bsoncore.AppendArrayEnd(d, k)
+		d, _ = bsoncore.AppendDocumentEnd(d, j)
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		return bsoncore.AppendInt32Element(d, "batchSize", int32(len(ids)+1))
+	}, func(p place) *wire.Error {
+		if o, twice := found[keyOf(p.id)]; twice && o.home != p.home {
+			return wire.Errorf(wire.IllegalOperation,
+				"a document with this _id is in the databases of several tenants; add the tenant field to the filter")
+		}
+		found[keyOf(p.id)] = p
+		s.c.srv.hints.put(s.d.Coll, string(s.c.req.Coll()), p.id, p.tenant)
+		return nil
+	})
+}
+
+// question asks the targets for documents by a find that fill completes, and tells where each of
+// them lives. What is left over in shared is nobody's.
+func (s *split) question(targets []*routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte, tell func(place) *wire.Error) *wire.Error {
+	c := s.c
+	trips := make([]*trip, len(targets))
+	for i, x := range targets {
+		tr := &trip{target: x, txn: s.tx, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, sel: c.selectServer(s.tx)}
+		tr.make = func() wire.Doc { return s.find(x, sorted, fill) } // when it is sent: in a transaction only the first begins it
+		trips[i] = tr
+	}
+	parts := c.scatter(trips, s.tx)
+	defer free(parts)
+	if err := c.failed(parts); err != nil {
+		if sorted {
+			err = sortable(err)
+		}
+		return err
+	}
+	for i := range parts {
+		x := parts[i].tr.target
+		docs, _, _ := firstBatch(parts[i].tr.facts.cursor)
+		for _, doc := range docs {
+			v := s.d.Coll.TenantOf(doc)
+			if home, _ := s.t.Home(s.d.Coll, v); x.Tenant == nil && home != x {
+				continue
+			}
+			if x.Tenant != nil && v.Type == bsoncore.TypeNull {
+				v = x.Tenant.ID
+			}
+			id, _ := doc.Lookup("_id")
+			key, _ := doc.Lookup(sortKey)
+			if err := tell(place{x, clone(id), clone(v), clone(key)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func clone(v wire.Value) wire.Value {
+	return wire.Value{Type: v.Type, Data: append([]byte(nil), v.Data...)}
+}
+
+// find is the find that asks a target for documents' ids and tenants.
+func (s *split) find(x *routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte) wire.Doc {
+	return build(func(d []byte) []byte {
+		d = bsoncore.AppendStringElement(d, "find", string(s.c.req.Coll()))
+		d = fill(d, x)
+		i, d := bsoncore.AppendDocumentElementStart(d, "projection")
+		d = bsoncore.AppendInt32Element(d, "_id", 1)
+		d = bsoncore.AppendInt32Element(d, s.d.Coll.Field(), 1)
+		if sorted {
+			d = appendSortKey(d)
+		}
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		d = bsoncore.AppendBooleanElement(d, "singleBatch", true)
+		d = s.c.appendSession(d, x.Cluster, s.tx)
+		return bsoncore.AppendStringElement(d, "$db", x.DB)
+	})
+}
+
+// single makes one write of one document whose home is not known yet.
+func (s *split) single(i int) (again bool, err *wire.Error) {
+	op := &s.ops[i]
+	for try := 0; try < 2; try++ {
+		p, ok, err := s.locate(i)
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			return false, s.nowhere(i)
+		}
+		if _, held := s.t.Home(s.d.Coll, p.tenant); held {
+			if s.result.any {
+				return false, s.broken([]int{i}, s.c.moving())
+			}
+			return true, s.wait(p.tenant, nil)
+		}
+		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
+		if err := s.t.Guard(&s.c.req, s.d.Coll, op, p.home); err != nil {
+			s.result.fail(i, err)
+			return false, nil
+		}
+		before := s.result.n
+		if err := s.sendAll([]batch{{p.home, []int{i}}}); err != nil || s.result.n > before || s.result.failed(i) {
+			return false, err
+		}
+		// It changed between the look and the write: look once more.
+	}
+	return false, nil
+}
+
+// locate finds the document that a write of one document is for: the first by its sort, else the
+// first in the order of the targets.
+func (s *split) locate(i int) (p place, ok bool, err *wire.Error) {
+	op := &s.ops[i]
+	op.Located = routing.Located{}
+	sort, _ := op.Sort.Doc()
+	down := directions(sort)
+	err = s.question(s.plans[i].Targets, down != nil, func(d []byte, x *routing.Target) []byte {
+		d = bsoncore.AppendDocumentElement(d, "filter", bsoncore.Document(s.t.Filter(s.d.Coll, op, x)))
+		d = bsoncore.AppendInt64Element(d, "limit", 1)
+		if op.Sort.Type != 0 {
+			d = op.Sort.AppendTo(d, "sort")
+		}
+		if op.Collation.Type != 0 {
+			d = op.Collation.AppendTo(d, "collation")
+		}
+		if f, ok := s.c.req.Field("let"); ok {
+			d = f.Value.AppendTo(d, "let")
+		}
+		return d
+	}, func(at place) *wire.Error {
+		if !ok || keyLess(at.key, p.key, down) {
+			p, ok = at, true
+		}
+		return nil
+	})
+	return p, ok, err
+}
+
+// nowhere makes a write whose document no home has: an upsert makes it; a retried write is offered
+// to every home, since the one that has made it before its reply was lost answers from its history.
+func (s *split) nowhere(i int) *wire.Error {
+	s.ops[i].Located = routing.Located{}
+	if s.ops[i].Upsert {
+		return s.upsert(i)
+	}
+	targets := s.plans[i].Targets
+	if !s.numbered {
+		targets = targets[:1] // for what the server has to say of the write itself
+	}
+	before := s.result.n
+	for _, x := range targets {
+		if err := s.sendAll([]batch{{x, []int{i}}}); err != nil || s.result.n > before || s.result.failed(i) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+package proxy
+
+import (
+	"cmp"
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// writeResult puts the outcome of a batch together from the replies to its parts.
+type writeResult struct {
+	any      bool // some part has been answered
+	n        int64
+	modified int64
+	upserted []indexed
+	errors   []indexed
+	concerns []wire.Doc // writeConcernErrors
+	retried  []int32
+}
+
+// indexed is an element of an answer that speaks of one write of the batch.
+type indexed struct {
+	index int
+	doc   wire.Doc
+}
+
+// add takes in the reply to a part whose writes had these places in the client's batch.
+func (w *writeResult) add(tr *trip, ops []int) {
+	w.any = true
+	for it := tr.msg.Body.Iter(); it.Next(); {
+		switch string(it.Key) {
+		case "n":
+			n, _ := it.Value.Int()
+			w.n += n
+		case "nModified":
+			n, _ := it.Value.Int()
+			w.modified += n
+		case "upserted":
+			w.upserted = appendIndexed(w.upserted, it.Value, ops, nil)
+		case "writeErrors":
+			r := renamer{target: tr.target, rule: errorTexts}
+			w.errors = appendIndexed(w.errors, it.Value, ops, &r)
+		case "writeConcernError":
+			if d, ok := it.Value.Doc(); ok {
+				r := renamer{target: tr.target, rule: errorTexts}
+				w.concerns = append(w.concerns, r.doc(nil, d, "", 0))
+			}
+		case "retriedStmtIds":
+			a, _ := it.Value.Array()
+			for e := a.Iter(); e.Next(); {
+				n, _ := e.Value.Int()
+				w.retried = append(w.retried, int32(n))
+			}
+		}
+	}
+}
+
+// appendIndexed appends the elements of an array with the places that they had in the client's batch.
+func appendIndexed(to []indexed, v wire.Value, ops []int, r *renamer) []indexed {
+	a, _ := v.Array()
+	for it := a.Iter(); it.Next(); {
+		d, _ := it.Value.Doc()
+		v, _ := d.Lookup("index")
+		k, ok := v.Int()
+		if !ok || k < 0 || int(k) >= len(ops) {
+			continue
+		}
+		if r != nil {
+			d = r.doc(nil, d, "", 0)
+		}
+		to = append(to, indexed{ops[k], reindexed(d, ops[k])})
+	}
+	return to
+}
+
+func reindexed(d wire.Doc, index int) wire.Doc {
+	return build(func(out []byte) []byte {
+		for it := d.Iter(); it.Next(); {
+			if string(it.Key) == "index" {
+				out = bsoncore.AppendInt32Element(out, "index", int32(index))
+				continue
+			}
+			out = append(out, d[it.Start:it.End()]...)
+		}
+		return out
+	})
+}
+
+// fail notes a write that was refused here.
+func (w *writeResult) fail(i int, e *wire.Error) {
+	w.errors = append(w.errors, indexed{i, build(func(d []byte) []byte {
+		d = bsoncore.AppendInt32Element(d, "index", int32(i))
+		d = bsoncore.AppendInt32Element(d, "code", int32(e.Code))
+		return bsoncore.AppendStringElement(d, "errmsg", e.Error())
+	})})
+}
+
+// failAll notes that a part's writes have failed together: of an ordered batch the first, which is
+// where it ends.
+func (w *writeResult) failAll(ops []int, e *wire.Error, ordered bool) {
+	for _, i := range ops {
+		w.fail(i, e)
+		if ordered {
+			return
+		}
+	}
+}
+
+// failed reports whether the write has failed.
+func (w *writeResult) failed(i int) bool {
+	return slices.ContainsFunc(w.errors, func(e indexed) bool { return e.index == i })
+}
+
+// join makes one error of those that several homes have given for one write: the first of them where
+// all have the same code, else MultipleErrorsOccurred.
+func (w *writeResult) join(i int) {
+	var own []indexed
+	for _, e := range w.errors {
+		if e.index == i {
+			own = append(own, e)
+		}
+	}
+	if len(own) < 2 {
+		return
+	}
+	w.errors = slices.DeleteFunc(w.errors, func(e indexed) bool { return e.index == i })
+	code, same := codeOf(own[0].doc), true
+	for _, e := range own {
+		same = same && codeOf(e.doc) == code
+	}
+	if same {
+		w.errors = append(w.errors, own[0])
+		return
+	}
+	w.fail(i, wire.Errorf(wire.MultipleErrorsOccurred, "several databases have refused the write, for different reasons"))
+}
+
+func codeOf(d wire.Doc) wire.Code {
+	v, _ := d.Lookup("code")
+	n, _ := v.Int()
+	return wire.Code(n)
+}
+
+// code is what the command's metrics say of it.
+func (w *writeResult) code() wire.Code {
+	if len(w.errors) == 0 {
+		return 0
+	}
+	return codeOf(w.errors[0].doc)
+}
+
+// reply is the answer to the whole batch.
+func (w *writeResult) reply(c *clientConn, tx *txn) *wire.Buf {
+	byIndex := func(a, b indexed) int { return cmp.Compare(a.index, b.index) }
+	slices.SortStableFunc(w.errors, byIndex)
+	slices.SortStableFunc(w.upserted, byIndex)
+	return c.answerOf(tx, func(d []byte) []byte {
+		d = appendNumber(d, "n", w.n)
+		if c.req.Cmd.Tenant.Kind == routing.InUpdates {
+			d = appendNumber(d, "nModified", w.modified)
+		}
+		d = appendAll(d, "upserted", w.upserted)
+		d = appendAll(d, "writeErrors", w.errors)
+		d = w.appendConcern(d)
+		if len(w.retried) > 0 {
+			slices.Sort(w.retried)
+			i, e := bsoncore.AppendArrayElementStart(d, "retriedStmtIds")
+			for k, n := range w.retried {
+				e = bsoncore.AppendInt32Element(e, itoa(k), n)
+			}
+			d, _ = bsoncore.AppendArrayEnd(e, i)
+		}
+		return d
+	})
+}
+
+func appendAll(d []byte, name string, list []indexed) []byte {
+	if len(list) == 0 {
+		return d
+	}
+	docs := make([]wire.Doc, len(list))
+	for i, x := range list {
+		docs[i] = x.doc
+	}
+	return appendBatch(d, name, docs)
+}
+
+// appendConcern appends the one writeConcernError there is, or one that says there are several.
+func (w *writeResult) appendConcern(d []byte) []byte {
+	switch len(w.concerns) {
+	case 0:
+		return d
+	case 1:
+		return bsoncore.AppendDocumentElement(d, "writeConcernError", bsoncore.Document(w.concerns[0]))
+	}
+	i, d := bsoncore.AppendDocumentElementStart(d, "writeConcernError")
+	d = bsoncore.AppendInt32Element(d, "code", int32(wire.WriteConcernFailed))
+	d = bsoncore.AppendStringElement(d, "codeName", wire.WriteConcernFailed.Name())
+	d = bsoncore.AppendStringElement(d, "errmsg", "tenantry: the write concern failed in several databases")
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}

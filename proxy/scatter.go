@@ -1,0 +1,407 @@
+package proxy
+
+import (
+	"sync"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// part is one home's answer.
+type part struct {
+	tr    *trip
+	reply *wire.Buf
+	err   *wire.Error
+}
+
+func free(parts []part) {
+	for i := range parts {
+		parts[i].reply.Free()
+		parts[i].reply = nil
+	}
+}
+
+// enter begins a command that concerns several homes: it finds its transaction, and counts it among
+// those in flight. stale asks for a new decision.
+func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (tx *txn, leave func(), stale bool, err *wire.Error) {
+	leave = func() {}
+	if tx, err = c.transaction(); err != nil {
+		return nil, leave, false, err
+	}
+	if tx != nil || c.req.Writes() {
+		k, stale := c.depart(t, d)
+		if stale {
+			return nil, leave, true, nil
+		}
+		if tx != nil {
+			tx.count(k)
+		} else {
+			leave = func() { c.srv.flights.leave(k) }
+		}
+	}
+	c.outcome.target = d.Targets[0]
+	return tx, leave, false, nil
+}
+
+// pinAll pins the transaction to the one cluster of all the trips.
+func (c *clientConn) pinAll(tx *txn, trips []*trip) *wire.Error {
+	for _, tr := range trips {
+		if tr.target.Cluster != trips[0].target.Cluster {
+			return wire.Errorf(wire.OperationNotSupportedTxn,
+				"in a transaction a command can not look on several clusters; add the tenant field to its filter")
+		}
+	}
+	return tx.pin(trips[0].target.Cluster)
+}
+
+// scatter sends every trip's command, at once within the width, one after the other in a
+// transaction, and returns when all are back.
+func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
+	parts := make([]part, len(trips))
+	if tx != nil && len(trips) > 0 {
+		if err := c.pinAll(tx, trips); err != nil {
+			for i, tr := range trips {
+				parts[i] = part{tr: tr, err: err}
+			}
+			return parts
+		}
+	}
+	if tx != nil || len(trips) == 1 {
+		for i, tr := range trips {
+			parts[i].tr = tr
+			parts[i].reply, parts[i].err = c.send(tr)
+		}
+	} else {
+		c.atOnce(trips, parts)
+	}
+	for i := range parts {
+		if parts[i].err == nil {
+			c.times.note(&parts[i].tr.facts)
+		}
+	}
+	return parts
+}
+
+func (c *clientConn) atOnce(trips []*trip, parts []part) {
+	room := make(chan struct{}, c.srv.settings.Load().width)
+	var wg sync.WaitGroup
+	for i, tr := range trips {
+		parts[i].tr = tr
+		if tr.frame, parts[i].err = c.request(tr); parts[i].err != nil {
+			continue
+		}
+		room <- struct{}{}
+		wg.Add(1)
+		go func(p *part) {
+			defer wg.Done()
+			p.reply, p.err = c.send(p.tr)
+			<-room
+		}(&parts[i])
+	}
+	wg.Wait()
+}
+
+// spread are the command's trips to all of the decision's targets.
+func (c *clientConn) spread(t *routing.Table, d *routing.Decision, tx *txn) []*trip {
+	trips := make([]*trip, len(d.Targets))
+	for i, x := range d.Targets {
+		trips[i] = c.sideTrip(t, x, tx)
+		trips[i].fit = d
+	}
+	return trips
+}
+
+// gather serves a read over several homes.
+func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
+	tx, leave, stale, err := c.enter(t, d)
+	defer leave()
+	if stale {
+		return nil, true
+	}
+	var reply *wire.Buf
+	if err == nil {
+		switch c.req.Cmd.Merge {
+		case routing.MergeCursor:
+			reply, err = c.find(t, d, tx)
+		case routing.MergeCount:
+			reply, err = c.count(t, d, tx)
+		case routing.MergeDistinct:
+			reply, err = c.distinct(t, d, tx)
+		default:
+			err = wire.Errorf(wire.IllegalOperation, "%s over the databases of several tenants is not offered; add the tenant field to the filter", c.req.Cmd.Name)
+		}
+	}
+	if err != nil {
+		if tx != nil {
+			c.failTxn(tx)
+		}
+		return c.refuse(err), false
+	}
+	return reply, false
+}
+
+// find answers a find over several homes. Of one that names its document by _id the hint's home is
+// asked first, and the first to have it answers, so that one dead cluster does not fail them all.
+func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
+	f, _ := c.req.Field("filter")
+	filter, _ := f.Value.Doc()
+	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !c.collated() {
+		return c.findOne(t, d, tx, ids[0])
+	}
+	return c.findMany(t, d, tx)
+}
+
+// collated reports whether the command brings its own meaning of equality.
+func (c *clientConn) collated() bool {
+	_, ok := c.req.Field("collation")
+	return ok
+}
+
+func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*wire.Buf, *wire.Error) {
+	coll := string(c.req.Coll())
+	if tenant := c.srv.hints.get(d.Coll, coll, id); tenant.Type != 0 && tx == nil {
+		home, _ := t.Home(d.Coll, tenant)
+		tr := c.sideTrip(t, home, nil)
+		tr.fit = &routing.Decision{Coll: d.Coll, Fit: true, Scope: routing.Scope{Only: []wire.Value{tenant}}}
+		parts := c.scatter([]*trip{tr}, nil)
+		if found(&parts[0]) {
+			return c.finish(tr, parts[0].reply)
+		}
+		free(parts)
+	}
+	parts := c.scatter(c.spread(t, d, tx), tx)
+	pick := pickFound(parts)
+	for i := range parts {
+		if i != pick {
+			parts[i].reply.Free()
+		}
+	}
+	p := &parts[pick]
+	if p.err != nil {
+		return nil, p.err
+	}
+	c.remember(d.Coll, p.tr)
+	c.outcome.target = p.tr.target
+	return c.finish(p.tr, p.reply)
+}
+
+// remember notes whose the one document is that a find has brought.
+func (c *clientConn) remember(coll *routing.Collection, tr *trip) {
+	if tr.facts.cursor == nil {
+		return
+	}
+	docs, _, _ := firstBatch(tr.facts.cursor)
+	if len(docs) != 1 {
+		return
+	}
+	id, ok := docs[0].Lookup("_id")
+	if !ok {
+		return
+	}
+	switch tenant := coll.TenantOf(docs[0]); {
+	case tr.target.Tenant != nil:
+		c.srv.hints.put(coll, string(c.req.Coll()), id, tr.target.Tenant.ID)
+	case tenant.Type != bsoncore.TypeNull: // it may only have been left out by the projection
+		c.srv.hints.put(coll, string(c.req.Coll()), id, tenant)
+	}
+}
+
+// pickFound is the part that answers: the first with a document, else the first that failed (a
+// document there can not be ruled out), else the first.
+func pickFound(parts []part) int {
+	pick := 0
+	for i := range parts {
+		p := &parts[i]
+		if found(p) {
+			return i
+		}
+		if bad := p.err != nil || !p.tr.facts.ok; bad && (parts[pick].err == nil && parts[pick].tr.facts.ok) {
+			pick = i
+		}
+	}
+	return pick
+}
+
+// found reports whether a find has brought a document.
+func found(p *part) bool {
+	if p.err != nil || p.reply == nil || p.tr.facts.cursor == nil {
+		return false
+	}
+	docs, _, _ := firstBatch(p.tr.facts.cursor)
+	return len(docs) > 0
+}
+
+// firstBatch takes a cursor's document apart.
+func firstBatch(cursor wire.Doc) (docs []wire.Doc, id int64, ns []byte) {
+	for it := cursor.Iter(); it.Next(); {
+		switch string(it.Key) {
+		case "firstBatch", "nextBatch":
+			a, _ := it.Value.Array()
+			for e := a.Iter(); e.Next(); {
+				if d, ok := e.Value.Doc(); ok {
+					docs = append(docs, d)
+				}
+			}
+		case "id":
+			id, _ = it.Value.Int()
+		case "ns":
+			ns, _ = it.Value.Str()
+		}
+	}
+	return docs, id, ns
+}
+
+// failed is the first error among the parts, in the order of the targets.
+func (c *clientConn) failed(parts []part) *wire.Error {
+	for i := range parts {
+		p := &parts[i]
+		if p.err != nil {
+			return p.err
+		}
+		if !p.tr.facts.ok {
+			return c.replied(p.tr)
+		}
+	}
+	return nil
+}
+
+// count is the sum of what the homes count; skip and limit are applied to it.
+func (c *clientConn) count(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
+	skip, limit := c.number("skip"), c.number("limit")
+	trips := c.spread(t, d, tx)
+	for _, tr := range trips {
+		tr.edit = func(p *wire.Patch) { c.widen(p, limit, skip) }
+	}
+	parts := c.scatter(trips, tx)
+	defer free(parts)
+	if err := c.failed(parts); err != nil {
+		return nil, err
+	}
+	n := -skip
+	for i := range parts {
+		n += parts[i].tr.facts.n
+	}
+	n = max(n, 0)
+	if limit > 0 {
+		n = min(n, limit)
+	}
+	return c.answerOf(tx, func(d []byte) []byte { return appendNumber(d, "n", n) }), nil
+}
+
+// appendNumber appends a count as servers do: as 32 bits while it fits.
+func appendNumber(d []byte, key string, n int64) []byte {
+	if int64(int32(n)) == n {
+		return bsoncore.AppendInt32Element(d, key, int32(n))
+	}
+	return bsoncore.AppendInt64Element(d, key, n)
+}
+
+// distinct is every value that some home has, once.
+func (c *clientConn) distinct(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
+	if c.collated() {
+		return nil, wire.Errorf(wire.IllegalOperation,
+			"distinct with a collation over the databases of several tenants is not offered; add the tenant field to the query")
+	}
+	parts := c.scatter(c.spread(t, d, tx), tx)
+	defer free(parts)
+	if err := c.failed(parts); err != nil {
+		return nil, err
+	}
+	var all valueSet
+	for i := range parts {
+		v, _ := parts[i].tr.msg.Body.Lookup("values")
+		a, _ := v.Array()
+		for it := a.Iter(); it.Next(); {
+			all = append(all, it.Value)
+		}
+	}
+	all = all.union()
+	size := 0
+	for _, v := range all {
+		size += len(v.Data) + 8
+	}
+	if size > wire.MaxDocument {
+		return nil, wire.Errorf(wire.BSONObjectTooLarge, "the distinct values are more than 16 MB; add a filter")
+	}
+	return c.answerOf(tx, func(d []byte) []byte {
+		i, d := bsoncore.AppendArrayElementStart(d, "values")
+		for n, v := range all {
+			d = v.AppendTo(d, itoa(n))
+		}
+		d, _ = bsoncore.AppendArrayEnd(d, i)
+		return d
+	}), nil
+}
+
+// answerOf is a reply made here of what several homes have said.
+func (c *clientConn) answerOf(tx *txn, fill func([]byte) []byte) *wire.Buf {
+	return replyOf(func(d []byte) []byte {
+		d = fill(d)
+		if tx != nil {
+			d = append(d, recoveryToken(tx.cluster)...)
+		}
+		return c.times.append(d)
+	})
+}
+
+// replied is a part's error reply as an error of the whole command.
+func (c *clientConn) replied(tr *trip) *wire.Error {
+	msg, _ := tr.msg.Body.Lookup("errmsg")
+	s, _ := msg.Str()
+	err := wire.Errorf(tr.facts.code, "%s", renameText(string(s), tr.target))
+	if stateChange(err.Code) {
+		err.Code = wire.HostUnreachable
+		return c.label(err, false)
+	}
+	v, _ := tr.msg.Body.Lookup("errorLabels")
+	a, _ := v.Array()
+	for it := a.Iter(); it.Next(); {
+		if l, ok := it.Value.Str(); ok {
+			err.Labels = append(err.Labels, string(l))
+		}
+	}
+	return err
+}
+
+// moving is what a command fails with that meets a tenant in mid-change when it can not begin anew.
+func (c *clientConn) moving() *wire.Error {
+	return c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route is being changed; try again"), false)
+}
+
+func (c *clientConn) number(name string) int64 {
+	f, ok := c.req.Field(name)
+	if !ok {
+		return 0
+	}
+	n, _ := f.Value.Int()
+	return max(n, 0)
+}
+
+func (c *clientConn) boolean(name string) bool {
+	f, _ := c.req.Field(name)
+	return f.Value.True()
+}
+
+// appendSession appends the fields of the client's session, and of its transaction, to a command
+// made here.
+func (c *clientConn) appendSession(d []byte, cluster string, tx *txn) []byte {
+	if !c.hasLSID {
+		return d
+	}
+	d = bsoncore.AppendDocumentElement(d, "lsid", sessionDoc(*c.derive(cluster)))
+	if tx == nil {
+		return d
+	}
+	d = bsoncore.AppendInt64Element(d, "txnNumber", tx.number)
+	d = bsoncore.AppendBooleanElement(d, "autocommit", false)
+	if tx.hasBegun() {
+		return d
+	}
+	d = bsoncore.AppendBooleanElement(d, "startTransaction", true)
+	if f, ok := c.req.Field("readConcern"); ok {
+		d = f.Value.AppendTo(d, "readConcern")
+	}
+	return d
+}

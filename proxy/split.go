@@ -1,0 +1,380 @@
+package proxy
+
+import (
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// split is a command whose writes do not all go to one home as they came: an insert, update or
+// delete, each of whose writes goes to where its documents are.
+//
+// A server numbers the writes of a command with a txnNumber by their place in it. Two commands to
+// one cluster under one number would take each other's writes for retries, so that each carries the
+// places that its writes had in the client's (stmtIds). Then a retry that is split otherwise, since
+// a route or a guess has changed, still finds what has been done.
+type split struct {
+	c        *clientConn
+	t        *routing.Table
+	d        *routing.Decision
+	tx       *txn
+	ops      []routing.Op
+	plans    []routing.Plan
+	homes    []*routing.Target // of the writes whose one home is known
+	ordered  bool
+	numbered bool // retryable
+	guessed  bool // the only write's home is where its document was seen last
+	result   writeResult
+}
+
+// split serves writes that routing could not send to one home whole.
+func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
+	tx, leave, stale, err := c.enter(t, d)
+	defer leave()
+	if stale {
+		return nil, true
+	}
+	var reply *wire.Buf
+	again := false
+	if err == nil {
+		s := &split{c: c, t: t, d: d, tx: tx, ordered: true}
+		reply, again, err = s.run()
+	}
+	if err != nil {
+		if tx != nil {
+			c.failTxn(tx)
+		}
+		return c.refuse(err), false
+	}
+	return reply, again
+}
+
+func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
+	whole := false
+	if s.ops, whole = s.c.req.Ops(); !whole || len(s.ops) == 0 {
+		reply, err = s.c.roundTrip(s.c.sideTrip(s.t, s.d.Targets[0], s.tx)) // the server says what is wrong
+		return reply, false, err
+	}
+	if f, ok := s.c.req.Field("ordered"); ok {
+		s.ordered = f.Value.True()
+	}
+	_, s.numbered = s.c.req.TxnNumber()
+	s.numbered = s.numbered && s.tx == nil
+	s.plans, s.homes = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops))
+	for i := range s.ops {
+		s.plans[i] = s.t.Plan(&s.c.req, s.d.Coll, &s.ops[i])
+		if p := &s.plans[i]; p.Err == nil && len(p.Targets) == 1 {
+			s.homes[i] = p.Targets[0]
+		}
+		if s.numbered && s.ops[i].Many && len(s.plans[i].Targets) > 1 {
+			return nil, false, wire.Errorf(wire.InvalidOptions, "a write of many documents can not be retryable; send it without txnNumber")
+		}
+	}
+	if s.c.req.Cmd.Merge == routing.MergeOne {
+		return s.one()
+	}
+	if held, err := s.locateByID(); held.Type != 0 || err != nil {
+		return nil, true, s.wait(held, err)
+	}
+	if s.ordered || s.tx != nil {
+		again, err = s.inOrder()
+	} else {
+		again, err = s.anyOrder()
+	}
+	if again || err != nil {
+		return nil, again, err
+	}
+	s.c.outcome.code = s.result.code()
+	if s.tx != nil && len(s.result.errors) > 0 {
+		s.c.failTxn(s.tx) // as a server's write error would
+	}
+	return s.result.reply(s.c, s.tx), false, nil
+}
+
+// wait waits for a tenant whose commands are held.
+func (s *split) wait(held wire.Value, err *wire.Error) *wire.Error {
+	if err == nil {
+		err = s.c.hold(&routing.Decision{Held: held})
+	}
+	return err
+}
+
+// inOrder makes the writes one after the other, as many at once as follow each other to one home,
+// and ends with the first that fails. A tenant that is held ends the command's first try, before
+// anything is written; later it is waited for.
+func (s *split) inOrder() (again bool, err *wire.Error) {
+	for i := 0; i < len(s.ops); {
+		if len(s.result.errors) > 0 && (s.ordered || s.tx != nil) {
+			return false, nil
+		}
+		n := 1
+		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] {
+			n++
+		}
+		if again, err = s.some(i, n); again || err != nil {
+			return again, err
+		}
+		i += n
+	}
+	return false, nil
+}
+
+// some makes the n writes from the i-th on, which have one home, or the one of which that is not
+// known.
+func (s *split) some(i, n int) (again bool, err *wire.Error) {
+	switch {
+	case s.refused(i):
+		return false, nil
+	case s.guessed:
+		return s.guess(i)
+	case s.homes[i] != nil:
+		return false, s.sendAll([]batch{{s.homes[i], span(i, n)}})
+	case s.ops[i].Many:
+		return false, s.everywhere(i)
+	}
+	if _, ok := s.byID(i); ok {
+		return s.lookAgain(i)
+	}
+	return s.single(i)
+}
+
+// refused notes a write that can not be made.
+func (s *split) refused(i int) bool {
+	why := s.plans[i].Err
+	if why != nil {
+		s.result.fail(i, why)
+	}
+	return why != nil
+}
+
+// lookAgain makes a write by _id whose document was in no home before the batch began; another write
+// of the batch may have made it.
+func (s *split) lookAgain(i int) (again bool, err *wire.Error) {
+	if len(s.ops) == 1 {
+		return false, s.nowhere(i)
+	}
+	held, err := s.locateAsking(i)
+	switch {
+	case err != nil:
+		return false, err
+	case held.Type != 0:
+		return false, s.broken([]int{i}, s.c.moving())
+	case s.homes[i] == nil && s.plans[i].Err == nil:
+		return false, s.nowhere(i)
+	}
+	return s.some(i, 1)
+}
+
+// guess makes the write where its document was seen last, and looks for it where that does nothing.
+func (s *split) guess(i int) (again bool, err *wire.Error) {
+	s.guessed = false
+	if err := s.sendAll([]batch{{s.homes[i], []int{i}}}); err != nil || s.result.n > 0 || s.result.failed(i) {
+		return false, err
+	}
+	tried := s.homes[i]
+	s.homes[i] = nil
+	held, err := s.locateAsking(i)
+	switch {
+	case err != nil || held.Type != 0:
+		return true, s.wait(held, err)
+	case s.homes[i] == tried:
+		return false, nil // it is there, and is none that the write is for
+	case s.homes[i] == nil && s.plans[i].Err == nil:
+		return false, s.nowhere(i)
+	}
+	s.result.any = false
+	return s.some(i, 1)
+}
+
+func span(i, n int) []int {
+	all := make([]int, n)
+	for k := range all {
+		all[k] = i + k
+	}
+	return all
+}
+
+// anyOrder makes the writes whose homes are known at once, then each of the others.
+func (s *split) anyOrder() (again bool, err *wire.Error) {
+	var batches []batch
+	for i, home := range s.homes {
+		if home == nil {
+			continue
+		}
+		at := slices.IndexFunc(batches, func(b batch) bool { return b.home == home })
+		if at < 0 {
+			at = len(batches)
+			batches = append(batches, batch{home: home})
+		}
+		batches[at].ops = append(batches[at].ops, i)
+	}
+	if err := s.sendAll(batches); err != nil {
+		return false, err
+	}
+	for i, home := range s.homes {
+		if home != nil {
+			continue
+		}
+		if again, err := s.some(i, 1); again || err != nil {
+			return again, err
+		}
+	}
+	return false, nil
+}
+
+// batch is some of the command's writes for one home.
+type batch struct {
+	home *routing.Target
+	ops  []int
+}
+
+// sendAll sends batches and takes in what became of them.
+func (s *split) sendAll(batches []batch) *wire.Error {
+	trips := make([]*trip, len(batches))
+	for i, b := range batches {
+		tr, err := s.tripOf(b)
+		if err != nil {
+			return err
+		}
+		trips[i] = tr
+	}
+	parts := s.c.scatter(trips, s.tx)
+	defer free(parts)
+	for i := range parts {
+		if p := &parts[i]; p.err == nil && p.tr.facts.ok {
+			s.result.add(p.tr, batches[i].ops)
+		}
+	}
+	for i := range parts {
+		p := &parts[i]
+		if p.err == nil && !p.tr.facts.ok {
+			p.err = s.c.replied(p.tr)
+		}
+		if p.err != nil {
+			if err := s.broken(batches[i].ops, p.err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// broken takes in that a part has failed as a whole. Where nothing else is known to be done, or the
+// client can find that out by a retry, it is the whole command that has failed.
+func (s *split) broken(ops []int, err *wire.Error) *wire.Error {
+	if s.numbered || s.tx != nil || !s.result.any {
+		return err
+	}
+	s.result.failAll(ops, err, s.ordered)
+	return nil
+}
+
+// tripOf is the trip of a batch: a command of the client's kind with these writes only.
+func (s *split) tripOf(b batch) (*trip, *wire.Error) {
+	docs := make([]wire.Doc, len(b.ops))
+	for k, i := range b.ops {
+		op := &s.ops[i]
+		if docs[k] = s.t.FitWrite(s.d.Coll, op, b.home); docs[k] == nil {
+			docs[k] = op.Entry
+		}
+	}
+	tr := s.c.sideTrip(s.t, b.home, s.tx)
+	var err *wire.Error
+	tr.sub, err = s.c.derived(s.c.req.Cmd.Batch(), docs, func(d []byte) []byte {
+		if !s.numbered {
+			return d
+		}
+		i, d := bsoncore.AppendArrayElementStart(d, "stmtIds")
+		for k, op := range b.ops {
+			d = bsoncore.AppendInt32Element(d, itoa(k), s.stmt(op))
+		}
+		d, _ = bsoncore.AppendArrayEnd(d, i)
+		return d
+	})
+	return tr, err
+}
+
+// stmt is the number of a write among those of the client's txnNumber.
+func (s *split) stmt(i int) int32 {
+	f, ok := s.c.req.Field("stmtIds")
+	if !ok {
+		return int32(i)
+	}
+	a, _ := f.Value.Array()
+	for it, k := a.Iter(), 0; it.Next(); k++ {
+		if k == i {
+			n, _ := it.Value.Int()
+			return int32(n)
+		}
+	}
+	return int32(i)
+}
+
+// subRequest is a command made of the client's, as if the client had sent it.
+type subRequest struct {
+	req routing.Request
+	msg wire.Message
+	buf wire.Buf
+}
+
+// derived is the client's command with other documents in its batch, and further fields.
+func (c *clientConn) derived(batch string, docs []wire.Doc, more func([]byte) []byte) (*subRequest, *wire.Error) {
+	body := build(func(d []byte) []byte {
+		for it := c.msg.Body.Iter(); it.Next(); {
+			switch string(it.Key) {
+			case batch, "stmtId", "stmtIds":
+			default:
+				d = append(d, c.msg.Body[it.Start:it.End()]...)
+			}
+		}
+		return more(d)
+	})
+	x := &subRequest{}
+	x.buf.B = wire.AppendSection(wire.AppendMessage(nil, 0, 0, 0, body), batch, docs...)
+	if err := x.msg.Parse(x.buf.B); err != nil {
+		return nil, wire.Errorf(wire.BSONObjectTooLarge, "a part of the command is too large: %v", err)
+	}
+	return x, x.req.Parse(&x.msg)
+}
+
+// everywhere makes a write of many documents on each home that may have some.
+func (s *split) everywhere(i int) *wire.Error {
+	op, targets := &s.ops[i], s.plans[i].Targets
+	upsert := op.Upsert
+	op.Exists = true
+	batches := make([]batch, len(targets))
+	for k, x := range targets {
+		batches[k] = batch{x, []int{i}}
+	}
+	before := s.result.n
+	if err := s.sendAll(batches); err != nil {
+		return err
+	}
+	s.result.join(i)
+	op.Exists = false
+	if !upsert || s.result.n > before || s.result.failed(i) {
+		return nil
+	}
+	return s.upsert(i)
+}
+
+// upsert makes the document of an upsert that has found none, in its tenant's home.
+func (s *split) upsert(i int) *wire.Error {
+	op := &s.ops[i]
+	v, err := s.d.Coll.Upserted(op)
+	if err == nil {
+		home, held := s.t.Home(s.d.Coll, v)
+		if held {
+			return s.broken([]int{i}, s.c.moving())
+		}
+		if err = s.t.Guard(&s.c.req, s.d.Coll, op, home); err == nil {
+			op.Tenant = v
+			return s.sendAll([]batch{{home, []int{i}}})
+		}
+	}
+	s.result.fail(i, err)
+	return nil
+}

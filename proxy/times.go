@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Each cluster has a clock of its own. A client sees the operationTime of whoever served it, and
+// asks with afterClusterTime to see at least that; sent to another cluster it would mean nothing
+// there, or an error. So with several clusters the proxy remembers for each session the last
+// operationTime of each, and asks each for its own. See the causal consistency specification.
+
+// times is what a command's replies say of time: for one reply made of several.
+type times struct {
+	operation uint64
+	cluster   []byte // $clusterTime's document; empty for none
+}
+
+func (x *times) reset() { x.operation, x.cluster = 0, x.cluster[:0] }
+
+// note takes over what is later than what is known.
+func (x *times) note(f *replyFacts) {
+	x.operation = max(x.operation, f.operation)
+	if d, ok := f.clusterTime.Doc(); ok && clockOf(d) >= clockOf(x.cluster) {
+		x.cluster = append(x.cluster[:0], d...)
+	}
+}
+
+func clockOf(clusterTime wire.Doc) uint64 {
+	v, _ := clusterTime.Lookup("clusterTime")
+	return timestamp(v)
+}
+
+func timestamp(v wire.Value) uint64 {
+	if v.Type != bsoncore.TypeTimestamp {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(v.Data)
+}
+
+func (x *times) append(d []byte) []byte {
+	if len(x.cluster) > 0 {
+		d = bsoncore.AppendDocumentElement(d, "$clusterTime", x.cluster)
+	}
+	if x.operation != 0 {
+		d = bsoncore.AppendTimestampElement(d, "operationTime", uint32(x.operation>>32), uint32(x.operation))
+	}
+	return d
+}
+
+// clocks remember the last operationTime of each cluster, by session.
+type clocks struct {
+	mu sync.Mutex // guards the following
+	m  map[txnKey]*sessionClock
+}
+
+type sessionClock struct {
+	used time.Time
+	last map[string]uint64 // by cluster
+}
+
+func newClocks() *clocks { return &clocks{m: map[txnKey]*sessionClock{}} }
+
+func (x *clocks) note(key txnKey, cluster string, operation uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.m[key]
+	if s == nil {
+		s = &sessionClock{last: map[string]uint64{}}
+		x.m[key] = s
+	}
+	s.used = time.Now()
+	s.last[cluster] = max(s.last[cluster], operation)
+}
+
+// of is the session's last operationTime of the cluster, 0 for none; known says that the time is one
+// that this session has been told.
+func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.m[key]
+	if s == nil {
+		return 0, false
+	}
+	for _, last := range s.last {
+		known = known || last == told
+	}
+	return s.last[cluster], known
+}
+
+// reap forgets sessions that have not been used for as long as a server keeps one.
+func (x *clocks) reap(now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for k, s := range x.m {
+		if now.Sub(s.used) > txnIdle {
+			delete(x.m, k)
+		}
+	}
+}
+
+func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal(), c.lsid} }
+
+// afterTime makes a read that is to see at least what a cluster had done by some time ask the
+// target's cluster by its own clock.
+func (c *clientConn) afterTime(r *routing.Request, target *routing.Target, p *wire.Patch) *wire.Error {
+	f, ok := r.Field("readConcern")
+	if !ok {
+		return nil
+	}
+	d, _ := f.Value.Doc()
+	for it := d.Iter(); it.Next(); {
+		if string(it.Key) != "afterClusterTime" || it.Value.Type != bsoncore.TypeTimestamp {
+			continue
+		}
+		own, known := uint64(0), false
+		if c.hasLSID {
+			own, known = c.srv.clocks.of(c.sessionKey(), target.Cluster, timestamp(it.Value))
+		}
+		if !known { // told by another proxy, or to another session: whatever the cluster has done by now
+			var err error
+			if own, err = c.clock(target.Cluster); err != nil {
+				c.srv.unreachable(c, target.Cluster, err)
+				return c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", target.Cluster), true)
+			}
+		}
+		if own == 0 { // nothing was asked of this cluster before
+			p.Replace(f.At+it.Start, it.End()-it.Start, nil, r.Msg.BodyAt, f.At)
+			return nil
+		}
+		p.Replace(f.At+it.At, 8, binary.LittleEndian.AppendUint64(nil, own))
+	}
+	return nil
+}
+
+// clock is the cluster's operationTime of now; 0 where its servers tell none.
+func (c *clientConn) clock(cluster string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
+	defer cancel()
+	cl := c.srv.opts.Clusters.Get(cluster)
+	if cl == nil {
+		return 0, nil // sending says what is wrong
+	}
+	reply, err := cl.Run(ctx, "admin", build(func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "ping", 1) }))
+	if err != nil {
+		return 0, err
+	}
+	v, _ := reply.Lookup("operationTime")
+	return timestamp(v), nil
+}

@@ -1,0 +1,376 @@
+package routing
+
+import (
+	"strconv"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// said is the tenant that the command's comment names: { tenantry: { tenant: x } }.
+func (r *Request) said() (wire.Value, bool) {
+	d, ok := r.value(fComment).Doc()
+	if !ok {
+		return wire.Value{}, false
+	}
+	v, _ := d.Lookup("tenantry")
+	if d, ok = v.Doc(); !ok {
+		return wire.Value{}, false
+	}
+	v, ok = d.Lookup("tenant")
+	return v, ok && scalar(v)
+}
+
+// Scope is which documents a command's filters concern beside what they say themselves.
+type Scope struct {
+	Only []wire.Value // those of these tenants; nil: whosever
+	Open bool         // no tenant is named
+}
+
+// predicate is what a filter gets at a target, so that it matches only documents whose home that is;
+// nil where it matches no others anyway.
+func (t *Table) predicate(c *Collection, s Scope, target *Target, collation wire.Value) wire.Doc {
+	if s.Only == nil {
+		if s.Open && target.Tenant == nil && c.left() {
+			return c.notLeft(collation)
+		}
+		return nil
+	}
+	var only []wire.Value
+	for _, v := range s.Only {
+		if t.byValue.find(v).home(c) == target {
+			only = append(only, v)
+		}
+	}
+	return c.onlyOf(only, collation)
+}
+
+// left reports whether shared may hold documents whose home is elsewhere: what a move has copied
+// and not cleaned up.
+func (c *Collection) left() bool { return len(c.away) > 0 }
+
+// notLeft is the predicate that leaves such documents out.
+func (c *Collection) notLeft(collation wire.Value) wire.Doc {
+	if !simple(collation) {
+		return c.tenantIn("$nin", c.awayIDs(), false)
+	}
+	c.once.Do(func() { c.notAway = c.tenantIn("$nin", c.awayIDs(), true) })
+	return c.notAway
+}
+
+func (c *Collection) awayIDs() []wire.Value {
+	var ids []wire.Value
+	for _, tn := range c.away {
+		ids = append(append(ids, tn.ID), tn.aliases...)
+	}
+	return ids
+}
+
+// onlyOf is the predicate that a document's tenant is one of the values.
+func (c *Collection) onlyOf(values []wire.Value, collation wire.Value) wire.Doc {
+	exact := simple(collation)
+	if len(values) != 1 {
+		return c.tenantIn("$in", values, exact)
+	}
+	i, d := bsoncore.AppendDocumentStart(nil)
+	d = appendExact(d, c.field.name, values[0], exact)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+func (c *Collection) tenantIn(operator string, values []wire.Value, exact bool) wire.Doc {
+	i, d := bsoncore.AppendDocumentStart(nil)
+	j, d := bsoncore.AppendDocumentElementStart(d, c.field.name)
+	k, d := bsoncore.AppendArrayElementStart(d, operator)
+	for n, v := range values {
+		d = appendExact(d, strconv.Itoa(n), v, exact)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, k)
+	d, _ = bsoncore.AppendDocumentEnd(d, j)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// appendExact appends a value to be equal to. A collation widens the equality of strings, but no
+// regular expression.
+func appendExact(d []byte, key string, v wire.Value, exact bool) []byte {
+	s, ok := v.Str()
+	if exact || !ok {
+		return v.AppendTo(d, key)
+	}
+	return bsoncore.AppendRegexElement(d, key, `\A`+quoted(s)+`\z`, "")
+}
+
+// Fit adds to the patch what the command is sent to the target with, beside other names.
+func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wire.Error {
+	c := d.Coll
+	switch r.Cmd.Tenant.Kind {
+	case InInner:
+		in, err := r.inner()
+		if err != nil {
+			return err
+		}
+		return t.Fit(in, d, target, p)
+	case InFilter:
+		r.narrowFilter(r.Cmd.Tenant.Path, t.predicate(c, d.Scope, target, r.value(fCollation)), p)
+	case InStages:
+		return r.narrowStages(t.predicate(c, d.Scope, target, r.value(fCollation)), p)
+	case InUpdates, InDeletes:
+		o := r.ops()
+		holders := append(r.within(), o.docs.holder)
+		if o.docs.section {
+			holders = holders[len(holders)-1:]
+		}
+		for o.next() {
+			o.op.Scope = d.Scope
+			if with := t.FitWrite(c, &o.op, target); with != nil {
+				p.Replace(o.docs.at, len(o.op.Entry), with, holders...)
+			}
+		}
+	case InFindAndModify:
+		o := r.ops()
+		for o.next() {
+			o.op.Scope = d.Scope
+			t.FitOne(r, c, &o.op, target, p)
+		}
+	}
+	return nil
+}
+
+// FitWrite is the entry of a batch as it is sent to the target; nil where that is as it came. An
+// upsert whose document exists makes none.
+func (t *Table) FitWrite(c *Collection, op *Op, target *Target) wire.Doc {
+	filter, update := t.fitFilter(c, op, target), t.fitUpdate(c, op, target)
+	if filter == nil && update == nil && !(op.Upsert && op.Exists) {
+		return nil
+	}
+	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, len(op.Entry)+len(filter)+len(update)))
+	for it := op.Entry.Iter(); it.Next(); {
+		switch key := string(it.Key); {
+		case key == "q" && filter != nil:
+			d = bsoncore.AppendDocumentElement(d, key, bsoncore.Document(filter))
+		case key == "u" && update != nil:
+			d = bsoncore.AppendArrayElement(d, key, bsoncore.Array(update))
+		case key == "upsert" && op.Exists:
+		default:
+			d = append(d, op.Entry[it.Start:it.End()]...)
+		}
+	}
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// FitOne is FitWrite for a findAndModify.
+func (t *Table) FitOne(r *Request, c *Collection, op *Op, target *Target, p *wire.Patch) {
+	if filter := t.fitFilter(c, op, target); filter != nil {
+		r.replace(fQuery, bsoncore.AppendDocumentElement(nil, "query", bsoncore.Document(filter)), p)
+	}
+	if update := t.fitUpdate(c, op, target); update != nil {
+		r.replace(fUpdate, bsoncore.AppendArrayElement(nil, "update", bsoncore.Array(update)), p)
+	}
+	if op.Upsert && op.Exists {
+		r.replace(fUpsert, nil, p)
+	}
+}
+
+// replace puts an element in the place of a field of the body, or at its end.
+func (r *Request) replace(id fieldID, with []byte, p *wire.Patch) {
+	if f, ok := r.field(id); ok {
+		p.Replace(f.Start, f.End-f.Start, with, r.within()...)
+		return
+	}
+	p.Replace(r.Msg.BodyAt+len(r.Msg.Body)-1, 0, with, r.within()...)
+}
+
+// fitFilter is the write's filter with what it gets at the target; nil where it gets nothing. Of a
+// located document the tenant is asked for again: it may have been given to another one meanwhile,
+// whose home is elsewhere or who is paused. A tenant's own database holds no other's.
+func (t *Table) fitFilter(c *Collection, op *Op, target *Target) wire.Doc {
+	var filter wire.Doc
+	add := func(pred wire.Doc) {
+		if filter == nil {
+			filter = op.Filter
+		}
+		filter = both(filter, pred)
+	}
+	switch {
+	case op.Tenant.Type == 0:
+		if pred := t.predicate(c, op.Scope, target, op.Collation); pred != nil {
+			add(pred)
+		}
+	case target.Tenant == nil:
+		add(c.onlyOf([]wire.Value{op.Tenant}, op.Collation))
+	}
+	if op.ID.Type != 0 {
+		i, d := bsoncore.AppendDocumentStart(nil)
+		d = appendExact(d, "_id", op.ID, simple(op.Collation))
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		add(d)
+	}
+	return filter
+}
+
+// Filter is the write's filter as it is sent to the target.
+func (t *Table) Filter(c *Collection, op *Op, target *Target) wire.Doc {
+	switch filter := t.fitFilter(c, op, target); {
+	case filter != nil:
+		return filter
+	case op.Filter != nil:
+		return op.Filter
+	}
+	return wire.Doc{5, 0, 0, 0, 0}
+}
+
+// fitUpdate is an update by a pipeline with a last stage that keeps the tenant field, whatever was
+// computed, in a database that is one tenant's; nil for any other.
+func (t *Table) fitUpdate(c *Collection, op *Op, target *Target) wire.Doc {
+	if target.Tenant == nil || formOf(op.Update) != pipelineUpdate {
+		return nil
+	}
+	a, _ := op.Update.Array()
+	n := 0
+	for it := a.Iter(); it.Next(); {
+		n++
+	}
+	i, d := bsoncore.AppendDocumentElementStart(append(make([]byte, 0, len(a)+128), a[:len(a)-1]...), strconv.Itoa(n))
+	j, d := bsoncore.AppendDocumentElementStart(d, "$set")
+	d = c.appendKept(d, target.Tenant)
+	d, _ = bsoncore.AppendDocumentEnd(d, j)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	d, _ = bsoncore.AppendArrayEnd(d, 0)
+	return d
+}
+
+// appendKept appends the expression of the tenant's own value of the field: the one that is there
+// where it is one of those that its documents carry, else its id.
+func (c *Collection) appendKept(d []byte, tn *Tenant) []byte {
+	literal := func(d []byte, key string, v wire.Value) []byte {
+		i, d := bsoncore.AppendDocumentElementStart(d, key)
+		d = v.AppendTo(d, "$literal")
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		return d
+	}
+	if len(tn.aliases) == 0 {
+		return literal(d, c.field.name, tn.ID)
+	}
+	i, d := bsoncore.AppendDocumentElementStart(d, c.field.name)
+	j, d := bsoncore.AppendArrayElementStart(d, "$cond")
+	k, d := bsoncore.AppendDocumentElementStart(d, "0")
+	l, d := bsoncore.AppendArrayElementStart(d, "$in")
+	d = bsoncore.AppendStringElement(d, "0", "$"+c.field.name)
+	m, d := bsoncore.AppendArrayElementStart(d, "1")
+	for n, v := range tn.aliases {
+		d = literal(d, strconv.Itoa(n), v)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, m)
+	d, _ = bsoncore.AppendArrayEnd(d, l)
+	d, _ = bsoncore.AppendDocumentEnd(d, k)
+	d = bsoncore.AppendStringElement(d, "1", "$"+c.field.name)
+	d = literal(d, "2", tn.ID)
+	d, _ = bsoncore.AppendArrayEnd(d, j)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// quoted is the text as a regular expression that matches only it: every byte of ASCII that is no
+// letter or digit escaped (pcre2pattern: such an escape always stands for the byte itself).
+func quoted(s []byte) string {
+	out := make([]byte, 0, len(s)+8)
+	for _, b := range s {
+		if b == 0 {
+			out = append(out, `\x00`...)
+			continue
+		}
+		if b < 0x80 && (b < '0' || b > '9') && (b < 'a' || b > 'z') && (b < 'A' || b > 'Z') {
+			out = append(out, '\\')
+		}
+		out = append(out, b)
+	}
+	return string(out)
+}
+
+// narrowFilter adds the predicate to the filter that is the command's field.
+func (r *Request) narrowFilter(id fieldID, pred wire.Doc, p *wire.Patch) {
+	if pred == nil {
+		return
+	}
+	f, ok := r.field(id)
+	if !ok {
+		end := r.Msg.BodyAt + len(r.Msg.Body) - 1
+		p.Replace(end, 0, bsoncore.AppendDocumentElement(nil, fieldNames[id], bsoncore.Document(pred)), r.within()...)
+		return
+	}
+	if filter, ok := f.Value.Doc(); ok { // what is none the server refuses
+		p.Replace(f.At, len(filter), both(filter, pred), r.within()...)
+	}
+}
+
+// narrowStages puts a $match before the pipeline, or behind a first stage that must stay the first.
+// One $match behind another is the same to a server as before it.
+func (r *Request) narrowStages(pred wire.Doc, p *wire.Patch) *wire.Error {
+	if pred == nil {
+		return nil
+	}
+	i, d := bsoncore.AppendDocumentStart(nil)
+	d = bsoncore.AppendDocumentElement(d, "$match", bsoncore.Document(pred))
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	at := 0
+	if s := stages[string(r.firstStage())]; s != nil {
+		if s.Lead == Rules {
+			return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with %s can not be narrowed to a tenant from outside", s.Name)
+		}
+		at = int(s.Lead)
+	}
+	r.insertStage(at, d, p)
+	return nil
+}
+
+// firstStage is the name of the pipeline's first stage; nil where there is none.
+func (r *Request) firstStage() []byte {
+	a, _ := r.value(fPipeline).Array()
+	it := a.Iter()
+	if !it.Next() {
+		return nil
+	}
+	d, _ := it.Value.Doc()
+	if it = d.Iter(); !it.Next() {
+		return nil
+	}
+	return it.Key
+}
+
+// insertStage puts a stage into the command's pipeline before the one with the index.
+func (r *Request) insertStage(index int, stage wire.Doc, p *wire.Patch) {
+	f, ok := r.field(fPipeline)
+	a, isArray := f.Value.Array()
+	if !ok || !isArray {
+		return
+	}
+	inside := append(r.within(), f.At)
+	it := a.Iter()
+	at := f.At + 4
+	for n := 0; it.Next(); n++ {
+		if n < index {
+			at = f.At + it.End()
+			continue
+		}
+		key := f.At + it.Start + 1
+		p.Replace(key, len(it.Key), []byte(strconv.Itoa(n+1)), inside...)
+	}
+	p.Replace(at, 0, bsoncore.AppendDocumentElement(nil, strconv.Itoa(index), bsoncore.Document(stage)), inside...)
+}
+
+// both is { $and: [filter, pred] }, or pred alone where the filter says nothing.
+func both(filter, pred wire.Doc) wire.Doc {
+	if len(filter) <= 5 {
+		return pred
+	}
+	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, len(filter)+len(pred)+32))
+	j, d := bsoncore.AppendArrayElementStart(d, "$and")
+	d = bsoncore.AppendDocumentElement(d, "0", bsoncore.Document(filter))
+	d = bsoncore.AppendDocumentElement(d, "1", bsoncore.Document(pred))
+	d, _ = bsoncore.AppendArrayEnd(d, j)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
