@@ -39,6 +39,7 @@ type clientConn struct {
 	start      time.Time
 	outcome    outcome
 	times      times // of what the command's parts have said
+	hintKey    []byte
 
 	busy  atomic.Bool
 	inUse atomic.Pointer[backend.Conn] // of the round trip under way

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"strings"
 	"sync"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -34,26 +33,19 @@ func newHints() *hints {
 	return h
 }
 
-func (h *hints) at(c *routing.Collection, coll string, id wire.Value) (*hintShard, string) {
-	var b strings.Builder
-	for _, part := range []string{c.Database(), ".", coll, "\x00"} {
-		b.WriteString(part)
-	}
-	b.WriteByte(byte(id.Type))
-	b.Write(id.Data)
-	key := b.String()
+func (h *hints) shard(key []byte) *hintShard {
 	sum := uint32(2166136261)
-	for i := range len(key) {
-		sum = (sum ^ uint32(key[i])) * 16777619
+	for _, b := range key {
+		sum = (sum ^ uint32(b)) * 16777619
 	}
-	return &h.shards[sum%uint32(len(h.shards))], key
+	return &h.shards[sum%uint32(len(h.shards))]
 }
 
 // get is the tenant field's value of the document; zero where nothing is remembered.
-func (h *hints) get(c *routing.Collection, coll string, id wire.Value) (tenant wire.Value) {
-	s, key := h.at(c, coll, id)
+func (h *hints) get(key []byte) (tenant wire.Value) {
+	s := h.shard(key)
 	s.mu.Lock()
-	seen, ok := s.m[key]
+	seen, ok := s.m[string(key)]
 	s.mu.Unlock()
 	if ok {
 		tenant = wire.Value{Type: bsoncore.Type(seen[0]), Data: []byte(seen[1:])}
@@ -61,16 +53,28 @@ func (h *hints) get(c *routing.Collection, coll string, id wire.Value) (tenant w
 	return tenant
 }
 
-func (h *hints) put(c *routing.Collection, coll string, id, tenant wire.Value) {
-	s, key := h.at(c, coll, id)
-	value := string(byte(tenant.Type)) + string(tenant.Data)
+// put remembers; what is known already costs no memory.
+func (h *hints) put(key []byte, tenant wire.Value) {
+	s := h.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.m[key]; !known && len(s.m) >= maxHints {
+	seen, known := s.m[string(key)]
+	if known && seen[0] == byte(tenant.Type) && seen[1:] == string(tenant.Data) {
+		return
+	}
+	if !known && len(s.m) >= maxHints {
 		for old := range s.m {
 			delete(s.m, old)
 			break
 		}
 	}
-	s.m[key] = value
+	s.m[string(key)] = string(byte(tenant.Type)) + string(tenant.Data)
+}
+
+// hint is the key of a document of the command's collection; it is good until the next one is made.
+func (c *clientConn) hint(coll *routing.Collection, id wire.Value) []byte {
+	k := append(c.hintKey[:0], coll.Database()...)
+	k = append(append(append(k, '.'), c.req.Coll()...), 0, byte(id.Type))
+	c.hintKey = append(k, id.Data...)
+	return c.hintKey
 }

@@ -105,7 +105,7 @@ func (s *split) plain(op *routing.Op) bool {
 
 // hinted is where the document was seen last, if that is one of the targets still.
 func (s *split) hinted(id wire.Value, targets []*routing.Target) (place, bool) {
-	v := s.c.srv.hints.get(s.d.Coll, string(s.c.req.Coll()), id)
+	v := s.c.srv.hints.get(s.c.hint(s.d.Coll, id))
 	if v.Type == 0 || s.tx != nil {
 		return place{}, false
 	}
@@ -138,7 +138,7 @@ func (s *split) ask(targets []*routing.Target, ids []wire.Value, found map[strin
 				"a document with this _id is in the databases of several tenants; add the tenant field to the filter")
 		}
 		found[keyOf(p.id)] = p
-		s.c.srv.hints.put(s.d.Coll, string(s.c.req.Coll()), p.id, p.tenant)
+		s.c.srv.hints.put(s.c.hint(s.d.Coll, p.id), p.tenant)
 		return nil
 	})
 }

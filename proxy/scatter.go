@@ -160,8 +160,7 @@ func (c *clientConn) collated() bool {
 }
 
 func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*wire.Buf, *wire.Error) {
-	coll := string(c.req.Coll())
-	if tenant := c.srv.hints.get(d.Coll, coll, id); tenant.Type != 0 && tx == nil {
+	if tenant := c.srv.hints.get(c.hint(d.Coll, id)); tenant.Type != 0 && tx == nil {
 		home, _ := t.Home(d.Coll, tenant)
 		tr := c.sideTrip(t, home, nil)
 		tr.fit = &routing.Decision{Coll: d.Coll, Fit: true, Scope: routing.Scope{Only: []wire.Value{tenant}}}
@@ -182,30 +181,43 @@ func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id 
 	if p.err != nil {
 		return nil, p.err
 	}
-	c.remember(d.Coll, p.tr)
+	c.remember(d.Coll, nil, p.tr)
 	c.outcome.target = p.tr.target
 	return c.finish(p.tr, p.reply)
 }
 
-// remember notes whose the one document is that a find has brought.
-func (c *clientConn) remember(coll *routing.Collection, tr *trip) {
-	if tr.facts.cursor == nil {
-		return
-	}
-	docs, _, _ := firstBatch(tr.facts.cursor)
-	if len(docs) != 1 {
-		return
-	}
-	id, ok := docs[0].Lookup("_id")
+// remember notes whose the one document is that a find has brought: the tenant's that the find named,
+// else of whom the document says.
+func (c *clientConn) remember(coll *routing.Collection, named *routing.Tenant, tr *trip) {
+	doc, ok := onlyDoc(tr.facts.cursor)
 	if !ok {
 		return
 	}
-	switch tenant := coll.TenantOf(docs[0]); {
-	case tr.target.Tenant != nil:
-		c.srv.hints.put(coll, string(c.req.Coll()), id, tr.target.Tenant.ID)
-	case tenant.Type != bsoncore.TypeNull: // it may only have been left out by the projection
-		c.srv.hints.put(coll, string(c.req.Coll()), id, tenant)
+	id, ok := doc.Lookup("_id")
+	if named == nil {
+		named = tr.target.Tenant
 	}
+	switch {
+	case !ok:
+	case named != nil:
+		c.srv.hints.put(c.hint(coll, id), named.ID)
+	default:
+		if tenant := coll.TenantOf(doc); tenant.Type != bsoncore.TypeNull { // which a projection may have left out
+			c.srv.hints.put(c.hint(coll, id), tenant)
+		}
+	}
+}
+
+// onlyDoc is the document of a first batch of one.
+func onlyDoc(cursor wire.Doc) (doc wire.Doc, ok bool) {
+	v, _ := cursor.Lookup("firstBatch")
+	a, _ := v.Array()
+	it := a.Iter()
+	if !it.Next() {
+		return nil, false
+	}
+	doc, ok = it.Value.Doc()
+	return doc, ok && !it.Next()
 }
 
 // pickFound is the part that answers: the first with a document, else the first that failed (a

@@ -358,7 +358,12 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 	if d.Tenant != nil {
 		tr.tenant = d.Tenant.Num
 	}
-	reply, werr = c.roundTrip(&tr)
+	if reply, werr = c.send(&tr); werr == nil {
+		if d.Coll != nil && d.Tenant != nil && c.findsOne() {
+			c.remember(d.Coll, d.Tenant, &tr)
+		}
+		reply, werr = c.finish(&tr, reply)
+	}
 	if werr != nil {
 		if tx != nil {
 			c.failTxn(tx)
@@ -366,6 +371,12 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 		return c.refuse(werr), false
 	}
 	return reply, false
+}
+
+// findsOne reports whether the command is a find of one document: what is loaded so is often saved
+// by its _id.
+func (c *clientConn) findsOne() bool {
+	return c.req.Cmd.Tenant.Kind == routing.InFilter && c.req.Cmd.Merge == routing.MergeCursor && c.number("limit") == 1
 }
 
 // abortAt ends a transaction at its cluster after an error that the client gets from us. It is a

@@ -295,14 +295,10 @@ func (r *Request) narrowFilter(id fieldID, pred wire.Doc, p *wire.Patch) {
 	if pred == nil {
 		return
 	}
-	f, ok := r.field(id)
-	if !ok {
-		end := r.Msg.BodyAt + len(r.Msg.Body) - 1
-		p.Replace(end, 0, bsoncore.AppendDocumentElement(nil, fieldNames[id], bsoncore.Document(pred)), r.within()...)
-		return
-	}
-	if filter, ok := f.Value.Doc(); ok { // what is none the server refuses
-		p.Replace(f.At, len(filter), both(filter, pred), r.within()...)
+	v := r.value(id)
+	filter, ok := v.Doc()
+	if ok || v.Type == 0 || null(v) { // null is none to servers; any other type they refuse
+		r.replace(id, bsoncore.AppendDocumentElement(nil, fieldNames[id], bsoncore.Document(both(filter, pred))), p)
 	}
 }
 

@@ -269,11 +269,11 @@ func (t *Table) Guard(r *Request, c *Collection, op *Op, target *Target) *wire.E
 	case replacement:
 		return t.guardReplacement(d, c, target)
 	case operators:
-		if op.Upsert && target.Tenant != nil && !t.upsertCarries(r, op, c) {
+		if op.Upsert && !op.Exists && target.Tenant != nil && !t.upsertCarries(r, op, c) {
 			return wire.Errorf(wire.ShardKeyNotFound,
 				"the document that this upsert may make would lack the tenant field %q; add its equality to the filter, or $setOnInsert", c.field.name)
 		}
-		return t.guardOperators(d, c, target)
+		return t.guardOperators(d, c, target, op.Exists)
 	case pipelineUpdate:
 		return c.guardPipeline(op.Update, target)
 	}
@@ -390,12 +390,12 @@ func (t *Table) guardValue(v wire.Value, c *Collection, target *Target) *wire.Er
 		"the update would give a document to a tenant whose database is another; delete it there and insert it for the other tenant")
 }
 
-func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target) *wire.Error {
+func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target, exists bool) *wire.Error {
 	it := d.Iter()
 	for it.Next() {
 		sub, ok := it.Value.Doc()
-		if !ok {
-			continue // the server says what is wrong with it
+		if !ok || exists && string(it.Key) == "$setOnInsert" {
+			continue // the server says what is wrong with it; no document is made
 		}
 		for s := sub.Iter(); s.Next(); {
 			if err := t.guardPath(it.Key, s.Key, s.Value, c, target); err != nil {

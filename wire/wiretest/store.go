@@ -12,7 +12,7 @@ import (
 
 // The store of a server with the option Stored: a slice of documents per collection. It can
 //
-//	insert, find (filter, skip, limit, batchSize, singleBatch), getMore, killCursors,
+//	insert, find (filter, projection of fields, skip, limit, batchSize, singleBatch), count, getMore, killCursors,
 //	update and findAndModify ($set, $setOnInsert, $unset, $inc of top-level fields, replacements),
 //	delete, create, createIndexes, listIndexes, listCollections, drop, dropDatabase
 //
@@ -59,7 +59,8 @@ var operations = map[string]struct {
 	"delete":          {"deletes", (*operation).delete},
 	"findAndModify":   {"query update remove new upsert", (*operation).findAndModify},
 	"findandmodify":   {"query update remove new upsert", (*operation).findAndModify},
-	"find":            {"filter skip limit batchSize singleBatch", (*operation).find},
+	"find":            {"filter projection skip limit batchSize singleBatch", (*operation).find},
+	"count":           {"query skip limit", (*operation).count},
 	"getMore":         {"collection batchSize", (*operation).getMore},
 	"killCursors":     {"cursors", (*operation).killCursors},
 	"create":          {"", (*operation).create},
@@ -305,6 +306,13 @@ func (o *operation) change(hits []int, update any) (modified int32, err error) {
 func (o *operation) upsert(filter, update any) (any, error) {
 	var d bson.D
 	f, _ := filter.(bson.D)
+	if all, ok := Get(f, "$and").(bson.A); ok && len(f) == 1 {
+		f = nil
+		for _, part := range all {
+			more, _ := part.(bson.D)
+			f = append(f, more...)
+		}
+	}
 	for _, e := range f {
 		if ops, ok := e.Value.(bson.D); strings.HasPrefix(e.Key, "$") || ok && len(ops) > 0 && strings.HasPrefix(ops[0].Key, "$") {
 			return nil, unsupported("an upsert by " + e.Key)
@@ -405,6 +413,28 @@ func (o *operation) whole(name string, def int) (int, error) {
 }
 
 func (o *operation) find() (bson.D, error) {
+	hits, err := o.page(Get(o.body, "filter"))
+	if err != nil {
+		return nil, err
+	}
+	var docs []bson.D
+	for _, i := range hits {
+		doc, err := projected(o.at().docs[i], Get(o.body, "projection"))
+		if err != nil {
+			return nil, err
+		}
+		docs = append(docs, doc)
+	}
+	return o.open(o.ns, docs, "batchSize")
+}
+
+func (o *operation) count() (bson.D, error) {
+	hits, err := o.page(Get(o.body, "query"))
+	return bson.D{{Key: "n", Value: int32(len(hits))}}, err
+}
+
+// page are the indexes of the documents that match, skip and limit applied.
+func (o *operation) page(filter any) ([]int, error) {
 	skip, err := o.whole("skip", 0)
 	if err != nil {
 		return nil, err
@@ -413,7 +443,7 @@ func (o *operation) find() (bson.D, error) {
 	if err != nil {
 		return nil, err
 	}
-	hits, err := o.found(Get(o.body, "filter"), 0)
+	hits, err := o.found(filter, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -421,11 +451,27 @@ func (o *operation) find() (bson.D, error) {
 	if limit > 0 {
 		hits = hits[:min(limit, len(hits))]
 	}
-	var docs []bson.D
-	for _, i := range hits {
-		docs = append(docs, o.at().docs[i])
+	return hits, nil
+}
+
+// projected is the document with the named fields only.
+func projected(doc bson.D, projection any) (bson.D, error) {
+	p, ok := projection.(bson.D)
+	if !ok {
+		return doc, nil
 	}
-	return o.open(o.ns, docs, "batchSize")
+	for _, e := range p {
+		if n, ok := number(e.Value); !ok || n != 1 || strings.Contains(e.Key, ".") {
+			return nil, unsupported("projection of " + e.Key)
+		}
+	}
+	var out bson.D
+	for _, e := range doc {
+		if _, named := field(p, e.Key); named || e.Key == "_id" {
+			out = append(out, e)
+		}
+	}
+	return out, nil
 }
 
 // open replies a new cursor's first batch.

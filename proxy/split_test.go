@@ -1,0 +1,303 @@
+package proxy
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// batch is a bson.A of documents with _ids from 0 on, of these tenants.
+func documents(tenants ...string) (docs bson.A) {
+	for i, tenant := range tenants {
+		docs = append(docs, d("_id", i, "tenantId", tenant))
+	}
+	return docs
+}
+
+// held is what each home holds: the _ids in shared, then those in acme's own database.
+func (g *ground) held() (out [2][]any) {
+	for i, db := range []string{"app", "app_t_acme"} {
+		for _, doc := range g.server.Docs(db, "orders") {
+			out[i] = append(out[i], wiretest.Get(doc, "_id"))
+		}
+		slices.SortFunc(out[i], func(a, b any) int { return int(a.(int32) - b.(int32)) })
+	}
+	return out
+}
+
+func (g *ground) wantHeld(t *testing.T, shared, acme string) {
+	t.Helper()
+	if got := g.held(); fmt.Sprint(got[0]) != shared || fmt.Sprint(got[1]) != acme {
+		t.Errorf("shared holds %v, acme %v; want %s and %s", got[0], got[1], shared, acme)
+	}
+}
+
+// statements are the stmtIds of the commands with the name that the server got.
+func (g *ground) statements(name string) (out []string) {
+	for _, c := range g.server.Commands(name) {
+		out = append(out, fmt.Sprint(c.DB, c.Value("stmtIds")))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// outcome is n and the indexes of the write errors with their codes.
+func outcomeOf(r bson.D) string {
+	errs, _ := wiretest.Get(r, "writeErrors").(bson.A)
+	text := fmt.Sprint("n ", wiretest.Get(r, "n"))
+	for _, e := range errs {
+		text += fmt.Sprintf(", %v: %v", wiretest.Get(e.(bson.D), "index"), wiretest.Get(e.(bson.D), "code"))
+	}
+	return text
+}
+
+func TestSplitInsert(t *testing.T) {
+	tenants := []string{"acme", "globex", "globex", "acme", "acme"}
+	for _, c := range []struct {
+		name, want, shared, acme string
+		ordered                  bool
+		sent                     []string
+	}{
+		{"ordered", "n 3, 3: 11000", "[1 2]", "[0 3]", true, []string{"app[1 2]", "app_t_acme[0]", "app_t_acme[3 4]"}},
+		{"unordered", "n 4, 3: 11000", "[1 2]", "[0 3 4]", false, []string{"app[1 2]", "app_t_acme[0 3 4]"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGround(t, nil)
+			g.insert(t, 3, "acme") // so that the fourth is there already
+			g.server.Forget()
+			r := g.client.Run("app", d("insert", "orders", "documents", documents(tenants...), "ordered", c.ordered,
+				"lsid", session(1), "txnNumber", int64(1)))
+			if got := outcomeOf(r); got != c.want {
+				t.Errorf("%s, want %s: %v", got, c.want, r)
+			}
+			g.wantHeld(t, c.shared, c.acme)
+			if sent := g.statements("insert"); !slices.Equal(sent, c.sent) {
+				t.Errorf("sent %v, want %v", sent, c.sent)
+			}
+		})
+	}
+}
+
+// A document that is refused here is a write error like a server's: an ordered batch ends with it.
+func TestSplitRefused(t *testing.T) {
+	docs := documents("acme", "", "globex")
+	docs[1] = d("_id", 1, "tenantId", bson.A{"acme"})
+	for ordered, want := range map[bool]string{true: "n 1, 1: 2", false: "n 2, 1: 2"} {
+		g := newGround(t, nil)
+		r := g.client.Run("app", d("insert", "orders", "documents", docs, "ordered", ordered))
+		if got := outcomeOf(r); got != want {
+			t.Errorf("ordered %v: %s, want %s", ordered, got, want)
+		}
+	}
+}
+
+// The reply to the second half is lost. The client's retry finds the first half done and the second
+// too: everything is there once, and the answer is the one that was lost.
+func TestSplitLostReply(t *testing.T) {
+	for _, ordered := range []bool{true, false} {
+		g := newGround(t, nil)
+		cmd := d("insert", "orders", "documents", documents("acme", "globex", "acme"), "ordered", ordered, "lsid", session(1), "txnNumber", int64(1))
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name == "insert" && c.DB == "app" {
+				g.server.Handle(nil)
+				return wiretest.Pass().ThenHangUp()
+			}
+			return wiretest.Pass()
+		})
+		r := g.client.Run("app", cmd)
+		labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
+		if wiretest.Get(r, "code") != int32(6) || len(labels) != 1 || labels[0] != "RetryableWriteError" {
+			t.Fatalf("the lost reply: %v", r)
+		}
+		r = g.client.Run("app", cmd)
+		if got := outcomeOf(r); got != "n 3" {
+			t.Errorf("ordered %v: the retry: %s: %v", ordered, got, r)
+		}
+		g.wantHeld(t, "[1]", "[0 2]")
+	}
+}
+
+// A retry that goes another way than the first try, since a hint has been learnt meanwhile, still is
+// taken for one.
+func TestSplitRetryGoesElsewhere(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, 0, "acme")
+	g.insert(t, 1, "globex")
+	saves := bson.A{d("q", d("_id", 0), "u", d("$inc", d("x", 1))), d("q", d("_id", 1), "u", d("$inc", d("x", 1)))}
+	cmd := d("update", "orders", "updates", saves, "lsid", session(1), "txnNumber", int64(1))
+	for range 2 {
+		if got := outcomeOf(g.client.Run("app", cmd)); got != "n 2" {
+			t.Fatal(got)
+		}
+	}
+	for _, db := range []string{"app", "app_t_acme"} {
+		if x := wiretest.Get(g.server.Docs(db, "orders")[0], "x"); x != int32(1) && x != int64(1) {
+			t.Errorf("%s: incremented to %v", db, x)
+		}
+	}
+}
+
+// Without a txnNumber nothing is sent twice: what the dead half leaves open is said, and what is done.
+func TestSplitHalfDead(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "insert" && c.DB == "app" {
+			return wiretest.HangUp()
+		}
+		return wiretest.Pass()
+	})
+	r := g.client.Run("app", d("insert", "orders", "documents", documents("acme", "globex", "globex")))
+	if got := outcomeOf(r); got != "n 1, 1: 6" {
+		t.Errorf("%s: %v", got, r)
+	}
+	if n := len(g.server.Commands("insert")); n != 2 {
+		t.Errorf("%d inserts were sent", n)
+	}
+}
+
+// Writes of many documents reach every home, and leave alone what a move has left in shared.
+func TestSplitMany(t *testing.T) {
+	g := newGround(t, nil)
+	for i, tenant := range []string{"acme", "globex", "acme", "initech"} {
+		g.insert(t, i, tenant)
+	}
+	g.residue(t, 0)
+	r := g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d(), "u", d("$set", d("x", 1)), "multi", true)}))
+	if got := outcomeOf(r); got != "n 4" || wiretest.Get(r, "nModified") != int32(4) {
+		t.Errorf("update: %v", r)
+	}
+	r = g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("x", 1), "limit", 0)}))
+	if got := outcomeOf(r); got != "n 4" {
+		t.Errorf("delete: %v", r)
+	}
+	g.wantHeld(t, "[0]", "[]") // the residue
+	r = g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d(), "limit", 0)}, "lsid", session(1), "txnNumber", int64(1)))
+	if wiretest.Get(r, "code") != int32(72) {
+		t.Errorf("a retryable delete of many: %v", r)
+	}
+}
+
+// residue puts a copy of one of acme's documents into shared, behind the proxy.
+func (g *ground) residue(t *testing.T, id int) {
+	t.Helper()
+	direct := wiretest.Dial(t, g.server.Addr())
+	direct.Run("app", d("insert", "orders", "documents", bson.A{d("_id", id, "tenantId", "acme", "stale", true)}))
+}
+
+// A write of one document, by another field than _id, finds it in whatever home; one of residue is
+// none.
+func TestSplitOne(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, 0, "acme")
+	g.insert(t, 1, "globex")
+	g.residue(t, 0)
+	by := func(tenant string) bson.D { return d("x", tenant) }
+	for i, tenant := range []string{"acme", "globex"} {
+		g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("_id", i), "u", d("$set", by(tenant)))}))
+	}
+	r := g.client.Run("app", d("update", "orders", "updates", bson.A{
+		d("q", by("globex"), "u", d("$set", d("y", 1))), d("q", by("acme"), "u", d("$set", d("y", 1))), d("q", by("nobody"), "u", d("$set", d("y", 1))),
+	}))
+	if got := outcomeOf(r); got != "n 2" {
+		t.Errorf("%s: %v", got, r)
+	}
+	r = g.client.Run("app", d("findAndModify", "orders", "query", by("acme"), "update", d("$set", d("y", 2)), "new", true))
+	if wiretest.Get(r, "value", "y") != int32(2) || wiretest.Get(r, "value", "stale") != nil {
+		t.Errorf("findAndModify: %v", r)
+	}
+	r = g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 0), "remove", true))
+	if wiretest.Get(r, "value", "_id") != int32(0) {
+		t.Errorf("findAndModify by _id: %v", r)
+	}
+	r = g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 0), "remove", true))
+	if wiretest.Get(r, "value") != nil || wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("findAndModify of nothing: %v", r)
+	}
+	g.wantHeld(t, "[0 1]", "[]")
+}
+
+// An upsert that finds nothing makes its document where its tenant's are.
+func TestSplitUpsert(t *testing.T) {
+	g := newGround(t, nil)
+	upsert := func(q, u bson.D) bson.D {
+		return g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", q, "u", u, "upsert", true)}))
+	}
+	r := upsert(d("_id", 0), d("$setOnInsert", d("tenantId", "acme"), "$set", d("x", 1)))
+	if got := outcomeOf(r); got != "n 1" || wiretest.Get(r, "upserted") == nil {
+		t.Errorf("by _id: %v", r)
+	}
+	r = upsert(d("_id", 0), d("$setOnInsert", d("tenantId", "globex"), "$set", d("x", 2)))
+	if got := outcomeOf(r); got != "n 1" || wiretest.Get(r, "upserted") != nil {
+		t.Errorf("by _id, which is there: %v", r)
+	}
+	upsert(d("_id", 1), d("tenantId", "globex"))
+	if r = upsert(d("_id", 2), d("$set", d("x", 1))); outcomeOf(r) != "n 0, 0: 61" {
+		t.Errorf("without a tenant: %v", r)
+	}
+	g.wantHeld(t, "[1]", "[0]")
+	r = g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 3), "update", d("$set", d("tenantId", "acme")), "upsert", true))
+	if wiretest.Get(r, "lastErrorObject", "upserted") != int32(3) {
+		t.Errorf("findAndModify: %v", r)
+	}
+	g.wantHeld(t, "[1]", "[0 3]")
+}
+
+// Reads of all homes leave out what a move has left in shared; skip and limit count over all.
+func TestGather(t *testing.T) {
+	g := newGround(t, nil)
+	for i := range 10 {
+		g.insert(t, i, []string{"acme", "globex"}[i%2])
+	}
+	g.residue(t, 0)
+	for _, c := range []struct {
+		skip, limit, want int
+	}{{0, 0, 10}, {0, 3, 3}, {4, 0, 6}, {8, 5, 2}, {20, 0, 0}} {
+		cmd := d("count", "orders", "query", d(), "skip", c.skip, "limit", c.limit)
+		if r := g.client.Run("app", cmd); wiretest.Get(r, "n") != int32(c.want) {
+			t.Errorf("count skip %d limit %d: %v", c.skip, c.limit, r)
+		}
+		r := g.client.Run("app", d("find", "orders", "skip", c.skip, "limit", c.limit, "batchSize", 2))
+		n := 0
+		for batch := "firstBatch"; ; batch = "nextBatch" {
+			docs, _ := wiretest.Get(r, "cursor", batch).(bson.A)
+			n += len(docs)
+			id, _ := wiretest.Get(r, "cursor", "id").(int64)
+			if id == 0 || len(docs) > 2 {
+				break
+			}
+			r = g.client.Run("app", d("getMore", id, "collection", "orders", "batchSize", 2))
+		}
+		if n != c.want {
+			t.Errorf("find skip %d limit %d: %d documents", c.skip, c.limit, n)
+		}
+	}
+	if left := g.server.Cursors(); len(left) != 0 {
+		t.Errorf("cursors left open: %v", left)
+	}
+	r := g.client.Run("app", d("find", "orders", "filter", d("_id", 0)))
+	docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
+	if len(docs) != 1 || wiretest.Get(docs[0].(bson.D), "stale") != nil {
+		t.Errorf("by _id: %v", r)
+	}
+}
+
+// A tenant that is paused holds the writes of many documents that are its too.
+func TestSplitHeld(t *testing.T) {
+	g := newGround(t, func(g *ground) { g.router.Publish(tableOf(g.t, 3, nil)) })
+	g.insert(t, 0, "globex")
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Tenants[1].Paused = true }))
+	r := g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 0), "limit", 1)}))
+	if got := outcomeOf(r); got != "n 1" || g.router.Current().Epoch != 3 {
+		t.Errorf("by _id: %s under epoch %d", got, g.router.Current().Epoch)
+	}
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Tenants[1].Paused = true }))
+	r = g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d(), "limit", 0)}))
+	if got := outcomeOf(r); got != "n 0" || g.router.Current().Epoch != 3 {
+		t.Errorf("of many: %s under epoch %d", got, g.router.Current().Epoch)
+	}
+}
