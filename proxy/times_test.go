@@ -1,0 +1,80 @@
+package proxy
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// A session on two clusters asks each for what it has seen of that one: another's time would be an
+// error there, or no promise.
+func TestClocks(t *testing.T) {
+	servers := map[string]*wiretest.Server{}
+	var specs []backend.Spec
+	for _, name := range []string{"home", "big"} {
+		s := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs-"+name), wiretest.Stored(), wiretest.Enforce())
+		servers[name] = s
+		specs = append(specs, backend.Spec{Name: name, URI: "mongodb://" + s.Addr() + "/?replicaSet=rs-" + name + "&serverSelectionTimeoutMS=2000"})
+	}
+	clusters := backend.New(backend.Options{Log: zerolog.Nop()})
+	if err := clusters.Apply(specs, backend.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	router := &routing.Router{}
+	router.Publish(tableOf(t, 1, func(s *routing.Spec) { s.Tenants[0].Route.Cluster = "big" }))
+	key := []byte(strings.Repeat("k", 32))
+	p := New(Options{Log: zerolog.Nop(), Router: router, Clusters: clusters, FleetKey: func() []byte { return key }})
+	p.settings.Store(&settings{queueTimeout: time.Second, maxClients: 10, width: 2})
+	addr, err := p.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer clusters.Close()
+	defer p.Shutdown(context.Background())
+	client := wiretest.Dial(t, addr.String())
+
+	after := func(tenant string, concern bson.D) (sent any, told bson.Timestamp) {
+		t.Helper()
+		for _, s := range servers {
+			s.Forget()
+		}
+		r := client.Run("app", d("find", "orders", "filter", d("tenantId", tenant), "lsid", session(1), "readConcern", concern))
+		if wiretest.Get(r, "ok") != 1.0 {
+			t.Fatalf("find: %v", r)
+		}
+		for _, s := range servers {
+			for _, c := range s.Commands("find") {
+				sent = c.Value("readConcern", "afterClusterTime")
+			}
+		}
+		told, _ = wiretest.Get(r, "operationTime").(bson.Timestamp)
+		return sent, told
+	}
+	_, home := after("globex", d())
+	if sent, _ := after("acme", d("afterClusterTime", home)); sent != nil {
+		t.Errorf("big, which the session has not met, was asked for home's time: %v", sent)
+	}
+	_, big := after("acme", d())
+	if sent, _ := after("globex", d("level", "local", "afterClusterTime", big)); sent != home {
+		t.Errorf("home was asked for %v, want its own %v", sent, home)
+	}
+	stranger := bson.Timestamp{T: 1, I: 1}
+	if sent, told := after("acme", d("afterClusterTime", stranger)); sent == nil || sent == stranger || sent.(bson.Timestamp).Compare(told) > 0 {
+		t.Errorf("for a time that nobody knows big was asked for %v at %v", sent, told)
+	}
+	r := client.Run("app", d("count", "orders", "lsid", session(1)))
+	if v, _ := wiretest.Get(r, "operationTime").(bson.Timestamp); v.IsZero() {
+		t.Errorf("a reply of several clusters tells no time: %v", r)
+	}
+	if wiretest.Get(r, "$clusterTime") != nil {
+		t.Errorf("a cluster's signed time reached the client: %v", r)
+	}
+}
