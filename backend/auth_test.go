@@ -169,7 +169,7 @@ func TestTLSAndX509(t *testing.T) {
 	roundTrip(t, again)
 	again.Release()
 
-	_, bad := open(t, "mongodb://"+s.addr+"/?tls=true&serverSelectionTimeoutMS=300", Limits{})
+	_, bad := open(t, "mongodb://"+s.addr+"/?tls=true&serverSelectionTimeoutMS=1500", Limits{})
 	_, err = bad.Acquire(within(t, 5*time.Second), write, 0)
 	if !errors.Is(err, ErrNoServer) || !strings.Contains(err.Error(), "certificate") {
 		t.Error(err)

@@ -63,4 +63,6 @@ type Options struct {
 	Budget     *wire.Budget          // bounds the memory of large replies; nil: no bound
 	AppName    string                // announced to servers where the URI names none
 	Limits     Limits
+	// TenantKey names a tenant in the metrics; nil: they tell none.
+	TenantKey func(tenant uint32) string
 }

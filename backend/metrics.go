@@ -59,6 +59,9 @@ func (w *clusterWaits) observe(d time.Duration, err error) {
 var (
 	connectionsDesc = prometheus.NewDesc("tenantry_backend_connections",
 		"Connections by state.", []string{"cluster", "server", "state"}, nil)
+	tenantDesc = prometheus.NewDesc("tenantry_backend_tenant_connections",
+		"Connections in use, and places in the queue for one, by tenant; who has neither is not listed.",
+		[]string{"cluster", "server", "tenant"}, nil)
 	waitingDesc = prometheus.NewDesc("tenantry_backend_waiting",
 		"Acquires that wait for a connection now.", []string{"cluster", "server"}, nil)
 	dialsDesc = prometheus.NewDesc("tenantry_backend_dials_total",
@@ -75,7 +78,7 @@ var (
 type collector struct{ cs *Clusters }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connectionsDesc, waitingDesc, dialsDesc, failuresDesc, clearsDesc, readyDesc} {
+	for _, d := range []*prometheus.Desc{connectionsDesc, tenantDesc, waitingDesc, dialsDesc, failuresDesc, clearsDesc, readyDesc} {
 		ch <- d
 	}
 }
@@ -89,17 +92,21 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, ready, cluster.name)
 		if d := cluster.current.Load(); d != nil {
 			for _, p := range d.allPools() {
-				p.collect(ch, cluster.name)
+				p.collect(ch, cluster.name, c.cs.opts.TenantKey)
 			}
 		}
 	}
 }
 
-func (p *pool) collect(ch chan<- prometheus.Metric, cluster string) {
+func (p *pool) collect(ch chan<- prometheus.Metric, cluster string, key func(uint32) string) {
+	claimed := map[string]int{}
 	p.mu.Lock()
 	idle, inUse, dialing, waiting := len(p.idle), int(p.inUse.Load()), p.dialing, p.queue.len
-	for _, s := range p.tenants {
+	for tenant, s := range p.tenants {
 		waiting += s.blocked.len
+		if s.claimed > 0 && key != nil {
+			claimed[key(tenant)] += s.claimed
+		}
 	}
 	p.mu.Unlock()
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
@@ -109,6 +116,9 @@ func (p *pool) collect(ch chan<- prometheus.Metric, cluster string) {
 	gauge(connectionsDesc, inUse, "in_use")
 	gauge(connectionsDesc, dialing, "dialing")
 	gauge(waitingDesc, waiting)
+	for tenant, n := range claimed {
+		gauge(tenantDesc, n, tenant)
+	}
 	count := func(d *prometheus.Desc, n *atomic.Int64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n.Load()), cluster, p.addr)
 	}

@@ -102,9 +102,9 @@ func (p *pool) lend(c *Conn, s *share) {
 	p.inUse.Add(1)
 }
 
-// share finds a tenant's share; nil if nothing limits it.
+// share finds a tenant's share; nil for no tenant, which nothing limits.
 func (p *pool) share(tenant uint32) *share {
-	if tenant == 0 || p.perTenant >= p.max {
+	if tenant == 0 {
 		return nil
 	}
 	s := p.tenants[tenant]

@@ -24,6 +24,7 @@ type outcome struct {
 type metrics struct {
 	commands   *prometheus.HistogramVec
 	tenants    *prometheus.CounterVec
+	latency    *prometheus.HistogramVec
 	turnedAway prometheus.Counter
 	malformed  prometheus.Counter
 	panics     prometheus.Counter
@@ -31,7 +32,7 @@ type metrics struct {
 	lost       *prometheus.CounterVec
 
 	series    sync.Map // seriesKey → prometheus.Observer
-	perTenant sync.Map // tenantKey → prometheus.Counter
+	perTenant sync.Map // tenantKey → *tenantSeries
 	mu        sync.Mutex
 	named     map[string]bool // tenants with series of their own
 }
@@ -47,6 +48,12 @@ type tenantKey struct {
 	outcome string
 }
 
+// tenantSeries are a tenant's; its latency is the same for every outcome.
+type tenantSeries struct {
+	commands prometheus.Counter
+	seconds  prometheus.Observer
+}
+
 // maxTenantSeries bounds the tenants that have series of their own; the others share one.
 const maxTenantSeries = 1000
 
@@ -59,6 +66,10 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		tenants: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tenantry_tenant_commands_total", Help: "Commands by tenant and outcome; tenants beyond the first thousand are \"other\".",
 		}, []string{"tenant", "outcome"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "tenantry_tenant_command_seconds", Help: "Latency of commands by tenant; tenants beyond the first thousand are \"other\".",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10},
+		}, []string{"tenant"}),
 		turnedAway: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantry_clients_turned_away_total", Help: "Connections closed because limits.client_connections was reached.",
 		}),
@@ -79,9 +90,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.commands, m.tenants, m.turnedAway, m.malformed, m.panics, m.held, m.lost,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_client_connections", Help: "Clients connected now."},
-			func() float64 { return float64(s.Clients()) }),
+	reg.MustRegister(m.commands, m.tenants, m.latency, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_cursors", Help: "Cursors open now."},
 			func() float64 { return float64(s.cursors.count()) }))
 	return m
@@ -101,7 +110,9 @@ func (c *clientConn) observe() {
 	}
 	c.srv.metrics.command(seriesKey{c.req.Cmd, cluster, word}).Observe(took.Seconds())
 	if o.tenant != nil {
-		c.srv.metrics.tenant(o.tenant, word).Inc()
+		x := c.srv.metrics.tenant(o.tenant, word)
+		x.commands.Inc()
+		x.seconds.Observe(took.Seconds())
 	}
 	if slow := c.srv.settings.Load().slow; slow > 0 && took >= slow && c.req.Cmd != nil && c.req.Cmd.Access != routing.None {
 		e := c.log.Info().Str("command", c.req.Cmd.Name).Bytes("database", c.req.DB).Bytes("collection", c.req.Coll()).
@@ -125,13 +136,14 @@ func (m *metrics) command(k seriesKey) prometheus.Observer {
 	return o.(prometheus.Observer)
 }
 
-func (m *metrics) tenant(t *routing.Tenant, outcome string) prometheus.Counter {
+func (m *metrics) tenant(t *routing.Tenant, outcome string) *tenantSeries {
 	k := tenantKey{t.Num, outcome}
 	if o, ok := m.perTenant.Load(k); ok {
-		return o.(prometheus.Counter)
+		return o.(*tenantSeries)
 	}
-	o, _ := m.perTenant.LoadOrStore(k, m.tenants.WithLabelValues(m.label(t.Key), outcome))
-	return o.(prometheus.Counter)
+	label := m.label(t.Key)
+	o, _ := m.perTenant.LoadOrStore(k, &tenantSeries{m.tenants.WithLabelValues(label, outcome), m.latency.WithLabelValues(label)})
+	return o.(*tenantSeries)
 }
 
 // label is the tenant's key while there are few enough.
@@ -156,4 +168,24 @@ func (s *Server) unreachable(c *clientConn, cluster string, err error) {
 		e = c.log.Debug()
 	}
 	e.Err(err).Str("cluster", cluster).Bytes("command", c.req.Name).Msg("no answer from the cluster")
+}
+
+var clientsDesc = prometheus.NewDesc("tenantry_client_connections",
+	"Clients connected now, by the tenant that their listener is bound to; none for those that carry all tenants.", []string{"tenant"}, nil)
+
+// clientCollector counts the connected clients when it is asked.
+type clientCollector struct{ s *Server }
+
+func (c clientCollector) Describe(ch chan<- *prometheus.Desc) { ch <- clientsDesc }
+
+func (c clientCollector) Collect(ch chan<- prometheus.Metric) {
+	n := map[string]int{"": 0}
+	c.s.mu.Lock()
+	for x := range c.s.clients {
+		n[x.listener.Tenant]++
+	}
+	c.s.mu.Unlock()
+	for tenant, n := range n {
+		ch <- prometheus.MustNewConstMetric(clientsDesc, prometheus.GaugeValue, float64(n), tenant)
+	}
 }

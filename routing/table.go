@@ -472,6 +472,16 @@ func (t *Table) Tenants(yield func(*Tenant) bool) {
 // Tenant finds a tenant by its key.
 func (t *Table) Tenant(key string) *Tenant { return t.byKey[key] }
 
+// Key is the key of the tenant with the number; "" for one that is in no table any more.
+func (t *Table) Key(num uint32) string {
+	for _, tn := range t.tenants {
+		if tn.Num == num {
+			return tn.Key
+		}
+	}
+	return ""
+}
+
 // Find finds a tenant by a value of the tenant field.
 func (t *Table) Find(v wire.Value) *Tenant { return t.byValue.find(v) }
 

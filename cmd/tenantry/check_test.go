@@ -103,7 +103,7 @@ func TestExplain(t *testing.T) {
 		{`{"find": "orders", "filter": {"tenantId": "globex"}}`, "forward", "app", ""},
 		{`{"find": "users"}`, "forward", "app", ""},
 		{`{"find": "things", "$db": "elsewhere"}`, "forward", "elsewhere", ""},
-		{`{"find": "orders", "filter": {"_id": {"$oid": "65f000000000000000000000"}}}`, "by-id", "app_tenant_acme", ""},
+		{`{"find": "orders", "filter": {"_id": {"$oid": "65f000000000000000000000"}}}`, "scatter", "app_tenant_acme", ""},
 		{`{"createIndexes": "orders", "indexes": []}`, "each", "app_tenant_acme", ""},
 		{`{"listIndexes": "orders"}`, "first", "app", ""},
 		{`{"listDatabases": 1, "$db": "admin"}`, "clusters", "", ""},

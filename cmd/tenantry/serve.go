@@ -96,6 +96,12 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	budget := wire.NewBudget(cfg.Limits.MessageMemory)
 	p.clusters = backend.New(backend.Options{
 		Log: p.log, Registerer: p.registry, Budget: budget, AppName: "tenantry", Limits: poolLimits(cfg),
+		TenantKey: func(num uint32) string {
+			if t := p.router.Current(); t != nil {
+				return t.Key(num)
+			}
+			return ""
+		},
 	})
 	p.proxy = proxy.New(proxy.Options{
 		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: budget, Version: buildVersion(),
