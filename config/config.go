@@ -98,6 +98,7 @@ type Routing struct {
 	ScatterWidth   int               // sub-commands at once for one command
 	RequireTenant  bool              // require_tenant_on_insert
 	MaxScatter     int               // max_scatter_targets; 0 is no limit
+	AllowDrop      bool              // allow_drop_database
 }
 
 // Database is one logical database: the name clients use, which is also the shared database's,

@@ -77,6 +77,7 @@ func (r *rules) buildSpec(tenants []*tenant, views []string, epoch uint64, mark 
 		HideOthers: cfg.Routing.OtherDatabases == "hide", WithoutTenant: withoutTenant[cfg.Routing.WithoutTenant],
 		Field: cfg.Routing.TenantField, Fields: cfg.Routing.TenantFields, Platform: cfg.Platform.Collections,
 		Views: views, LookUp: r.lookUp(), RequireTenant: cfg.Routing.RequireTenant, MaxScatter: cfg.Routing.MaxScatter,
+		AllowDrop: cfg.Routing.AllowDrop,
 	}
 	if cfg.Control.Enabled {
 		s.ControlDB = cfg.Control.Database
@@ -106,7 +107,7 @@ var withoutTenant = map[string]routing.NoTenantRule{"scatter": routing.ToHolders
 func sameSpec(a, b *routing.Spec) bool {
 	return a.Epoch == b.Epoch && a.Mode == b.Mode && a.Home == b.Home && a.ControlDB == b.ControlDB &&
 		a.HideOthers == b.HideOthers && a.WithoutTenant == b.WithoutTenant && a.Field == b.Field &&
-		a.LookUp == b.LookUp && a.RequireTenant == b.RequireTenant && a.MaxScatter == b.MaxScatter &&
+		a.LookUp == b.LookUp && a.RequireTenant == b.RequireTenant && a.MaxScatter == b.MaxScatter && a.AllowDrop == b.AllowDrop &&
 		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Platform, b.Platform) &&
 		slices.Equal(a.Views, b.Views) && slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"slices"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/routing"
@@ -21,6 +23,8 @@ func (c *clientConn) each(t *routing.Table, d *routing.Decision) (*wire.Buf, boo
 		reply, werr = c.firstOf(t, d, tx)
 	case c.req.Cmd.Merge == routing.MergeCollections:
 		reply, werr = c.collections(t, d)
+	case c.req.Cmd.Merge == routing.MergeFigures:
+		reply, werr = c.figures(t, d, tx)
 	default:
 		reply, werr = c.define(t, d, tx)
 	}
@@ -42,53 +46,75 @@ func settled(code wire.Code) bool {
 	return false
 }
 
-// define runs a definition on shared and then on every other holder. Shared's answer is the
-// answer; a holder that lacks what is dropped, or has what is made, is no error.
+// define runs a definition on shared and then on every other holder, or the other way round. Shared's
+// answer is the answer; a holder that lacks what is dropped, or has what is made, is no error.
 func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	first := c.scatter([]*trip{c.sideTrip(t, d.Targets[0], tx)}, tx)
-	p := &first[0]
+	waves := [][]*routing.Target{d.Targets[:1], d.Targets[1:]}
+	if c.req.Cmd.SharedLast {
+		waves[0], waves[1] = waves[1], waves[0]
+	}
+	var parts []part
+	failed := 0
+	for _, wave := range waves {
+		trips := make([]*trip, len(wave))
+		for i, x := range wave {
+			trips[i] = c.sideTrip(t, x, tx)
+		}
+		parts = append(parts, c.scatter(trips, tx)...)
+		if failed = c.unsettled(parts); failed > 0 {
+			break
+		}
+	}
+	defer free(parts)
+	switch {
+	case failed > 0 && len(parts) == 1: // nothing is done
+		return c.pick(parts, 0)
+	case failed > 0:
+		return nil, c.partly(parts, failed, len(d.Targets))
+	}
+	answer := slices.IndexFunc(parts, func(p part) bool { return p.tr.target == d.Targets[0] })
+	if f := &parts[answer].tr.facts; !f.ok && f.code != wire.NamespaceExists {
+		if other := slices.IndexFunc(parts, func(p part) bool { return p.tr.facts.ok }); other >= 0 {
+			answer = other
+		}
+	}
+	return c.pick(parts, answer)
+}
+
+// pick makes one part's reply the answer.
+func (c *clientConn) pick(parts []part, i int) (*wire.Buf, *wire.Error) {
+	p := &parts[i]
 	if p.err != nil {
 		return nil, p.err
 	}
-	if !p.tr.facts.ok && !settled(p.tr.facts.code) {
-		return c.finish(p.tr, p.reply)
-	}
-	trips := make([]*trip, 0, len(d.Targets)-1)
-	for _, x := range d.Targets[1:] {
-		trips = append(trips, c.sideTrip(t, x, tx))
-	}
-	parts := c.scatter(trips, tx)
-	answer, failed := p, 0
-	var why *wire.Error
+	reply := p.reply
+	p.reply = nil // the others are freed
+	return c.finish(p.tr, reply)
+}
+
+// unsettled is how many parts have failed for another reason than that all is as it is wanted.
+func (c *clientConn) unsettled(parts []part) (n int) {
 	for i := range parts {
-		o := &parts[i]
-		switch {
-		case o.err == nil && o.tr.facts.ok:
-			if !answer.tr.facts.ok && answer.tr.facts.code != wire.NamespaceExists {
-				answer = o
-			}
-		case o.err == nil && settled(o.tr.facts.code):
-		case o.err == nil:
-			failed, why = failed+1, c.replied(o.tr)
-		default:
-			failed, why = failed+1, o.err
+		if p := &parts[i]; p.err != nil || !p.tr.facts.ok && !settled(p.tr.facts.code) {
+			n++
 		}
 	}
-	if failed > 0 {
-		free(parts)
-		p.reply.Free()
-		return nil, wire.Errorf(wire.OperationFailed, "%s was done in %d of %d databases; run it again to finish; the last failure: %s",
-			c.req.Cmd.Name, len(d.Targets)-failed, len(d.Targets), why.Text)
-	}
+	return n
+}
+
+// partly says how far a definition got.
+func (c *clientConn) partly(parts []part, failed, all int) *wire.Error {
+	last := ""
 	for i := range parts {
-		if &parts[i] != answer {
-			parts[i].reply.Free()
+		switch p := &parts[i]; {
+		case p.err != nil:
+			last = p.err.Text
+		case !p.tr.facts.ok && !settled(p.tr.facts.code):
+			last = c.replied(p.tr).Text
 		}
 	}
-	if answer != p {
-		p.reply.Free()
-	}
-	return c.finish(answer.tr, answer.reply)
+	return wire.Errorf(wire.OperationFailed, "%s was done in %d of %d databases; run it again to finish; the last failure: %s",
+		c.req.Cmd.Name, len(parts)-failed, all, last)
 }
 
 // firstOf asks the targets in order until one has the collection.

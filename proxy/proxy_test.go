@@ -269,7 +269,7 @@ func TestTransactions(t *testing.T) {
 		t.Errorf("an unknown transaction: %v", r)
 	}
 	g.client.Run("app", in(10, true, "find", "orders", "filter", d("tenantId", "acme")))
-	g.client.Run("app", in(10, false, "drop", "orders")) // refused
+	g.client.Run("app", in(10, false, "mapReduce", "orders")) // refused
 	r = g.client.Run("admin", in(10, false, "commitTransaction", 1))
 	if wiretest.Get(r, "code") != int32(251) {
 		t.Errorf("commit after a refused command: %v", r)

@@ -11,7 +11,7 @@ import (
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
-// batch is a bson.A of documents with _ids from 0 on, of these tenants.
+// documents are a batch with _ids from 0 on, of these tenants.
 func documents(tenants ...string) (docs bson.A) {
 	for i, tenant := range tenants {
 		docs = append(docs, d("_id", i, "tenantId", tenant))
@@ -300,4 +300,59 @@ func TestSplitHeld(t *testing.T) {
 	if got := outcomeOf(r); got != "n 0" || g.router.Current().Epoch != 3 {
 		t.Errorf("of many: %s under epoch %d", got, g.router.Current().Epoch)
 	}
+}
+
+// What is dropped is dropped everywhere, shared last; what fails is told and can be run again.
+func TestDrop(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, 0, "acme")
+	g.insert(t, 1, "globex")
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "drop" && c.DB == "app_t_acme" {
+			g.server.Handle(nil)
+			return wiretest.Fail(8000, "not today")
+		}
+		return wiretest.Pass()
+	})
+	r := g.client.Run("app", d("drop", "orders"))
+	if wiretest.Get(r, "code") != int32(8000) { // as it is, since nothing has been done
+		t.Fatalf("a failing drop: %v", r)
+	}
+	g.wantHeld(t, "[1]", "[0]")
+	if r = g.client.Run("app", d("drop", "orders")); wiretest.Get(r, "ok") != 1.0 || wiretest.Get(r, "ns") != "app.orders" {
+		t.Errorf("drop: %v", r)
+	}
+	g.wantHeld(t, "[]", "[]")
+}
+
+// Figures are those of all homes together.
+func TestFigures(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		n := int32(10)
+		if c.DB == "app" {
+			n = 1
+		}
+		switch c.Name {
+		case "collStats":
+			return wiretest.OK(d("ns", c.DB+".orders", "count", n, "size", 100*n, "avgObjSize", 100.0, "nindexes", 2,
+				"indexSizes", d("_id_", n, fmt.Sprint("x", n), n), "wiredTiger", d("uri", "x"), "scaleFactor", 1)...)
+		case "dbStats":
+			return wiretest.OK(d("db", c.DB, "collections", 3, "objects", n, "dataSize", 7.5*float64(n))...)
+		case "validate":
+			return wiretest.OK(d("ns", c.DB+".orders", "nrecords", n, "valid", n == 1, "errors", bson.A{fmt.Sprint(n)})...)
+		}
+		return wiretest.Pass()
+	})
+	want := func(r, want bson.D) {
+		t.Helper()
+		r = slices.DeleteFunc(r, func(e bson.E) bool { return e.Key == "ok" || e.Key == "operationTime" || e.Key == "$clusterTime" })
+		if fmt.Sprint(r) != fmt.Sprint(want) {
+			t.Errorf("%v\nwant %v", r, want)
+		}
+	}
+	want(g.client.Run("app", d("collStats", "orders")), d("ns", "app.orders", "count", 11, "size", 1100, "avgObjSize", 100.0, "nindexes", 2,
+		"indexSizes", d("_id_", 11, "x1", 1, "x10", 10), "scaleFactor", 1))
+	want(g.client.Run("app", d("dbStats", 1)), d("db", "app", "collections", 3, "objects", 11, "dataSize", 82.5))
+	want(g.client.Run("app", d("validate", "orders")), d("ns", "app.orders", "nrecords", 11, "valid", false, "errors", bson.A{"1", "10"}))
 }

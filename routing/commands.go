@@ -20,6 +20,10 @@ type Command struct {
 	Reply   ReplyKind
 	Refuse  Refusal // of Route Refused, and of what the route can't serve yet over several homes
 	Plain   bool    // where no route touches what it names, an open connection's goes to the home cluster as it is
+	// SharedLast says that of the holders shared comes last instead of first: what fails halfway can
+	// be asked for again.
+	SharedLast bool
+	Drops      bool // only where [routing] allow_drop_database says so
 }
 
 // NameKind says how a place of a request names a namespace.
@@ -105,6 +109,7 @@ const (
 	MergeWrite
 	MergeOne
 	MergeDDL
+	MergeFigures
 	MergeCollections
 	MergeDatabases
 	MergeFirst
@@ -238,9 +243,9 @@ var rows = []Command{
 		Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
 		Bound: BoundOwner, Plain: true, Fields: fields("index"),
 	},
-	{Name: "drop", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Refuse: notOffered("drop")},
+	{Name: "drop", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Bound: BoundOwner, Plain: true},
 	{
-		Name: "dropDatabase", Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Name: "dropDatabase", Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Drops: true, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
 		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own"),
 	},
 	{
@@ -248,9 +253,9 @@ var rows = []Command{
 		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection"),
 	},
 	{
-		Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
+		Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
 		Fields: fields("index validator validationLevel validationAction viewOn pipeline changeStreamPreAndPostImages expireAfterSeconds " +
-			"timeseries cappedSize cappedMax dryRun"), Refuse: notOffered("collMod"),
+			"timeseries cappedSize cappedMax dryRun"),
 	},
 	{
 		Name: "convertToCapped", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
@@ -261,24 +266,24 @@ var rows = []Command{
 		Bound: BoundOwner, Plain: true, Fields: fields("toCollection size"), Refuse: notOffered("cloneCollectionAsCapped"),
 	},
 	{
-		Name: "createSearchIndexes", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("indexes"), Refuse: notOffered("createSearchIndexes"),
+		Name: "createSearchIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("indexes"),
 	},
 	{
-		Name: "updateSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("id name definition"), Refuse: notOffered("updateSearchIndex"),
+		Name: "updateSearchIndex", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("id name definition"),
 	},
 	{
-		Name: "dropSearchIndex", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("id name"), Refuse: notOffered("dropSearchIndex"),
+		Name: "dropSearchIndex", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("id name"),
 	},
 	{
 		Name: "listSearchIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true,
 		Fields: fields("id name"),
 	},
 	{
-		Name: "setIndexCommitQuorum", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("indexNames commitQuorum"), Refuse: notOffered("setIndexCommitQuorum"),
+		Name: "setIndexCommitQuorum", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("indexNames commitQuorum"),
 	},
 	{Name: "reIndex", Names: coll, Access: DDL, Route: Refused, Plain: true, Refuse: notRouter},
 	{Name: "compact", Names: coll, Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
@@ -298,35 +303,34 @@ var rows = []Command{
 
 	// Figures and plans.
 	{
-		Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: Refused, Bound: BoundAllow, Plain: true, Reply: ReplyNS,
-		Fields: fields("scale"), Refuse: notOffered("collStats"),
+		Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundAllow, Plain: true, Reply: ReplyNS,
+		Fields: fields("scale"),
 	},
 	{
-		Name: "dbStats", Aliases: []string{"dbstats"}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("scale freeStorage"), Refuse: refusal(wire.IllegalOperation,
-			"dbStats is not offered while tenants have databases of their own"),
+		Name: "dbStats", Aliases: []string{"dbstats"}, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("scale freeStorage"),
 	},
 	{
-		Name: "dataSize", Aliases: []string{"datasize"}, Names: []NameLoc{{FullNS, ""}}, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("keyPattern min max estimate"), Refuse: notOffered("dataSize"),
+		Name: "dataSize", Aliases: []string{"datasize"}, Names: []NameLoc{{FullNS, ""}}, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundOwner, Plain: true,
+		Fields: fields("keyPattern min max estimate"),
 	},
 	{
-		Name: "validate", Names: coll, Access: Read, Route: Refused, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("full repair metadata checkBSONConformance background"), Refuse: notOffered("validate"),
+		Name: "validate", Names: coll, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Fields: fields("full repair metadata checkBSONConformance background"),
 	},
 	{
-		Name: "planCacheClear", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClear"),
+		Name: "planCacheClear", Names: coll, Access: Server, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation"),
 	},
 	{
-		Name: "planCacheClearFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("query sort projection collation"), Refuse: notOffered("planCacheClearFilters"),
+		Name: "planCacheClearFilters", Names: coll, Access: Server, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation"),
 	},
 	{
-		Name: "planCacheSetFilter", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("query sort projection collation indexes"), Refuse: notOffered("planCacheSetFilter"),
+		Name: "planCacheSetFilter", Names: coll, Access: Server, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Fields: fields("query sort projection collation indexes"),
 	},
-	{Name: "planCacheListFilters", Names: coll, Access: Server, Route: Refused, Bound: BoundOwner, Plain: true, Refuse: notOffered("planCacheListFilters")},
+	{Name: "planCacheListFilters", Names: coll, Access: Server, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true},
 	{Name: "serverStatus", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "hostInfo", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "connPoolStats", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},

@@ -127,7 +127,15 @@ func (t *Table) nowhere(r *Request) Decision {
 func (t *Table) byRow(r *Request, db *Database) Decision {
 	c := r.Cmd
 	d := Decision{}
-	if db != nil && r.Value.Type == bsoncore.TypeString {
+	switch {
+	case len(c.Names) > 0 && c.Names[0].Kind == FullNS:
+		_ = r.places(c.Names[0], func(p *Place) *wire.Error { // it has been looked at by touches
+			if db = t.byName[string(p.DB)]; db != nil {
+				d.Coll = db.collection(p.Coll)
+			}
+			return nil
+		})
+	case db != nil && r.Value.Type == bsoncore.TypeString:
 		d.Coll = db.collection(r.Coll())
 	}
 	switch c.Route {
@@ -155,6 +163,10 @@ func (t *Table) byRow(r *Request, db *Database) Decision {
 func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 	if t.paused != nil && r.Cmd.Access == DDL {
 		return Decision{Action: Hold, Held: t.paused.ID, Tenant: t.paused, Why: "a tenant is paused"}
+	}
+	if r.Cmd.Drops && !t.allowDrop {
+		return refuse(wire.IllegalOperation,
+			"%s would drop the databases of every tenant; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
 	}
 	if v := r.value(fViewOn); v.Type != 0 {
 		return refuse(wire.IllegalOperation,

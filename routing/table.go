@@ -57,6 +57,7 @@ type Spec struct {
 	LookUp        bool // tenant values in no entry are looked for before their first command
 	RequireTenant bool
 	MaxScatter    int
+	AllowDrop     bool
 }
 
 // DatabaseSpec is one logical database.
@@ -103,6 +104,7 @@ type Table struct {
 	without    NoTenantRule
 	requireT   bool
 	maxScatter int
+	allowDrop  bool
 	lookUp     bool
 	isolating  bool // the mode allows databases of tenants
 	tenants    []*Tenant
@@ -196,7 +198,7 @@ func (r *Router) Publish(t *Table) { r.current.Store(t) }
 func NewTable(s *Spec) (*Table, error) {
 	t := &Table{
 		Version: s.Version, Epoch: s.Epoch, Mode: s.Mode, control: s.ControlDB, hideOthers: s.HideOthers,
-		without: s.WithoutTenant, requireT: s.RequireTenant, maxScatter: s.MaxScatter, lookUp: s.LookUp,
+		without: s.WithoutTenant, requireT: s.RequireTenant, maxScatter: s.MaxScatter, allowDrop: s.AllowDrop, lookUp: s.LookUp,
 		isolating: s.Mode != Disabled, byName: map[string]*Database{}, byKey: make(map[string]*Tenant, len(s.Tenants)),
 		byValue: newTenantIndex(len(s.Tenants)), physical: map[string]string{},
 		HomeAny: &Target{Cluster: s.Home},
