@@ -235,9 +235,25 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 	return false, nil
 }
 
-// locate finds the document that a write of one document is for: the first by its sort, else the
-// first in the order of the targets.
+// locate finds the document that a write of one document is for: that of the first try where this is
+// a retry, else the first by its sort, else the first in the order of the targets.
 func (s *split) locate(i int) (p place, ok bool, err *wire.Error) {
+	if !s.numbered {
+		return s.look(i)
+	}
+	number, _ := s.c.req.TxnNumber()
+	k := recallKey{s.c.sessionKey(), number, s.stmt(i)}
+	if p, ok = s.c.srv.recalls.get(k); ok && !s.recalled {
+		s.recalled = true // what it does not find is looked for
+		return p, ok, nil
+	}
+	if p, ok, err = s.look(i); ok {
+		s.c.srv.recalls.put(k, p)
+	}
+	return p, ok, err
+}
+
+func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	op := &s.ops[i]
 	op.Located = routing.Located{}
 	sort, _ := op.Sort.Doc()

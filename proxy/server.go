@@ -51,6 +51,7 @@ type Server struct {
 	cursors  *cursors
 	txns     *txns
 	clocks   *clocks
+	recalls  *recalls
 	flights  *flights
 	rooms    rooms
 	hints    *hints
@@ -87,7 +88,7 @@ type settings struct {
 // New returns a server that listens nowhere yet.
 func New(o Options) *Server {
 	s := &Server{
-		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
+		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), recalls: newRecalls(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
 		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{},
 	}
@@ -183,6 +184,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.cursors.reap(now)
 			s.txns.reap(now, s.flights)
 			s.clocks.reap(now)
+			s.recalls.reap(now)
 		}
 	}
 }

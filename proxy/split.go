@@ -27,6 +27,7 @@ type split struct {
 	ordered  bool
 	numbered bool // retryable
 	guessed  bool // the only write's home is where its document was seen last
+	recalled bool // the write at work has been sent to the document of its first try
 	result   writeResult
 }
 
@@ -138,6 +139,7 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 	if _, ok := s.byID(i); ok {
 		return s.lookAgain(i)
 	}
+	s.recalled = false
 	return s.single(i)
 }
 

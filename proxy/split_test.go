@@ -356,3 +356,38 @@ func TestFigures(t *testing.T) {
 	want(g.client.Run("app", d("dbStats", 1)), d("db", "app", "collections", 3, "objects", 11, "dataSize", 82.5))
 	want(g.client.Run("app", d("validate", "orders")), d("ns", "app.orders", "nrecords", 11, "valid", false, "errors", bson.A{"1", "10"}))
 }
+
+// A retry of a write by another field than _id goes to the document of the first try, though the
+// filter would find another one by now.
+func TestSplitRetryOfAnother(t *testing.T) {
+	for _, name := range []string{"update", "findAndModify"} {
+		g := newGround(t, nil)
+		g.insert(t, 0, "acme")
+		g.insert(t, 1, "globex")
+		for i := range 2 {
+			g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("_id", i), "u", d("$set", d("state", "new")))}))
+		}
+		take := d("$set", d("state", "taken"))
+		cmd := d("update", "orders", "updates", bson.A{d("q", d("state", "new"), "u", take)})
+		if name == "findAndModify" {
+			cmd = d(name, "orders", "query", d("state", "new"), "update", take)
+		}
+		cmd = append(cmd, d("lsid", session(1), "txnNumber", int64(1))...)
+		g.server.Once(name, wiretest.Pass().ThenHangUp())
+		if r := g.client.Run("app", cmd); wiretest.Get(r, "code") != int32(6) {
+			t.Fatalf("the lost reply: %v", r)
+		}
+		g.client.Run("app", cmd)
+		taken := 0
+		for _, db := range []string{"app", "app_t_acme"} {
+			for _, doc := range g.server.Docs(db, "orders") {
+				if wiretest.Get(doc, "state") == "taken" {
+					taken++
+				}
+			}
+		}
+		if taken != 1 {
+			t.Errorf("%s: %d documents were taken by one write and its retry", name, taken)
+		}
+	}
+}
