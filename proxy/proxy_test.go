@@ -23,6 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type ground struct {
 	t      *testing.T
 	server *wiretest.Server
+	big    *wiretest.Server // of a second cluster; nil for none
 	proxy  *Server
 	router *routing.Router
 	client *wiretest.Client
@@ -53,10 +54,32 @@ func tableOf(t *testing.T, epoch uint64, change func(*routing.Spec)) *routing.Ta
 
 func newGround(t *testing.T, resolve func(*ground)) *ground {
 	t.Helper()
+	return groundOf(t, resolve, "home")
+}
+
+// twoClusters is a ground with acme's database on a cluster of its own, which is big.
+func twoClusters(t *testing.T) *ground {
+	t.Helper()
+	g := groundOf(t, nil, "home", "big")
+	g.router.Publish(tableOf(t, 1, func(s *routing.Spec) { s.Tenants[0].Route.Cluster = "big" }))
+	return g
+}
+
+func groundOf(t *testing.T, resolve func(*ground), names ...string) *ground {
+	t.Helper()
 	g := &ground{t: t, router: &routing.Router{}}
-	g.server = wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs0"), wiretest.Stored(), wiretest.Enforce())
+	var specs []backend.Spec
+	for _, name := range names {
+		s := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs-"+name), wiretest.Stored(), wiretest.Enforce())
+		specs = append(specs, backend.Spec{Name: name, URI: "mongodb://" + s.Addr() + "/?replicaSet=rs-" + name + "&serverSelectionTimeoutMS=2000"})
+		if name == "home" {
+			g.server = s
+		} else {
+			g.big = s
+		}
+	}
 	clusters := backend.New(backend.Options{Log: zerolog.Nop()})
-	if err := clusters.Apply([]backend.Spec{{Name: "home", URI: "mongodb://" + g.server.Addr() + "/?replicaSet=rs0&serverSelectionTimeoutMS=2000"}}, backend.Limits{}); err != nil {
+	if err := clusters.Apply(specs, backend.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	g.router.Publish(tableOf(t, 1, nil))
@@ -70,6 +93,9 @@ func newGround(t *testing.T, resolve func(*ground)) *ground {
 			return false, nil
 		},
 	})
+	set := *g.proxy.settings.Load()
+	set.oneCluster = len(names) == 1
+	g.proxy.settings.Store(&set)
 	addr, err := g.proxy.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +107,6 @@ func newGround(t *testing.T, resolve func(*ground)) *ground {
 		defer cancel()
 		g.proxy.Shutdown(ctx)
 		clusters.Close()
-		g.server.Close()
 	})
 	return g
 }

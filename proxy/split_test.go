@@ -361,7 +361,7 @@ func TestFigures(t *testing.T) {
 // filter would find another one by now.
 func TestSplitRetryOfAnother(t *testing.T) {
 	for _, name := range []string{"update", "findAndModify"} {
-		g := newGround(t, nil)
+		g := twoClusters(t)
 		g.insert(t, 0, "acme")
 		g.insert(t, 1, "globex")
 		for i := range 2 {
@@ -379,11 +379,9 @@ func TestSplitRetryOfAnother(t *testing.T) {
 		}
 		g.client.Run("app", cmd)
 		taken := 0
-		for _, db := range []string{"app", "app_t_acme"} {
-			for _, doc := range g.server.Docs(db, "orders") {
-				if wiretest.Get(doc, "state") == "taken" {
-					taken++
-				}
+		for _, doc := range append(g.server.Docs("app", "orders"), g.big.Docs("app_t_acme", "orders")...) {
+			if wiretest.Get(doc, "state") == "taken" {
+				taken++
 			}
 		}
 		if taken != 1 {

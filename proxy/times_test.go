@@ -1,46 +1,18 @@
 package proxy
 
 import (
-	"context"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/rs/zerolog"
 	"go.mongodb.org/mongo-driver/v2/bson"
 
-	"github.com/smetasc/tenantry/backend"
-	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
 // A session on two clusters asks each for what it has seen of that one: another's time would be an
 // error there, or no promise.
 func TestClocks(t *testing.T) {
-	servers := map[string]*wiretest.Server{}
-	var specs []backend.Spec
-	for _, name := range []string{"home", "big"} {
-		s := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs-"+name), wiretest.Stored(), wiretest.Enforce())
-		servers[name] = s
-		specs = append(specs, backend.Spec{Name: name, URI: "mongodb://" + s.Addr() + "/?replicaSet=rs-" + name + "&serverSelectionTimeoutMS=2000"})
-	}
-	clusters := backend.New(backend.Options{Log: zerolog.Nop()})
-	if err := clusters.Apply(specs, backend.Limits{}); err != nil {
-		t.Fatal(err)
-	}
-	router := &routing.Router{}
-	router.Publish(tableOf(t, 1, func(s *routing.Spec) { s.Tenants[0].Route.Cluster = "big" }))
-	key := []byte(strings.Repeat("k", 32))
-	p := New(Options{Log: zerolog.Nop(), Router: router, Clusters: clusters, FleetKey: func() []byte { return key }})
-	p.settings.Store(&settings{queueTimeout: time.Second, maxClients: 10, width: 2})
-	addr, err := p.Listen("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer clusters.Close()
-	defer p.Shutdown(context.Background())
-	client := wiretest.Dial(t, addr.String())
-
+	g := twoClusters(t)
+	client, servers := g.client, []*wiretest.Server{g.server, g.big}
 	after := func(tenant string, concern bson.D) (sent any, told bson.Timestamp) {
 		t.Helper()
 		for _, s := range servers {
