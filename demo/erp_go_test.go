@@ -48,6 +48,9 @@ func runGo(ctx context.Context, out io.Writer, uri, database string, plain bool)
 		}
 	}
 	e.acrossTenants(ctx)
+	if !plain { // FerretDB sorts by no key that it tells, and knows no bulkWrite command
+		e.wholeCompany(ctx)
+	}
 	return ctx.Err()
 }
 
@@ -396,6 +399,98 @@ func (e *goERP) byID(ctx context.Context, coll *mongo.Collection, filter bson.D,
 		})
 	}
 	return found, err
+}
+
+// wholeCompany is what an application does with all of its tenants at once.
+func (e *goERP) wholeCompany(ctx context.Context) {
+	orders := e.db.Collection("orders")
+	set := func(k string, v any) bson.D { return bson.D{{Key: "$set", Value: bson.D{{Key: k, Value: v}}}} }
+	number := func(n int) bson.D { return bson.D{{Key: "number", Value: n}} }
+	sorted := bson.D{{Key: "number", Value: -1}, {Key: "tenantId", Value: 1}}
+	several := bson.D{{Key: "tenantId", Value: bson.D{{Key: "$in", Value: bson.A{"acme", "globex"}}}}}
+	e.step("all: find, sorted, a page", func() (any, error) {
+		return all(ctx)(orders.Find(ctx, bson.D{}, options.Find().SetSort(sorted).SetSkip(2).SetLimit(7).SetBatchSize(3)))
+	})
+	e.step("several: find, sorted", func() (any, error) {
+		return all(ctx)(orders.Find(ctx, several, options.Find().SetSort(sorted).SetProjection(bson.D{{Key: "number", Value: 1}, {Key: "_id", Value: 0}})))
+	})
+	e.step("all: estimated count", func() (any, error) { return orders.EstimatedDocumentCount(ctx) })
+	e.step("all: distinct", func() (any, error) {
+		var cities []string
+		err := orders.Distinct(ctx, "customer.city", bson.D{}).Decode(&cities)
+		slices.Sort(cities)
+		return cities, err
+	})
+	e.step("all: update many", func() (any, error) { return updated(orders.UpdateMany(ctx, number(1), set("audited", true))) })
+	e.step("several: update many", func() (any, error) { return updated(orders.UpdateMany(ctx, several, set("seen", 2))) })
+	e.step("all: update many by a pipeline", func() (any, error) {
+		return updated(orders.UpdateMany(ctx, number(2), mongo.Pipeline{{{Key: "$set", Value: bson.D{{Key: "doubled", Value: bson.D{{Key: "$add", Value: bson.A{"$number", "$number"}}}}}}}}))
+	})
+	e.step("all: upsert many", func() (any, error) {
+		return updated(orders.UpdateMany(ctx, number(70), bson.D{{Key: "$setOnInsert", Value: bson.D{{Key: "tenantId", Value: "acme"}, {Key: "_id", Value: goID("acme", "order", 70)}}}}, options.UpdateMany().SetUpsert(true)))
+	})
+	e.step("all: the first in a queue", func() (any, error) {
+		queue := options.FindOneAndUpdate().SetSort(bson.D{{Key: "number", Value: -1}, {Key: "tenantId", Value: -1}}).SetReturnDocument(options.After)
+		return one(orders.FindOneAndUpdate(ctx, bson.D{}, set("taken", true), queue))
+	})
+	e.step("several: insert, unordered", func() (any, error) {
+		var docs []any
+		for i, t := range []string{"acme", "globex", "initech", "acme"} {
+			docs = append(docs, bson.D{{Key: "_id", Value: goID(t, "order", 80+i%3)}, {Key: "tenantId", Value: t}, {Key: "number", Value: 80 + i%3}})
+		}
+		r, err := orders.InsertMany(ctx, docs, options.InsertMany().SetOrdered(false))
+		if err != nil {
+			return nil, err
+		}
+		return r.InsertedIDs, nil
+	})
+	for _, ordered := range []bool{true, false} {
+		e.step(fmt.Sprintf("several: client bulk write, ordered %v", ordered), func() (any, error) { return e.clientBulk(ctx, ordered) })
+	}
+	e.step("several: delete many", func() (any, error) {
+		return deleted(orders.DeleteMany(ctx, append(several, bson.E{Key: "number", Value: bson.D{{Key: "$gte", Value: 80}}})))
+	})
+	e.step("all: delete one", func() (any, error) { return deleted(orders.DeleteOne(ctx, number(70))) })
+	e.step("all: orders now", func() (any, error) {
+		return all(ctx)(orders.Find(ctx, bson.D{}, options.Find().SetSort(sorted)))
+	})
+}
+
+// clientBulk is a bulkWrite command over several collections and tenants, one write of which fails.
+func (e *goERP) clientBulk(ctx context.Context, ordered bool) (any, error) {
+	n := 90
+	if ordered {
+		n = 95
+	}
+	set := func(k string, v any) bson.D { return bson.D{{Key: "$set", Value: bson.D{{Key: k, Value: v}}}} }
+	var writes []mongo.ClientBulkWrite
+	add := func(coll string, m mongo.ClientWriteModel) {
+		writes = append(writes, mongo.ClientBulkWrite{Database: e.db.Name(), Collection: coll, Model: m})
+	}
+	for _, t := range goTenants {
+		add("orders", mongo.NewClientInsertOneModel().SetDocument(bson.D{{Key: "_id", Value: goID(t, "order", n)}, {Key: "tenantId", Value: t}, {Key: "number", Value: n}}))
+	}
+	add("users", mongo.NewClientUpdateOneModel().SetFilter(bson.D{{Key: "_id", Value: goID("acme", "user", 1)}}).SetUpdate(set("bulk", n)))
+	add("orders", mongo.NewClientUpdateManyModel().SetFilter(bson.D{{Key: "number", Value: n}}).SetUpdate(set("bulk", true)))
+	add("orders", mongo.NewClientUpdateOneModel().SetFilter(bson.D{{Key: "_id", Value: goID("acme", "order", n)}}).SetUpdate(set("saved", true)))
+	add("orders", mongo.NewClientInsertOneModel().SetDocument(bson.D{{Key: "_id", Value: goID("acme", "order", n)}, {Key: "tenantId", Value: "acme"}, {Key: "number", Value: n}}))
+	add("orders", mongo.NewClientDeleteManyModel().SetFilter(bson.D{{Key: "number", Value: n}}))
+	r, err := e.client.BulkWrite(ctx, writes, options.ClientBulkWrite().SetOrdered(ordered).SetVerboseResults(true))
+	var failed mongo.ClientBulkWriteException
+	if errors.As(err, &failed) {
+		codes := bson.D{}
+		for i, w := range failed.WriteErrors {
+			codes = append(codes, bson.E{Key: fmt.Sprint(i), Value: w.Code})
+		}
+		if r = failed.PartialResult; r == nil {
+			return codes, nil
+		}
+		return bson.A{codes, r.InsertedCount, r.MatchedCount, r.ModifiedCount, r.DeletedCount, len(r.UpdateResults)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return bson.A{r.InsertedCount, r.MatchedCount, r.ModifiedCount, r.DeletedCount}, nil
 }
 
 // all reads a cursor to its end; its two steps take Find's results as they come.

@@ -71,10 +71,10 @@ func (h *hints) put(key []byte, tenant wire.Value) {
 	s.m[string(key)] = string(byte(tenant.Type)) + string(tenant.Data)
 }
 
-// hint is the key of a document of the command's collection; it is good until the next one is made.
-func (c *clientConn) hint(coll *routing.Collection, id wire.Value) []byte {
+// hint is the key of a document; it is good until the next one is made.
+func (c *clientConn) hint(coll *routing.Collection, name []byte, id wire.Value) []byte {
 	k := append(c.hintKey[:0], coll.Database()...)
-	k = append(append(append(k, '.'), c.req.Coll()...), 0, byte(id.Type))
+	k = append(append(append(k, '.'), name...), 0, byte(id.Type))
 	c.hintKey = append(k, id.Data...)
 	return c.hintKey
 }

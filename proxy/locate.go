@@ -21,7 +21,7 @@ type place struct {
 func (s *split) locateByID() (held wire.Value, err *wire.Error) {
 	if len(s.ops) == 1 {
 		if id, ok := s.byID(0); ok {
-			if p, ok := s.hinted(id, s.plans[0].Targets); ok {
+			if p, ok := s.hinted(&s.ops[0], id, s.plans[0].Targets); ok {
 				s.guessed = true
 				return s.settle(0, p), nil
 			}
@@ -32,26 +32,44 @@ func (s *split) locateByID() (held wire.Value, err *wire.Error) {
 
 // locateAsking is locateByID for these writes, without guesses.
 func (s *split) locateAsking(which ...int) (held wire.Value, err *wire.Error) {
-	var ids []wire.Value
+	for len(which) > 0 && held.Type == 0 {
+		var ids []wire.Value
+		var same, others []int // same: those of the first one's collection
+		for _, i := range which {
+			id, ok := s.byID(i)
+			switch {
+			case !ok:
+			case len(same) > 0 && !s.ops[i].SameColl(&s.ops[same[0]]):
+				others = append(others, i)
+			default:
+				same, ids = append(same, i), append(ids, id)
+			}
+		}
+		if len(same) == 0 {
+			return held, nil
+		}
+		if held, err = s.locateThose(same, ids); err != nil {
+			return held, err
+		}
+		which = others
+	}
+	return held, nil
+}
+
+// locateThose asks for the documents of writes to one collection.
+func (s *split) locateThose(which []int, ids []wire.Value) (held wire.Value, err *wire.Error) {
 	var targets []*routing.Target
 	for _, i := range which {
-		if id, ok := s.byID(i); ok {
-			ids = append(ids, id)
-			if len(s.plans[i].Targets) > len(targets) {
-				targets = s.plans[i].Targets
-			}
+		if len(s.plans[i].Targets) > len(targets) {
+			targets = s.plans[i].Targets
 		}
 	}
 	found := map[string]place{}
-	if len(ids) == 0 {
-		return held, nil
-	}
-	if err = s.ask(targets, ids, found); err != nil {
+	if err = s.ask(&s.ops[which[0]], targets, ids, found); err != nil {
 		return held, err
 	}
-	for _, i := range which {
-		id, _ := s.byID(i)
-		if p, ok := found[keyOf(id)]; ok && id.Type != 0 && held.Type == 0 {
+	for k, i := range which {
+		if p, ok := found[keyOf(ids[k])]; ok && held.Type == 0 {
 			held = s.settle(i, p)
 		}
 	}
@@ -82,12 +100,12 @@ func keyOf(id wire.Value) string {
 // settle gives the i-th write the home where its document was found; held is its tenant where that
 // waits.
 func (s *split) settle(i int, p place) (held wire.Value) {
-	if _, waits := s.t.Home(s.d.Coll, p.tenant); waits {
+	op := &s.ops[i]
+	if _, waits := s.t.Home(op.Coll, p.tenant); waits {
 		return p.tenant
 	}
-	op := &s.ops[i]
 	op.Tenant, op.Exists = p.tenant, s.plain(op)
-	if err := s.t.Guard(&s.c.req, s.d.Coll, op, p.home); err != nil {
+	if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 		s.plans[i].Err = err
 		return held
 	}
@@ -104,12 +122,12 @@ func (s *split) plain(op *routing.Op) bool {
 }
 
 // hinted is where the document was seen last, if that is one of the targets still.
-func (s *split) hinted(id wire.Value, targets []*routing.Target) (place, bool) {
-	v := s.c.srv.hints.get(s.c.hint(s.d.Coll, id))
+func (s *split) hinted(op *routing.Op, id wire.Value, targets []*routing.Target) (place, bool) {
+	v := s.c.srv.hints.get(s.c.hint(op.Coll, op.Name, id))
 	if v.Type == 0 || s.tx != nil {
 		return place{}, false
 	}
-	home, _ := s.t.Home(s.d.Coll, v)
+	home, _ := s.t.Home(op.Coll, v)
 	for _, x := range targets {
 		if x == home {
 			return place{home: home, id: id, tenant: v}, true
@@ -120,8 +138,8 @@ func (s *split) hinted(id wire.Value, targets []*routing.Target) (place, bool) {
 
 // ask asks every target which of the documents it has, and whose they are. A document in the
 // databases of two tenants is no one's to choose.
-func (s *split) ask(targets []*routing.Target, ids []wire.Value, found map[string]place) *wire.Error {
-	return s.question(targets, false, func(d []byte, _ *routing.Target) []byte {
+func (s *split) ask(op *routing.Op, targets []*routing.Target, ids []wire.Value, found map[string]place) *wire.Error {
+	return s.question(op, targets, false, func(d []byte, _ *routing.Target) []byte {
 		i, d := bsoncore.AppendDocumentElementStart(d, "filter")
 		j, d := bsoncore.AppendDocumentElementStart(d, "_id")
 		k, d := bsoncore.AppendArrayElementStart(d, "$in")
@@ -138,19 +156,19 @@ func (s *split) ask(targets []*routing.Target, ids []wire.Value, found map[strin
 				"a document with this _id is in the databases of several tenants; add the tenant field to the filter")
 		}
 		found[keyOf(p.id)] = p
-		s.c.srv.hints.put(s.c.hint(s.d.Coll, p.id), p.tenant)
+		s.c.srv.hints.put(s.c.hint(op.Coll, op.Name, p.id), p.tenant)
 		return nil
 	})
 }
 
 // question asks the targets for documents by a find that fill completes, and tells where each of
 // them lives. What is left over in shared is nobody's.
-func (s *split) question(targets []*routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte, tell func(place) *wire.Error) *wire.Error {
+func (s *split) question(op *routing.Op, targets []*routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte, tell func(place) *wire.Error) *wire.Error {
 	c := s.c
 	trips := make([]*trip, len(targets))
 	for i, x := range targets {
 		tr := &trip{target: x, txn: s.tx, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, sel: c.selectServer(s.tx)}
-		tr.make = func() wire.Doc { return s.find(x, sorted, fill) } // when it is sent: in a transaction only the first begins it
+		tr.make = func() wire.Doc { return s.find(op, x, sorted, fill) } // when it is sent: in a transaction only the first begins it
 		trips[i] = tr
 	}
 	parts := c.scatter(trips, s.tx)
@@ -165,8 +183,8 @@ func (s *split) question(targets []*routing.Target, sorted bool, fill func([]byt
 		x := parts[i].tr.target
 		docs, _, _ := firstBatch(parts[i].tr.facts.cursor)
 		for _, doc := range docs {
-			v := s.d.Coll.TenantOf(doc)
-			if home, _ := s.t.Home(s.d.Coll, v); x.Tenant == nil && home != x {
+			v := op.Coll.TenantOf(doc)
+			if home, _ := s.t.Home(op.Coll, v); x.Tenant == nil && home != x {
 				continue
 			}
 			if x.Tenant != nil && v.Type == bsoncore.TypeNull {
@@ -187,13 +205,13 @@ func clone(v wire.Value) wire.Value {
 }
 
 // find is the find that asks a target for documents' ids and tenants.
-func (s *split) find(x *routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte) wire.Doc {
+func (s *split) find(op *routing.Op, x *routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte) wire.Doc {
 	return build(func(d []byte) []byte {
-		d = bsoncore.AppendStringElement(d, "find", string(s.c.req.Coll()))
+		d = bsoncore.AppendStringElement(d, "find", string(op.Name))
 		d = fill(d, x)
 		i, d := bsoncore.AppendDocumentElementStart(d, "projection")
 		d = bsoncore.AppendInt32Element(d, "_id", 1)
-		d = bsoncore.AppendInt32Element(d, s.d.Coll.Field(), 1)
+		d = bsoncore.AppendInt32Element(d, op.Coll.Field(), 1)
 		if sorted {
 			d = appendSortKey(d)
 		}
@@ -215,14 +233,14 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 		if !ok {
 			return false, s.nowhere(i)
 		}
-		if _, held := s.t.Home(s.d.Coll, p.tenant); held {
+		if _, held := s.t.Home(op.Coll, p.tenant); held {
 			if s.result.any {
 				return false, s.broken([]int{i}, s.c.moving())
 			}
 			return true, s.wait(p.tenant, nil)
 		}
 		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
-		if err := s.t.Guard(&s.c.req, s.d.Coll, op, p.home); err != nil {
+		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 			s.result.fail(i, err)
 			return false, nil
 		}
@@ -258,8 +276,8 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	op.Located = routing.Located{}
 	sort, _ := op.Sort.Doc()
 	down := directions(sort)
-	err = s.question(s.plans[i].Targets, down != nil, func(d []byte, x *routing.Target) []byte {
-		d = bsoncore.AppendDocumentElement(d, "filter", bsoncore.Document(s.t.Filter(s.d.Coll, op, x)))
+	err = s.question(op, s.plans[i].Targets, down != nil, func(d []byte, x *routing.Target) []byte {
+		d = bsoncore.AppendDocumentElement(d, "filter", bsoncore.Document(s.t.Filter(op, x)))
 		d = bsoncore.AppendInt64Element(d, "limit", 1)
 		if op.Sort.Type != 0 {
 			d = op.Sort.AppendTo(d, "sort")

@@ -52,11 +52,11 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 			reply, err = s.modifyNowhere()
 			return reply, false, err
 		}
-		if _, held := s.t.Home(s.d.Coll, p.tenant); held {
+		if _, held := s.t.Home(op.Coll, p.tenant); held {
 			return nil, true, s.wait(p.tenant, nil)
 		}
 		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
-		if err := s.t.Guard(&s.c.req, s.d.Coll, op, p.home); err != nil {
+		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 			return nil, false, err
 		}
 		reply, hit, err := s.modify(p.home)
@@ -70,7 +70,7 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 // modify sends the findAndModify to a home; hit says that it found its document there, or failed.
 func (s *split) modify(home *routing.Target) (reply *wire.Buf, hit bool, err *wire.Error) {
 	tr := s.c.sideTrip(s.t, home, s.tx)
-	tr.edit = func(p *wire.Patch) { s.t.FitOne(&s.c.req, s.d.Coll, &s.ops[0], home, p) }
+	tr.edit = func(p *wire.Patch) { s.t.FitOne(&s.c.req, &s.ops[0], home, p) }
 	s.c.outcome.target = home
 	p := &s.c.scatter([]*trip{tr}, s.tx)[0]
 	if p.err != nil {
@@ -87,15 +87,15 @@ func (s *split) modifyNowhere() (*wire.Buf, *wire.Error) {
 	op, targets := &s.ops[0], s.plans[0].Targets
 	op.Located = routing.Located{}
 	if op.Upsert {
-		v, err := s.d.Coll.Upserted(op)
+		v, err := op.Coll.Upserted(op)
 		if err != nil {
 			return nil, err
 		}
-		home, held := s.t.Home(s.d.Coll, v)
+		home, held := s.t.Home(op.Coll, v)
 		if held {
 			return nil, s.c.moving()
 		}
-		if err := s.t.Guard(&s.c.req, s.d.Coll, op, home); err != nil {
+		if err := s.t.Guard(&s.c.req, op, home); err != nil {
 			return nil, err
 		}
 		op.Tenant = v

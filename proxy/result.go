@@ -19,6 +19,10 @@ type writeResult struct {
 	errors   []indexed
 	concerns []wire.Doc // writeConcernErrors
 	retried  []int32
+
+	bulk   bool      // of a bulkWrite: its errors are rows of a cursor
+	rows   []indexed // those of writes that have not failed
+	counts [len(bulkCounts)]int64
 }
 
 // indexed is an element of an answer that speaks of one write of the batch.
@@ -91,6 +95,10 @@ func reindexed(d wire.Doc, index int) wire.Doc {
 
 // fail notes a write that was refused here.
 func (w *writeResult) fail(i int, e *wire.Error) {
+	if w.bulk {
+		w.failRow(i, e)
+		return
+	}
 	w.errors = append(w.errors, indexed{i, build(func(d []byte) []byte {
 		d = bsoncore.AppendInt32Element(d, "index", int32(i))
 		d = bsoncore.AppendInt32Element(d, "code", int32(e.Code))

@@ -160,7 +160,7 @@ func (c *clientConn) collated() bool {
 }
 
 func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*wire.Buf, *wire.Error) {
-	if tenant := c.srv.hints.get(c.hint(d.Coll, id)); tenant.Type != 0 && tx == nil {
+	if tenant := c.srv.hints.get(c.hint(d.Coll, c.req.Coll(), id)); tenant.Type != 0 && tx == nil {
 		home, _ := t.Home(d.Coll, tenant)
 		tr := c.sideTrip(t, home, nil)
 		tr.fit = &routing.Decision{Coll: d.Coll, Fit: true, Scope: routing.Scope{Only: []wire.Value{tenant}}}
@@ -200,10 +200,10 @@ func (c *clientConn) remember(coll *routing.Collection, named *routing.Tenant, t
 	switch {
 	case !ok:
 	case named != nil:
-		c.srv.hints.put(c.hint(coll, id), named.ID)
+		c.srv.hints.put(c.hint(coll, c.req.Coll(), id), named.ID)
 	default:
 		if tenant := coll.TenantOf(doc); tenant.Type != bsoncore.TypeNull { // which a projection may have left out
-			c.srv.hints.put(c.hint(coll, id), tenant)
+			c.srv.hints.put(c.hint(coll, c.req.Coll(), id), tenant)
 		}
 	}
 }

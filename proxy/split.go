@@ -55,7 +55,7 @@ func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bo
 
 func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	whole := false
-	if s.ops, whole = s.c.req.Ops(); !whole || len(s.ops) == 0 {
+	if s.ops, whole = s.t.Ops(&s.c.req, s.d.Coll); !whole || len(s.ops) == 0 {
 		reply, err = s.c.roundTrip(s.c.sideTrip(s.t, s.d.Targets[0], s.tx)) // the server says what is wrong
 		return reply, false, err
 	}
@@ -66,7 +66,7 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	s.numbered = s.numbered && s.tx == nil
 	s.plans, s.homes = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops))
 	for i := range s.ops {
-		s.plans[i] = s.t.Plan(&s.c.req, s.d.Coll, &s.ops[i])
+		s.plans[i] = s.t.Plan(&s.c.req, &s.ops[i])
 		if p := &s.plans[i]; p.Err == nil && len(p.Targets) == 1 {
 			s.homes[i] = p.Targets[0]
 		}
@@ -77,6 +77,7 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	if s.c.req.Cmd.Merge == routing.MergeOne {
 		return s.one()
 	}
+	s.result.bulk = s.c.req.Cmd.Merge == routing.MergeBulk
 	if held, err := s.locateByID(); held.Type != 0 || err != nil {
 		return nil, true, s.wait(held, err)
 	}
@@ -91,6 +92,9 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	s.c.outcome.code = s.result.code()
 	if s.tx != nil && len(s.result.errors) > 0 {
 		s.c.failTxn(s.tx) // as a server's write error would
+	}
+	if s.result.bulk {
+		return s.result.bulkReply(s.c, s.d.Targets[0], s.tx), false, nil
 	}
 	return s.result.reply(s.c, s.tx), false, nil
 }
@@ -246,7 +250,12 @@ func (s *split) sendAll(batches []batch) *wire.Error {
 	parts := s.c.scatter(trips, s.tx)
 	defer free(parts)
 	for i := range parts {
-		if p := &parts[i]; p.err == nil && p.tr.facts.ok {
+		p := &parts[i]
+		switch {
+		case p.err != nil || !p.tr.facts.ok:
+		case s.result.bulk:
+			p.err = s.result.addBulk(s.c, p, batches[i].ops)
+		default:
 			s.result.add(p.tr, batches[i].ops)
 		}
 	}
@@ -277,15 +286,27 @@ func (s *split) broken(ops []int, err *wire.Error) *wire.Error {
 // tripOf is the trip of a batch: a command of the client's kind with these writes only.
 func (s *split) tripOf(b batch) (*trip, *wire.Error) {
 	docs := make([]wire.Doc, len(b.ops))
+	names := map[int]int{}
 	for k, i := range b.ops {
 		op := &s.ops[i]
-		if docs[k] = s.t.FitWrite(s.d.Coll, op, b.home); docs[k] == nil {
+		if docs[k] = s.t.FitWrite(op, b.home); docs[k] == nil {
 			docs[k] = op.Entry
 		}
+		if s.result.bulk {
+			docs[k] = op.FitNames(docs[k], names)
+		}
+	}
+	parts := []sequence{{s.c.req.Cmd.Batch(), docs}}
+	if s.result.bulk {
+		listed, all := make([]wire.Doc, len(names)), s.c.req.Docs("nsInfo")
+		for from, to := range names {
+			listed[to] = all[from]
+		}
+		parts = append(parts, sequence{"nsInfo", listed})
 	}
 	tr := s.c.sideTrip(s.t, b.home, s.tx)
 	var err *wire.Error
-	tr.sub, err = s.c.derived(s.c.req.Cmd.Batch(), docs, func(d []byte) []byte {
+	tr.sub, err = s.c.derived(parts, func(d []byte) []byte {
 		if !s.numbered {
 			return d
 		}
@@ -322,20 +343,29 @@ type subRequest struct {
 	buf wire.Buf
 }
 
-// derived is the client's command with other documents in its batch, and further fields.
-func (c *clientConn) derived(batch string, docs []wire.Doc, more func([]byte) []byte) (*subRequest, *wire.Error) {
+// sequence is a document sequence of a command.
+type sequence struct {
+	name string
+	docs []wire.Doc
+}
+
+// derived is the client's command with other document sequences, and further fields.
+func (c *clientConn) derived(parts []sequence, more func([]byte) []byte) (*subRequest, *wire.Error) {
 	body := build(func(d []byte) []byte {
 		for it := c.msg.Body.Iter(); it.Next(); {
-			switch string(it.Key) {
-			case batch, "stmtId", "stmtIds":
-			default:
-				d = append(d, c.msg.Body[it.Start:it.End()]...)
+			key := string(it.Key)
+			if key == "stmtId" || key == "stmtIds" || slices.ContainsFunc(parts, func(p sequence) bool { return p.name == key }) {
+				continue
 			}
+			d = append(d, c.msg.Body[it.Start:it.End()]...)
 		}
 		return more(d)
 	})
 	x := &subRequest{}
-	x.buf.B = wire.AppendSection(wire.AppendMessage(nil, 0, 0, 0, body), batch, docs...)
+	x.buf.B = wire.AppendMessage(nil, 0, 0, 0, body)
+	for _, p := range parts {
+		x.buf.B = wire.AppendSection(x.buf.B, p.name, p.docs...)
+	}
 	if err := x.msg.Parse(x.buf.B); err != nil {
 		return nil, wire.Errorf(wire.BSONObjectTooLarge, "a part of the command is too large: %v", err)
 	}
@@ -366,13 +396,13 @@ func (s *split) everywhere(i int) *wire.Error {
 // upsert makes the document of an upsert that has found none, in its tenant's home.
 func (s *split) upsert(i int) *wire.Error {
 	op := &s.ops[i]
-	v, err := s.d.Coll.Upserted(op)
+	v, err := op.Coll.Upserted(op)
 	if err == nil {
-		home, held := s.t.Home(s.d.Coll, v)
+		home, held := s.t.Home(op.Coll, v)
 		if held {
 			return s.broken([]int{i}, s.c.moving())
 		}
-		if err = s.t.Guard(&s.c.req, s.d.Coll, op, home); err == nil {
+		if err = s.t.Guard(&s.c.req, op, home); err == nil {
 			op.Tenant = v
 			return s.sendAll([]batch{{home, []int{i}}})
 		}

@@ -108,6 +108,7 @@ const (
 	MergeDistinct
 	MergeWrite
 	MergeOne
+	MergeBulk
 	MergeDDL
 	MergeFigures
 	MergeCollections
@@ -211,7 +212,7 @@ var rows = []Command{
 	},
 	{
 		Name: "bulkWrite", Names: []NameLoc{{NSInfo, "nsInfo"}}, Tenant: TenantLoc{InBulkOps, field("ops")}, Access: Write,
-		Route: ByTenant, Merge: MergeNone, Bound: BoundAllow, Plain: true, Refuse: notOffered("the bulkWrite command"),
+		Route: ByTenant, Merge: MergeBulk, Bound: BoundAllow, Plain: true,
 		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor"),
 	},
 	{

@@ -123,16 +123,16 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 			holders = holders[len(holders)-1:]
 		}
 		for o.next() {
-			o.op.Scope = d.Scope
-			if with := t.FitWrite(c, &o.op, target); with != nil {
+			o.op.Scope, o.op.Coll = d.Scope, c
+			if with := t.FitWrite(&o.op, target); with != nil {
 				p.Replace(o.docs.at, len(o.op.Entry), with, holders...)
 			}
 		}
 	case InFindAndModify:
 		o := r.ops()
 		for o.next() {
-			o.op.Scope = d.Scope
-			t.FitOne(r, c, &o.op, target, p)
+			o.op.Scope, o.op.Coll = d.Scope, c
+			t.FitOne(r, &o.op, target, p)
 		}
 	}
 	return nil
@@ -140,17 +140,20 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 
 // FitWrite is the entry of a batch as it is sent to the target; nil where that is as it came. An
 // upsert whose document exists makes none.
-func (t *Table) FitWrite(c *Collection, op *Op, target *Target) wire.Doc {
-	filter, update := t.fitFilter(c, op, target), t.fitUpdate(c, op, target)
+func (t *Table) FitWrite(op *Op, target *Target) wire.Doc {
+	if op.Coll == nil || op.inserts() {
+		return nil
+	}
+	filter, update := t.fitFilter(op, target), t.fitUpdate(op, target)
 	if filter == nil && update == nil && !(op.Upsert && op.Exists) {
 		return nil
 	}
 	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, len(op.Entry)+len(filter)+len(update)))
 	for it := op.Entry.Iter(); it.Next(); {
 		switch key := string(it.Key); {
-		case key == "q" && filter != nil:
+		case (key == "q" || key == "filter") && filter != nil:
 			d = bsoncore.AppendDocumentElement(d, key, bsoncore.Document(filter))
-		case key == "u" && update != nil:
+		case (key == "u" || key == "updateMods") && update != nil:
 			d = bsoncore.AppendArrayElement(d, key, bsoncore.Array(update))
 		case key == "upsert" && op.Exists:
 		default:
@@ -162,11 +165,11 @@ func (t *Table) FitWrite(c *Collection, op *Op, target *Target) wire.Doc {
 }
 
 // FitOne is FitWrite for a findAndModify.
-func (t *Table) FitOne(r *Request, c *Collection, op *Op, target *Target, p *wire.Patch) {
-	if filter := t.fitFilter(c, op, target); filter != nil {
+func (t *Table) FitOne(r *Request, op *Op, target *Target, p *wire.Patch) {
+	if filter := t.fitFilter(op, target); filter != nil {
 		r.replace(fQuery, bsoncore.AppendDocumentElement(nil, "query", bsoncore.Document(filter)), p)
 	}
-	if update := t.fitUpdate(c, op, target); update != nil {
+	if update := t.fitUpdate(op, target); update != nil {
 		r.replace(fUpdate, bsoncore.AppendArrayElement(nil, "update", bsoncore.Array(update)), p)
 	}
 	if op.Upsert && op.Exists {
@@ -186,7 +189,8 @@ func (r *Request) replace(id fieldID, with []byte, p *wire.Patch) {
 // fitFilter is the write's filter with what it gets at the target; nil where it gets nothing. Of a
 // located document the tenant is asked for again: it may have been given to another one meanwhile,
 // whose home is elsewhere or who is paused. A tenant's own database holds no other's.
-func (t *Table) fitFilter(c *Collection, op *Op, target *Target) wire.Doc {
+func (t *Table) fitFilter(op *Op, target *Target) wire.Doc {
+	c := op.Coll
 	var filter wire.Doc
 	add := func(pred wire.Doc) {
 		if filter == nil {
@@ -212,8 +216,8 @@ func (t *Table) fitFilter(c *Collection, op *Op, target *Target) wire.Doc {
 }
 
 // Filter is the write's filter as it is sent to the target.
-func (t *Table) Filter(c *Collection, op *Op, target *Target) wire.Doc {
-	switch filter := t.fitFilter(c, op, target); {
+func (t *Table) Filter(op *Op, target *Target) wire.Doc {
+	switch filter := t.fitFilter(op, target); {
 	case filter != nil:
 		return filter
 	case op.Filter != nil:
@@ -224,7 +228,7 @@ func (t *Table) Filter(c *Collection, op *Op, target *Target) wire.Doc {
 
 // fitUpdate is an update by a pipeline with a last stage that keeps the tenant field, whatever was
 // computed, in a database that is one tenant's; nil for any other.
-func (t *Table) fitUpdate(c *Collection, op *Op, target *Target) wire.Doc {
+func (t *Table) fitUpdate(op *Op, target *Target) wire.Doc {
 	if target.Tenant == nil || formOf(op.Update) != pipelineUpdate {
 		return nil
 	}
@@ -235,7 +239,7 @@ func (t *Table) fitUpdate(c *Collection, op *Op, target *Target) wire.Doc {
 	}
 	i, d := bsoncore.AppendDocumentElementStart(append(make([]byte, 0, len(a)+128), a[:len(a)-1]...), strconv.Itoa(n))
 	j, d := bsoncore.AppendDocumentElementStart(d, "$set")
-	d = c.appendKept(d, target.Tenant)
+	d = op.Coll.appendKept(d, target.Tenant)
 	d, _ = bsoncore.AppendDocumentEnd(d, j)
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	d, _ = bsoncore.AppendArrayEnd(d, 0)
@@ -367,6 +371,24 @@ func both(filter, pred wire.Doc) wire.Doc {
 	d = bsoncore.AppendDocumentElement(d, "0", bsoncore.Document(filter))
 	d = bsoncore.AppendDocumentElement(d, "1", bsoncore.Document(pred))
 	d, _ = bsoncore.AppendArrayEnd(d, j)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// FitNames is an operation of a bulkWrite for a list of namespaces in which its own has another
+// place; names maps the old places to the new ones, and grows.
+func (op *Op) FitNames(entry wire.Doc, names map[int]int) wire.Doc {
+	n, ok := names[op.ns]
+	if !ok {
+		n = len(names)
+		names[op.ns] = n
+	}
+	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, len(entry)+8))
+	it := entry.Iter()
+	if it.Next() {
+		d = bsoncore.AppendInt32Element(d, string(it.Key), int32(n))
+		d = append(d, entry[it.End():len(entry)-1]...)
+	}
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	return d
 }

@@ -1,6 +1,8 @@
 package routing
 
 import (
+	"bytes"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/wire"
@@ -9,7 +11,9 @@ import (
 // Op is one write of a batch, or the one of a findAndModify.
 type Op struct {
 	Index     int
-	Entry     wire.Doc // of the batch: a document, or an update or delete with its options
+	Coll      *Collection // nil for one of no logical database
+	Name      []byte      // the collection's
+	Entry     wire.Doc    // of the batch: a document, or an update or delete with its options
 	Filter    wire.Doc
 	Update    wire.Value // zero for a delete and an insert
 	Many      bool       // may change more than one document
@@ -18,6 +22,10 @@ type Op struct {
 	Located   // the document that it was found to be for
 	Collation wire.Value
 	Sort      wire.Value
+
+	kind TenantKind // how the entry is written
+	doc  wire.Doc   // to be inserted
+	ns   int        // place of the namespace in a bulkWrite's list
 }
 
 // Located is what is known of the one document that a write is for.
@@ -41,14 +49,14 @@ func (r *Request) ops() ops {
 	case InFindAndModify:
 		q, _ := r.value(fQuery).Doc()
 		op := Op{
-			Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True(),
+			kind: k, Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True(),
 			Collation: r.value(fCollation), Sort: r.value(fSort),
 		}
 		if r.value(fRemove).True() {
 			op.Update = wire.Value{}
 		}
 		return ops{op: op, kind: k, docs: docs{ok: true}}
-	case InUpdates, InDeletes, InDocuments:
+	case InUpdates, InDeletes, InDocuments, InBulkOps:
 		return ops{docs: r.docs(r.Cmd.Tenant.Path), kind: k}
 	}
 	return ops{}
@@ -62,23 +70,108 @@ func (o *ops) next() bool {
 	if !o.docs.next() {
 		return false
 	}
-	o.op = Op{Index: o.docs.n - 1, Entry: o.docs.doc}
-	if o.kind != InDocuments {
+	o.op = Op{Index: o.docs.n - 1, Entry: o.docs.doc, kind: o.kind}
+	switch o.kind {
+	case InDocuments:
+		o.op.doc = o.docs.doc
+	case InBulkOps:
+		o.bad = !o.op.readBulk(o.docs.doc)
+	default:
 		o.bad = !o.op.read(o.docs.doc)
 	}
 	return !o.bad
 }
 
 // Ops are the command's writes; false where its batch is no array of documents, which a server is
-// left to say.
-func (r *Request) Ops() ([]Op, bool) {
+// left to say. c is the collection that the command itself names, if it does.
+func (t *Table) Ops(r *Request, c *Collection) ([]Op, bool) {
 	var all []Op
 	o := r.ops()
+	names := t.bulkNames(r)
 	for o.next() {
-		all = append(all, o.op)
+		op := o.op
+		op.Coll, op.Name = c, r.Coll()
+		if op.kind == InBulkOps {
+			if op.ns < 0 || op.ns >= len(names) {
+				return nil, false
+			}
+			op.Coll, op.Name = names[op.ns].coll, names[op.ns].name
+		}
+		all = append(all, op)
 	}
-	return all, o.docs.ok
+	return all, o.docs.ok && !o.bad
 }
+
+// bulkName is a namespace of a bulkWrite.
+type bulkName struct {
+	coll *Collection // nil for one of no logical database
+	name []byte
+}
+
+func (t *Table) bulkNames(r *Request) (names []bulkName) {
+	if r.Cmd.Tenant.Kind != InBulkOps {
+		return nil
+	}
+	_ = r.nsInfo(func(p *Place) *wire.Error { // it has been looked at by touches
+		n := bulkName{name: p.Coll}
+		if db := t.byName[string(p.DB)]; db != nil {
+			n.coll = db.collection(p.Coll)
+		}
+		names = append(names, n)
+		return nil
+	})
+	return names
+}
+
+// readBulk takes an operation of a bulkWrite apart; false where two readers could see different ones.
+func (op *Op) readBulk(entry wire.Doc) bool {
+	it := entry.Iter()
+	if !it.Next() {
+		return false
+	}
+	n, _ := it.Value.Int()
+	op.ns = int(n)
+	seen := map[string]bool{}
+	for it.Next() {
+		key := string(it.Key)
+		if seen[key] {
+			return false
+		}
+		seen[key] = true
+		switch key {
+		case "document":
+			op.doc, _ = it.Value.Doc()
+		case "filter":
+			op.Filter, _ = it.Value.Doc()
+		case "updateMods":
+			op.Update = it.Value
+		case "multi":
+			op.Many = it.Value.True()
+		case "upsert":
+			op.Upsert = it.Value.True()
+		case "collation":
+			op.Collation = it.Value
+		case "sort":
+			op.Sort = it.Value
+		}
+	}
+	return it.Err() == nil
+}
+
+// SameColl reports whether both writes are to one collection.
+func (op *Op) SameColl(o *Op) bool { return op.Coll == o.Coll && bytes.Equal(op.Name, o.Name) }
+
+// Docs are the documents of an array field of the body, or of the document sequence with its name.
+func (r *Request) Docs(name string) (all []wire.Doc) {
+	d := r.docs(fieldIDs[name])
+	for d.next() {
+		all = append(all, d.doc)
+	}
+	return all
+}
+
+// inserts reports whether the write is an insert.
+func (op *Op) inserts() bool { return op.doc != nil }
 
 // read takes an entry of a batch apart; false where it has a field twice.
 func (op *Op) read(entry wire.Doc) bool {
@@ -217,9 +310,13 @@ type Plan struct {
 }
 
 // Plan finds where a write of the request belongs, and sets its scope.
-func (t *Table) Plan(r *Request, c *Collection, op *Op) Plan {
-	if r.Cmd.Tenant.Kind == InDocuments {
-		v, err := t.documentSays(c, op.Entry)
+func (t *Table) Plan(r *Request, op *Op) Plan {
+	c := op.Coll
+	if c == nil {
+		return Plan{Targets: []*Target{t.HomeAny}}
+	}
+	if op.inserts() {
+		v, err := t.documentSays(c, op.doc)
 		return Plan{[]*Target{t.byValue.find(v).home(c)}, err}
 	}
 	h := homes{t: t, coll: c}
@@ -239,8 +336,10 @@ func (t *Table) Plan(r *Request, c *Collection, op *Op) Plan {
 		}
 	}
 	if op.Many || len(p.Targets) == 1 {
+		guarded := *op
+		guarded.Exists = len(p.Targets) > 1 // an upsert first looks everywhere, and then chooses a home
 		for _, x := range p.Targets {
-			if p.Err = t.Guard(r, c, op, x); p.Err != nil {
+			if p.Err = t.Guard(r, &guarded, x); p.Err != nil {
 				break
 			}
 		}
@@ -252,7 +351,8 @@ func (t *Table) Plan(r *Request, c *Collection, op *Op) Plan {
 func (t *Table) guarded(r *Request, c *Collection, target *Target) *wire.Error {
 	o := r.ops()
 	for o.next() {
-		if err := t.Guard(r, c, &o.op, target); err != nil {
+		o.op.Coll = c
+		if err := t.Guard(r, &o.op, target); err != nil {
 			return err
 		}
 	}
@@ -260,8 +360,9 @@ func (t *Table) guarded(r *Request, c *Collection, target *Target) *wire.Error {
 }
 
 // Guard checks that the write can leave no document in the target that is not its tenant's.
-func (t *Table) Guard(r *Request, c *Collection, op *Op, target *Target) *wire.Error {
-	if !c.touched() {
+func (t *Table) Guard(r *Request, op *Op, target *Target) *wire.Error {
+	c := op.Coll
+	if c == nil || !c.touched() {
 		return nil
 	}
 	d, _ := op.Update.Doc()

@@ -286,7 +286,10 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	if r.Cmd.Tenant.Kind == InInner {
 		return t.explain(r, db)
 	}
-	if db == nil || r.Cmd.Tenant.Kind == InBulkOps || d.Coll == nil {
+	if r.Cmd.Tenant.Kind == InBulkOps {
+		return t.bulk(r, d)
+	}
+	if db == nil || d.Coll == nil {
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
 	if name := r.Coll(); db.views[string(name)] {
@@ -302,6 +305,39 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		return refuseWith(err)
 	}
 	return t.conclude(r, &h, d)
+}
+
+// bulk decides for a bulkWrite that some route touches: each of its writes goes to where its documents
+// are.
+func (t *Table) bulk(r *Request, d Decision) Decision {
+	all, ok := t.Ops(r, nil)
+	if !ok {
+		return refuse(wire.FailedToParse, "the operations of the bulkWrite are malformed, or name no namespace of nsInfo")
+	}
+	for i := range all {
+		op := &all[i]
+		if op.Coll == nil {
+			continue
+		}
+		h := homes{t: t, coll: op.Coll, asked: r.Unlisted}
+		if op.inserts() {
+			if v, err := t.documentSays(op.Coll, op.doc); err == nil {
+				h.value(v)
+			}
+		} else {
+			t.collectOp(r, &h, op)
+		}
+		switch {
+		case h.holds:
+			return t.hold(h.held, op.Coll)
+		case h.unknown && t.without == Reject:
+			return t.spread(r, &h, Decision{Coll: op.Coll})
+		case h.unknown && t.paused != nil && h.many:
+			return t.hold(t.paused.ID, op.Coll)
+		}
+	}
+	d.Action, d.Targets, d.Why = Split, []*Target{t.HomeAny}, "each write goes to where its documents are"
+	return d
 }
 
 // collect reads the tenants that the command names.

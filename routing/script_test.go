@@ -134,10 +134,10 @@ func (p *player) decide(t testing.TB, command string) string {
 // planned is where each write of a batch belongs, and how it is sent there where that differs.
 func (p *player) planned(r *Request, d *Decision) string {
 	line := ""
-	all, _ := r.Ops()
+	all, _ := p.table.Ops(r, d.Coll)
 	for i := range all {
 		op := &all[i]
-		plan := p.table.Plan(r, d.Coll, op)
+		plan := p.table.Plan(r, op)
 		line += fmt.Sprintf("\n= %d", i)
 		if plan.Err != nil {
 			line += " refuse " + plan.Err.Code.Name() + ": " + plan.Err.Text
@@ -145,7 +145,7 @@ func (p *player) planned(r *Request, d *Decision) string {
 		}
 		for _, x := range plan.Targets {
 			line += " " + x.Cluster + "/" + x.DB
-			if with := p.table.FitWrite(d.Coll, op, x); p.renamed && with != nil && r.Cmd.Tenant.Kind != InFindAndModify {
+			if with := p.table.FitWrite(op, x); p.renamed && with != nil && r.Cmd.Tenant.Kind != InFindAndModify {
 				line += " " + bson.Raw(with).String()
 			}
 		}
