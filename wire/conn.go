@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -22,6 +23,8 @@ type Conn struct {
 	at    int
 	err   error // of the read inside ready
 	lost  error // why a message was read in part: the next byte is no header
+
+	lull time.Time // when a wait for a message ends without one; zero for never
 
 	Budget *Budget       // bounds the memory of large messages; nil for none
 	Wait   time.Duration // how long a large message waits for the budget; 0 waits without limit
@@ -62,12 +65,49 @@ func (c *Conn) fill() error {
 func (c *Conn) Buffered() bool { return c.in != nil }
 
 // Await waits until the first byte of the next message is there, holding no buffer meanwhile.
-// After a timeout it can be called again.
+// After a timeout it can be called again. [ErrLull] ends it where [Conn.EndLull] says so.
 func (c *Conn) Await() error {
 	if c.lost != nil {
 		return c.lost
 	}
-	return c.fill()
+	err := c.fill()
+	if err != nil && c.outlast(err) {
+		return ErrLull
+	}
+	return err
+}
+
+// ErrLull says that no message came in time. The connection is as it was.
+var ErrLull = errors.New("nothing came for a while")
+
+// EndLull makes an Await return [ErrLull] once nothing has come for so long, or for half of that: to
+// set a deadline costs a tenth of a command, so one that is set already serves until it is near. It
+// ends no read of a message that has begun, and holds for one ErrLull. Connections that can't wait
+// without a buffer have none.
+func (c *Conn) EndLull(now time.Time, after time.Duration) error {
+	if c.raw == nil || c.lull.Sub(now) > after/2 {
+		return nil
+	}
+	c.lull = now.Add(after)
+	return c.SetReadDeadline(c.lull)
+}
+
+// outlast reports whether a read was ended by the deadline of a lull, and takes that off.
+func (c *Conn) outlast(err error) bool {
+	if c.lull.IsZero() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.lull = time.Time{}
+	return c.SetReadDeadline(time.Time{}) == nil
+}
+
+// Read reads on in a message that has begun, whatever the deadline of a lull says.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil && n == 0 && c.outlast(err) {
+		return c.Conn.Read(b)
+	}
+	return n, err
 }
 
 // ReadMessage reads one message of at most limit bytes, the whole frame with its header; what an
@@ -143,7 +183,7 @@ func (c *Conn) more() error {
 		c.at = 0
 	}
 	have := len(c.in.B)
-	n, err := c.Conn.Read(c.in.B[have:cap(c.in.B)])
+	n, err := c.Read(c.in.B[have:cap(c.in.B)])
 	c.in.B = c.in.B[:have+n]
 	if n > 0 {
 		return nil
@@ -164,7 +204,7 @@ func (c *Conn) message(n int) (*Buf, error) {
 	if len(have) >= n { // further messages came with it
 		return b, nil
 	}
-	if _, err := io.ReadFull(c.Conn, b.B[len(have):]); err != nil {
+	if _, err := io.ReadFull(c, b.B[len(have):]); err != nil {
 		b.Free()
 		c.lost = unexpected(err)
 		return nil, c.lost

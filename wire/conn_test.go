@@ -355,3 +355,38 @@ func TestBufs(t *testing.T) {
 	(*Buf)(nil).Free()
 	b.Free()
 }
+
+// TestLull: a wait in which nothing comes ends once, and a message that has begun is read to its end
+// whatever the deadline says.
+func TestLull(t *testing.T) {
+	near, far := tcpPair(t)
+	c := NewConn(far)
+	const after = 30 * time.Millisecond
+	if err := c.EndLull(time.Now(), after); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Await(); !errors.Is(err, ErrLull) {
+		t.Fatalf("nothing came: %v", err)
+	}
+	m := findMessage(t)
+	for _, cut := range []int{3, HeaderLen + 1} { // in the header, in the body
+		if err := c.EndLull(time.Now(), after); err != nil {
+			t.Fatal(err)
+		}
+		near.Write(m.B[:cut])
+		if err := c.Await(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(2*after, func() { near.Write(m.B[cut:]) })
+		b, err := c.ReadMessage(MaxMessage)
+		if err != nil || !bytes.Equal(b.B, m.B) {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		b.Free()
+	}
+	time.AfterFunc(2*after, func() { near.Write(m.B) })
+	if err := c.Await(); err != nil { // the deadline is off
+		t.Fatalf("after all of it: %v", err)
+	}
+	c.Release()
+}
