@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/routing"
@@ -17,52 +15,45 @@ import (
 )
 
 // clientConn is one client's connection. Its fields are its goroutine's, but for busy and inUse.
+// Most connections idle at any time, so what only a command in work needs is not here but in work.
 type clientConn struct {
-	srv      *Server
-	wc       *wire.Conn
-	id       int32
-	listener config.Listener
-	bound    *routing.Binding
-	log      zerolog.Logger
-	greeted  bool // the client's first hello with its metadata has come
+	srv         *Server
+	wc          *wire.Conn
+	listener    *config.Listener
+	bound       *routing.Binding
+	log         connLog
+	application string // as the client's first hello names it
+	sessions    sessionIDs
+	id          int32
+	requestID   int32        // of our last reply
+	greeted     bool         // the client's first hello with its metadata has come
+	stream      *helloStream // what the connection is for from now on; nil for commands
 
-	frame      *wire.Buf // of the message being served
-	msg        wire.Message
-	req        routing.Request
-	patch      wire.Patch
-	replyMsg   wire.Message
-	compressor wire.Compressor // of the message being served
-	requestID  int32           // of our last reply
-	lsid       [16]byte        // of the command, as the client sent it
-	hasLSID    bool
-	sessions   sessionIDs
-	start      time.Time
-	outcome    outcome
-	times      times // of what the command's parts have said
-	hintKey    []byte
+	*work // nil while the connection waits for a message
 
 	busy  atomic.Bool
 	inUse atomic.Pointer[backend.Conn] // of the round trip under way
 }
 
-func newClientConn(s *Server, nc net.Conn, l config.Listener, address string) *clientConn {
-	id := s.nextConn.Add(1)
-	c := &clientConn{srv: s, wc: wire.NewConn(nc), id: id, listener: l}
+func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
+	c := &clientConn{srv: s, wc: wire.NewConn(nc), id: s.nextConn.Add(1), listener: l}
+	c.log.c = c
 	c.wc.Budget, c.wc.Wait = s.opts.Budget, s.settings.Load().queueTimeout
-	ctx := s.log.With().Int32("connection", id).Str("client", nc.RemoteAddr().String())
 	if l.Tenant != "" {
 		c.bound = &routing.Binding{Key: l.Tenant, Database: l.Isolation == "database", Access: accessOf(l.Access)}
-		ctx = ctx.Str("tenant", l.Tenant)
-	}
-	c.req.Bound = c.bound
-	c.log = ctx.Logger()
-	if l.Advertise == "" {
-		c.listener.Advertise = address
-		if a := nc.LocalAddr(); a != nil && a.Network() == "tcp" {
-			c.listener.Advertise = a.String()
-		}
 	}
 	return c
+}
+
+// advertised is the address that hello names: the configured one, else where the client reached us.
+func (c *clientConn) advertised() string {
+	if c.listener.Advertise != "" {
+		return c.listener.Advertise
+	}
+	if a := c.wc.LocalAddr(); a != nil && a.Network() == "tcp" {
+		return a.String()
+	}
+	return c.listener.Address
 }
 
 func accessOf(word string) routing.Access {
@@ -78,30 +69,62 @@ func accessOf(word string) routing.Access {
 // errClose ends a connection without a word in the log.
 var errClose = errors.New("close the connection")
 
-// serve reads one message after the other until the client goes or the framing is lost.
-func (c *clientConn) serve() {
-	defer c.close()
+// serve reads one message after the other until the client goes or the framing is lost. Rested says
+// that the connection goes on: it has served some and nothing came for a while, or a stream begins.
+func (c *clientConn) serve() (rested bool) {
+	defer func() {
+		if !rested {
+			c.close()
+		}
+	}()
 	defer c.recovered()
-	c.log.Debug().Msg("client connected")
-	for {
-		if err := c.wc.Await(); err != nil {
-			c.gone(err)
-			return
+	if c.stream != nil {
+		c.gone(c.play(c.stream))
+		return false
+	}
+	for c.stream == nil {
+		err := c.wc.Await()
+		if errors.Is(err, wire.ErrLull) {
+			return true
 		}
-		c.busy.Store(true)
-		frame, err := c.wc.ReadMessage(wire.MaxMessage)
 		if err == nil {
-			err = c.handle(frame)
+			err = c.next()
 		}
-		c.busy.Store(false)
 		if err != nil {
 			c.gone(err)
-			return
+			return false
 		}
 		if c.srv.stopping() {
-			return
+			return false
 		}
 	}
+	return true
+}
+
+// next serves the message that has begun to come.
+func (c *clientConn) next() error {
+	c.busy.Store(true)
+	c.takeWork()
+	frame, err := c.wc.ReadMessage(wire.MaxMessage)
+	if err == nil {
+		err = c.handle(frame)
+	}
+	if err == nil {
+		err = c.wc.EndLull(c.start, c.lull())
+	}
+	c.giveWork() // not deferred: after a panic a goroutine of the command's may still use it
+	c.busy.Store(false)
+	return err
+}
+
+// lull is how long a connection waits on the goroutine that served its last command. To go on with
+// another one costs about as much as a command, so one that works keeps its own for longer than one
+// that has only come: those come in crowds, and each is to leave its stack to the next.
+func (c *clientConn) lull() time.Duration {
+	if c.requestID < 16 {
+		return 100 * time.Millisecond
+	}
+	return time.Second
 }
 
 // stopping reports whether the server has begun to shut down.
@@ -186,7 +209,7 @@ func (c *clientConn) command() error {
 	if err := c.req.Parse(&c.msg); err != nil {
 		reply = c.refuse(err)
 	} else if reply = c.run(); reply == nil {
-		return errClose // the hello stream wrote its replies itself, or the client is gone
+		return nil // a stream of replies follows
 	}
 	c.observe()
 	if silent {
@@ -208,14 +231,15 @@ func (c *clientConn) run() *wire.Buf {
 			}
 			return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the routes have not been read yet; the home cluster is not reachable"), true))
 		}
-		d := t.Route(&c.req)
+		d := &c.decision
+		*d = t.Route(&c.req)
 		if d.Action == routing.Hold {
-			if err := c.hold(&d); err != nil {
+			if err := c.hold(d); err != nil {
 				return c.refuse(err)
 			}
 			continue
 		}
-		if reply, again := c.act(t, &d); !again {
+		if reply, again := c.act(t, d); !again {
 			return reply
 		}
 	}

@@ -141,8 +141,8 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 		case "ns":
 			ns, _ = it.Value.Str()
 			if tr.renamed() {
-				tr.scratch = logicalNS(tr.scratch[:0], ns, tr.target)
-				tr.patch.Replace(f.cursorAt+it.At, len(it.Value.Data), tr.scratch, tr.msg.BodyAt, f.cursorAt)
+				c.scratch = logicalNS(c.scratch[:0], ns, tr.target)
+				tr.patch.Replace(f.cursorAt+it.At, len(it.Value.Data), c.scratch, tr.msg.BodyAt, f.cursorAt)
 			}
 		}
 	}

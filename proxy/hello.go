@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -18,6 +19,7 @@ var offered = []wire.Compressor{wire.Snappy, wire.Zlib, wire.Zstd}
 
 // legacy serves the OP_QUERY hello.
 func (c *clientConn) legacy() error {
+	c.start = time.Now()
 	q, err := wire.ParseQuery(c.frame.B)
 	if e, ok := err.(*wire.Error); ok {
 		_, err = c.wc.Write(wire.AppendQueryFailure(nil, 0, q.RequestID, e))
@@ -103,7 +105,10 @@ func (c *clientConn) helloCommand(t *routing.Table) *wire.Buf {
 	if err != nil {
 		return c.refuse(err)
 	}
-	exhaust := c.msg.Flags&wire.ExhaustAllowed != 0 && a.awaits
+	if c.msg.Flags&wire.ExhaustAllowed != 0 && a.awaits {
+		c.stream = &helloStream{legacy, bytes.Clone(c.msg.Body), c.msg.RequestID}
+		return nil
+	}
 	if a.awaits {
 		c.await(&a)
 	}
@@ -111,11 +116,7 @@ func (c *clientConn) helloCommand(t *routing.Table) *wire.Buf {
 	if err != nil {
 		return c.refuse(err)
 	}
-	if !exhaust {
-		return wire.NewMessage(0, 0, 0, doc)
-	}
-	c.stream(legacy, doc, &a)
-	return nil
+	return wire.NewMessage(0, 0, 0, doc)
 }
 
 // await waits until what hello says has changed since the client's version, or the time is over.
@@ -139,25 +140,36 @@ func (c *clientConn) await(a *helloArgs) {
 	}
 }
 
-// stream answers one exhaust hello by replies that follow each other, until the client goes. Each
-// answers the one before.
-func (c *clientConn) stream(legacy bool, doc wire.Doc, a *helloArgs) {
-	to := c.msg.RequestID
+// helloStream is an exhaust hello, answered by replies that follow each other until the client goes.
+type helloStream struct {
+	legacy bool
+	cmd    wire.Doc // a copy: the message's memory is not kept for as long as the client lives
+	to     int32    // the message that the next reply answers: the hello, then the reply before
+}
+
+// play writes the replies of a stream.
+func (c *clientConn) play(x *helloStream) error {
+	c.busy.Store(true)
+	defer c.busy.Store(false)
+	a, _ := readHello(x.cmd)
 	for {
+		c.await(&a)
+		doc, werr := c.hello(c.srv.opts.Router.Current(), x.legacy, x.cmd)
+		if werr != nil {
+			return errClose
+		}
 		c.requestID++
-		reply := wire.NewMessage(c.requestID, to, wire.MoreToCome, doc)
+		reply := wire.NewMessage(c.requestID, x.to, wire.MoreToCome, doc)
 		_, err := c.wc.Write(reply.B)
 		reply.Free()
-		if err != nil || c.srv.stopping() {
-			return
+		if err != nil {
+			return err
 		}
-		to = c.requestID
+		if c.srv.stopping() {
+			return errClose
+		}
+		x.to = c.requestID
 		a.process, a.counter = c.srv.process[:], c.srv.version()
-		c.await(a)
-		var werr *wire.Error
-		if doc, werr = c.hello(c.srv.opts.Router.Current(), legacy, c.msg.Body); werr != nil {
-			return
-		}
 	}
 }
 
@@ -205,7 +217,7 @@ func (c *clientConn) hello(t *routing.Table, legacy bool, cmd wire.Doc) (wire.Do
 	}), nil
 }
 
-// greet notes the first hello's metadata in the connection's log.
+// greet notes the first hello's metadata for the log.
 func (c *clientConn) greet(cmd wire.Doc) {
 	if c.greeted {
 		return
@@ -220,7 +232,7 @@ func (c *clientConn) greet(cmd wire.Doc) {
 	if a, ok := app.Doc(); ok {
 		name, _ := a.Lookup("name")
 		if s, ok := name.Str(); ok && len(s) > 0 {
-			c.log = c.log.With().Bytes("application", s).Logger()
+			c.application = string(s)
 		}
 	}
 }
@@ -230,7 +242,7 @@ func (c *clientConn) presentation(d []byte) []byte {
 	if c.listener.Presentation != "replica-set" {
 		return bsoncore.AppendStringElement(d, "msg", "isdbgrid")
 	}
-	me := c.listener.Advertise
+	me := c.advertised()
 	d = bsoncore.AppendBooleanElement(d, "secondary", false)
 	d = bsoncore.AppendStringElement(d, "setName", c.listener.ReplicaSet)
 	d = bsoncore.AppendInt32Element(d, "setVersion", 1)

@@ -41,7 +41,7 @@ func (c *clientConn) answer(t *routing.Table, d *routing.Decision) *wire.Buf {
 	case "isdbgrid":
 		return replyOf(func(d []byte) []byte {
 			d = bsoncore.AppendInt32Element(d, "isdbgrid", 1)
-			return bsoncore.AppendStringElement(d, "hostname", c.listener.Advertise)
+			return bsoncore.AppendStringElement(d, "hostname", c.advertised())
 		})
 	case "listCommands":
 		return c.listCommands()

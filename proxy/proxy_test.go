@@ -30,7 +30,7 @@ type ground struct {
 	addr   string
 }
 
-func tableOf(t *testing.T, epoch uint64, change func(*routing.Spec)) *routing.Table {
+func tableOf(t testing.TB, epoch uint64, change func(*routing.Spec)) *routing.Table {
 	t.Helper()
 	text := func(s string) wire.Value { return wire.StringValue(s) }
 	s := &routing.Spec{
@@ -359,6 +359,29 @@ func TestHold(t *testing.T) {
 	g.insert(t, 1, "acme")
 	if n := len(g.server.Docs("app_t_acme", "orders")); n != 1 {
 		t.Error("the held command did not follow the new table")
+	}
+}
+
+// TestRest: a client that has done nothing for a while is served by another goroutine. It notices
+// nothing, also where half of its command came before; nor does one whose stream of hellos goes on so.
+func TestRest(t *testing.T) {
+	g := newGround(t, nil)
+	monitor := wiretest.Dial(t, g.addr)
+	version := wiretest.Get(monitor.Run("admin", d("hello", 1)), "topologyVersion")
+	monitor.Send(wiretest.Outgoing{Flags: wire.ExhaustAllowed, Body: d("hello", 1, "topologyVersion", version, "maxAwaitTimeMS", 50, "$db", "admin")})
+	ping := wire.AppendMessage(nil, 7, 0, 0, wiretest.D(d("ping", 1, "$db", "admin")))
+	for cut := range 4 {
+		g.insert(t, cut, "acme")
+		time.Sleep(60 * time.Millisecond) // the rest begins meanwhile, or behind the first bytes
+		g.client.Write(ping[:10*cut])
+		time.Sleep(90 * time.Millisecond)
+		g.client.Write(ping[10*cut:])
+		if in := g.client.Receive(); wiretest.Get(in.D(), "ok") != 1.0 {
+			t.Fatalf("ping: %v", in.D())
+		}
+		if in := monitor.Receive(); in.Flags&wire.MoreToCome == 0 || wiretest.Get(in.D(), "ok") != 1.0 {
+			t.Fatalf("the stream of hellos ends: %v", in.D())
+		}
 	}
 }
 

@@ -216,7 +216,7 @@ func appendOK(d []byte) []byte { return bsoncore.AppendDoubleElement(d, "ok", 1)
 
 // build makes a document of the elements that fill appends.
 func build(fill func([]byte) []byte) wire.Doc {
-	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, 256))
+	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, 512))
 	d = fill(d)
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	return d

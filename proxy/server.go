@@ -82,7 +82,7 @@ type settings struct {
 	perTenant    int
 	width        int
 	oneCluster   bool
-	listeners    map[string]config.Listener
+	listeners    map[string]*config.Listener
 }
 
 // New returns a server that listens nowhere yet.
@@ -94,7 +94,7 @@ func New(o Options) *Server {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registerer, s)
-	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, listeners: map[string]config.Listener{}})
+	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, listeners: map[string]*config.Listener{}})
 	return s
 }
 
@@ -104,10 +104,10 @@ func (s *Server) Apply(cfg *config.Config) {
 	n := &settings{
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
 		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), oneCluster: len(cfg.Clusters) == 1,
-		listeners: make(map[string]config.Listener, len(cfg.Listeners)),
+		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
 	}
 	for _, l := range cfg.Listeners {
-		n.listeners[l.Address] = l
+		n.listeners[l.Address] = &l
 	}
 	s.settings.Store(n)
 }
@@ -159,16 +159,28 @@ func (s *Server) welcome(nc net.Conn, address string) {
 		_ = nc.Close()
 		return
 	}
-	c := newClientConn(s, nc, set.listeners[address], address)
+	l := set.listeners[address]
+	if l == nil {
+		l = &config.Listener{Address: address}
+	}
+	c := newClientConn(s, nc, l)
 	s.clients[c] = struct{}{}
 	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		c.serve()
-		s.mu.Lock()
-		delete(s.clients, c)
-		s.mu.Unlock()
-	}()
+	c.log.Debug().Msg("client connected")
+	go s.attend(c)
+}
+
+// attend serves a client until it goes. One that rests is handed to a new goroutine: a command
+// makes its goroutine's stack grow, and the runtime takes minutes to give that back.
+func (s *Server) attend(c *clientConn) {
+	if c.serve() {
+		go s.attend(c)
+		return
+	}
+	s.mu.Lock()
+	delete(s.clients, c)
+	s.mu.Unlock()
+	s.wg.Done()
 }
 
 // Run does what must be done from time to time (old cursors and transactions are forgotten) until

@@ -13,14 +13,13 @@ import (
 // trip is one command's way to one server and back. The zero values of its last part are those of
 // a command that is forwarded as it came.
 type trip struct {
-	target  *routing.Target
-	table   *routing.Table
-	sel     backend.Select
-	tenant  uint32
-	txn     *txn
-	patch   *wire.Patch   // reused by the connection, or the trip's own beside others
-	msg     *wire.Message // likewise
-	scratch []byte
+	target *routing.Target
+	table  *routing.Table
+	sel    backend.Select
+	tenant uint32
+	txn    *txn
+	patch  *wire.Patch   // reused by the connection, or the trip's own beside others
+	msg    *wire.Message // likewise
 
 	frame   *wire.Buf         // made beforehand, for a trip on a goroutine of its own
 	make    func() wire.Doc   // what is sent instead of the client's command; nil for that

@@ -1,0 +1,47 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// work is what a connection needs while it serves a message. It is taken when the message comes and
+// given back when its reply is written, so that there are as many as messages in work and not as
+// connections, and none is made for a command.
+type work struct {
+	frame      *wire.Buf // of the message being served
+	msg        wire.Message
+	req        routing.Request
+	decision   routing.Decision
+	patch      wire.Patch
+	replyMsg   wire.Message
+	compressor wire.Compressor // of the message being served
+	lsid       [16]byte        // of the command, as the client sent it
+	hasLSID    bool
+	scratch    []byte // for the logical namespace of a reply
+	start      time.Time
+	outcome    outcome
+	times      times  // of what the command's parts have said
+	hintKey    []byte // of the document last asked for
+}
+
+var works = sync.Pool{New: func() any { return &work{} }}
+
+func (c *clientConn) takeWork() {
+	c.work = works.Get().(*work)
+	c.req.Bound = c.bound
+}
+
+// giveWork gives it back without a trace of the tenant: what the next one does not set is empty.
+func (c *clientConn) giveWork() {
+	w := c.work
+	c.work = nil
+	w.frame = nil // its owner has freed it
+	w.decision, w.outcome, w.req.Bound = routing.Decision{}, outcome{}, nil
+	w.lsid, w.hasLSID = [16]byte{}, false
+	w.patch.Reset()
+	works.Put(w)
+}
