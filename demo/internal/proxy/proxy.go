@@ -1,5 +1,6 @@
 // Package proxy builds and runs the tenantry binary as a test's child, with
-// the race detector on: what it finds fails the test that provoked it.
+// the race detector on: what it finds fails the test that provoked it. What
+// measures the proxy takes a build as it is shipped.
 package proxy
 
 import (
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,8 +28,9 @@ const (
 
 // Proxy is a running proxy.
 type Proxy struct {
-	URI   string // what clients connect to
-	Admin string // its HTTP side, http://127.0.0.1:…
+	URI     string // what clients connect to
+	Address string // the same as host:port
+	Admin   string // its HTTP side, http://127.0.0.1:…
 
 	process *child.Process
 	file    string
@@ -38,7 +41,18 @@ type Proxy struct {
 // text $LISTEN and $ADMIN stand for addresses that Start chooses.
 func Start(t testing.TB, configTOML string, env ...string) *Proxy {
 	t.Helper()
-	binary := Binary(t)
+	return start(t, Binary(t), configTOML, env)
+}
+
+// StartShipped is Start with a build that has no race detector, for tests that
+// measure.
+func StartShipped(t testing.TB, configTOML string, env ...string) *Proxy {
+	t.Helper()
+	return start(t, shipped.binary(t), configTOML, env)
+}
+
+func start(t testing.TB, binary, configTOML string, env []string) *Proxy {
+	t.Helper()
 	listen, err := child.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
@@ -48,10 +62,11 @@ func Start(t testing.TB, configTOML string, env ...string) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{
-		URI:   "mongodb://" + listen + "/",
-		Admin: "http://" + admin,
-		file:  filepath.Join(t.TempDir(), "tenantry.toml"),
-		fill:  strings.NewReplacer("$LISTEN", listen, "$ADMIN", admin),
+		URI:     "mongodb://" + listen + "/",
+		Address: listen,
+		Admin:   "http://" + admin,
+		file:    filepath.Join(t.TempDir(), "tenantry.toml"),
+		fill:    strings.NewReplacer("$LISTEN", listen, "$ADMIN", admin),
 	}
 	p.write(t, configTOML)
 	cmd := exec.Command(binary, "serve", "--config", p.file)
@@ -74,6 +89,39 @@ func (p *Proxy) Reload(t testing.TB, configTOML string) {
 	if err := expectOK(req); err != nil {
 		t.Fatalf("reload: %v", err)
 	}
+}
+
+// Metric is the sum of a metric's series now; 0 where it has none.
+func (p *Proxy) Metric(t testing.TB, name string) float64 {
+	t.Helper()
+	sum := 0.0
+	for line := range strings.Lines(p.get(t, "/metrics")) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' '):]), 64)
+		if err != nil {
+			t.Fatalf("metric %s: %v", line, err)
+		}
+		sum += n
+	}
+	return sum
+}
+
+func (p *Proxy) get(t testing.TB, path string) string {
+	t.Helper()
+	client := http.Client{Timeout: 10 * time.Second}
+	reply, err := client.Get(p.Admin + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	text, err := io.ReadAll(reply.Body)
+	if err != nil || reply.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s %v", path, reply.Status, err)
+	}
+	return string(text)
 }
 
 // Log is what the proxy has written so far.
@@ -128,12 +176,20 @@ func expectOK(req *http.Request) error {
 	return nil
 }
 
-var built struct {
+// build is one way of building the binary, done once per test run.
+type build struct {
+	flags []string
+
 	once sync.Once
 	dir  string
 	file string
-	why  string // the build's errors
+	why  string // its errors
 }
+
+var (
+	raced   = build{flags: []string{"-race"}}
+	shipped build
+)
 
 // Binary is the proxy's binary: TENANTRY_BINARY if set, else built once per
 // test run. While it doesn't build, tests are skipped (with CI=true: fail).
@@ -142,29 +198,36 @@ func Binary(t testing.TB) string {
 	if file := os.Getenv("TENANTRY_BINARY"); file != "" {
 		return file
 	}
-	built.once.Do(func() { build(tree.Path(t)) })
-	tree.Need(t, "the proxy", "go build ./cmd/tenantry does not work:\n"+built.why, built.why == "")
-	return built.file
+	return raced.binary(t)
 }
 
 // RemoveBinary is for TestMain, after the last test.
 func RemoveBinary() {
-	if built.dir != "" {
-		os.RemoveAll(built.dir)
+	for _, b := range []*build{&raced, &shipped} {
+		if b.dir != "" {
+			os.RemoveAll(b.dir)
+		}
 	}
 }
 
-func build(root string) {
+func (b *build) binary(t testing.TB) string {
+	t.Helper()
+	b.once.Do(func() { b.run(tree.Path(t)) })
+	tree.Need(t, "the proxy", "go build ./cmd/tenantry does not work:\n"+b.why, b.why == "")
+	return b.file
+}
+
+func (b *build) run(root string) {
 	dir, err := os.MkdirTemp("", "tenantry-e2e-")
 	if err != nil {
-		built.why = err.Error()
+		b.why = err.Error()
 		return
 	}
-	built.dir, built.file = dir, filepath.Join(dir, "tenantry")
+	b.dir, b.file = dir, filepath.Join(dir, "tenantry")
 	// In the proxy's own module, not from here: its versions, not this one's.
-	cmd := exec.Command("go", "build", "-race", "-o", built.file, "./cmd/tenantry")
+	cmd := exec.Command("go", append(append([]string{"build"}, b.flags...), "-o", b.file, "./cmd/tenantry")...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		built.why = fmt.Sprintf("%v\n%s", err, shorten(string(out)))
+		b.why = fmt.Sprintf("%v\n%s", err, shorten(string(out)))
 	}
 }
