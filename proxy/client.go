@@ -38,7 +38,7 @@ type clientConn struct {
 func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
 	c := &clientConn{srv: s, wc: wire.NewConn(nc), id: s.nextConn.Add(1), listener: l}
 	c.log.c = c
-	c.wc.Budget, c.wc.Wait = s.opts.Budget, s.settings.Load().queueTimeout
+	c.wc.Budget, c.wc.Wait, c.wc.Stall = s.opts.Budget, s.settings.Load().queueTimeout, stall
 	if l.Tenant != "" {
 		c.bound = &routing.Binding{Key: l.Tenant, Database: l.Isolation == "database", Access: accessOf(l.Access)}
 	}
@@ -65,6 +65,9 @@ func accessOf(word string) routing.Access {
 	}
 	return routing.Write
 }
+
+// stall is how long a client may stop in the middle of a message that takes from the memory of all.
+const stall = 30 * time.Second
 
 // errClose ends a connection without a word in the log.
 var errClose = errors.New("close the connection")
@@ -143,6 +146,8 @@ func (c *clientConn) gone(err error) {
 	case errors.As(err, &frame):
 		c.srv.metrics.malformed.Inc()
 		c.log.Info().Err(err).Msg("connection closed: what came is no message")
+	case errors.Is(err, wire.ErrBudget):
+		c.log.Warn().Msg("connection closed: limits.message_memory had no room for its message in time")
 	case errors.Is(err, io.EOF), errors.Is(err, errClose), errors.Is(err, net.ErrClosed):
 		c.log.Debug().Msg("client left")
 	default:

@@ -28,6 +28,7 @@ type Conn struct {
 
 	Budget *Budget       // bounds the memory of large messages; nil for none
 	Wait   time.Duration // how long a large message waits for the budget; 0 waits without limit
+	Stall  time.Duration // how long the other side may stop within a large message; 0 for ever
 }
 
 // NewConn wraps a connection.
@@ -113,9 +114,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 // ReadMessage reads one message of at most limit bytes, the whole frame with its header; what an
 // OP_COMPRESSED announces is held to the limit too. The caller frees the buffer. The error is
 // io.EOF only between messages; a [FrameError] says that what arrived is no message or too long,
-// before memory for it is taken. The memory is taken when the header is there, so whoever isn't
-// trusted yet gets a small limit. After a FrameError, or an error in a message's middle, each
-// further call fails.
+// before memory for it is taken. The memory is taken when the header is there, a large message's
+// when its first 16 KiB are, so whoever isn't trusted yet gets a small limit. After a FrameError, or
+// an error in a message's middle, each further call fails.
 func (c *Conn) ReadMessage(limit int) (*Buf, error) {
 	if c.lost != nil {
 		return nil, c.lost
@@ -127,11 +128,20 @@ func (c *Conn) ReadMessage(limit int) (*Buf, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cost > 0 { // who only announces takes nothing from those who send
+		if err := c.need(min(n, readSize)); err != nil {
+			return nil, err
+		}
+	}
 	taken, err := c.Budget.take(cost, c.Wait)
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.message(n)
+	stall := c.Stall
+	if cost == 0 {
+		stall = 0
+	}
+	b, err := c.message(n, stall)
 	if err != nil {
 		c.Budget.release(taken)
 		return nil, err
@@ -192,7 +202,7 @@ func (c *Conn) more() error {
 }
 
 // message returns the first n bytes of what is there or still comes.
-func (c *Conn) message(n int) (*Buf, error) {
+func (c *Conn) message(n int, stall time.Duration) (*Buf, error) {
 	have := c.in.B[c.at:]
 	if len(have) == n && c.at == 0 { // as nearly always: nothing is copied
 		b := c.in
@@ -204,13 +214,55 @@ func (c *Conn) message(n int) (*Buf, error) {
 	if len(have) >= n { // further messages came with it
 		return b, nil
 	}
-	if _, err := io.ReadFull(c, b.B[len(have):]); err != nil {
+	if err := c.rest(b.B[len(have):], stall); err != nil {
 		b.Free()
 		c.lost = unexpected(err)
 		return nil, c.lost
 	}
 	return b, nil
 }
+
+// rest fills b with what still comes of a message.
+func (c *Conn) rest(b []byte, stall time.Duration) error {
+	if stall == 0 {
+		_, err := io.ReadFull(c, b)
+		return err
+	}
+	for len(b) > 0 {
+		if err := c.SetReadDeadline(time.Now().Add(stall)); err != nil {
+			return err
+		}
+		n, err := c.Conn.Read(b)
+		if b = b[n:]; err != nil && len(b) > 0 {
+			return err
+		}
+	}
+	c.lull = time.Time{}
+	return c.SetReadDeadline(time.Time{})
+}
+
+// Write writes a whole message. The other side of a large one has to take some of it within
+// [Conn.Stall].
+func (c *Conn) Write(b []byte) (n int, err error) {
+	if c.Stall == 0 || len(b) < BudgetFloor {
+		return c.Conn.Write(b)
+	}
+	for n < len(b) && err == nil {
+		if err = c.SetWriteDeadline(time.Now().Add(c.Stall)); err != nil {
+			return n, err
+		}
+		var some int
+		some, err = c.Conn.Write(b[n:min(len(b), n+writeSize)])
+		n += some
+	}
+	if err != nil {
+		return n, err
+	}
+	return n, c.SetWriteDeadline(time.Time{})
+}
+
+// writeSize is how much of a large message has to be taken within the stall.
+const writeSize = 256 << 10
 
 // skip takes n bytes off what is there.
 func (c *Conn) skip(n int) {

@@ -390,3 +390,44 @@ func TestLull(t *testing.T) {
 	}
 	c.Release()
 }
+
+// TestStall: who stops within a large message is given up, writing and reading; what has only been
+// announced takes nothing of the budget.
+func TestStall(t *testing.T) {
+	near, far := tcpPair(t)
+	c := NewConn(far)
+	defer c.Release()
+	c.Budget, c.Stall = NewBudget(1<<20), 50*time.Millisecond
+	large := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "x", Value: string(make([]byte, 900_000))}}))
+	near.Write(large[:100])
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.ReadMessage(MaxMessage)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("of a message that has only been announced: %v", err)
+	case <-time.After(4 * c.Stall):
+	}
+	if !c.Budget.sem.TryAcquire(1 << 20) {
+		t.Error("it takes from the budget")
+	}
+	c.Budget.release(1 << 20)
+	near.Write(large[100:600_000])
+	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("of a message that stops: %v", err)
+	}
+	if !c.Budget.sem.TryAcquire(1 << 20) {
+		t.Error("it keeps what it took from the budget")
+	}
+	var err error
+	for range 100 { // until the sockets' buffers are full
+		if _, err = c.Write(large); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("to who does not read: %v", err)
+	}
+}

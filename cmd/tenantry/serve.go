@@ -93,9 +93,10 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	for _, result := range []string{"ok", "refused"} {
 		p.reloads.WithLabelValues(result) // so that the first one is an increase, too
 	}
-	budget := wire.NewBudget(cfg.Limits.MessageMemory)
+	// A half each: a command that waits for room for its reply holds its request's meanwhile.
+	requests, replies := wire.NewBudget(cfg.Limits.MessageMemory/2), wire.NewBudget(cfg.Limits.MessageMemory/2)
 	p.clusters = backend.New(backend.Options{
-		Log: p.log, Registerer: p.registry, Budget: budget, AppName: "tenantry", Limits: poolLimits(cfg),
+		Log: p.log, Registerer: p.registry, Budget: replies, AppName: "tenantry", Limits: poolLimits(cfg),
 		TenantKey: func(num uint32) string {
 			if t := p.router.Current(); t != nil {
 				return t.Key(num)
@@ -104,7 +105,7 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 		},
 	})
 	p.proxy = proxy.New(proxy.Options{
-		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: budget, Version: buildVersion(),
+		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: requests, Version: buildVersion(),
 		Resolve:  func(ctx context.Context, v wire.Value) (bool, error) { return p.control.Resolve(ctx, v) },
 		FleetKey: func() []byte { return p.control.FleetKey() },
 	})
