@@ -61,6 +61,9 @@ func (p *Process) Err() error {
 // Output is what it has written so far, both streams in one.
 func (p *Process) Output() string { return p.out.String() }
 
+// Signal sends a signal.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
 // Stop asks the process to end and kills it when it doesn't in time.
 func (p *Process) Stop() error {
 	select {

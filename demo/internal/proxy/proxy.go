@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,7 +70,7 @@ func start(t testing.TB, binary, configTOML string, env []string) *Proxy {
 		file:    filepath.Join(t.TempDir(), "tenantry.toml"),
 		fill:    strings.NewReplacer("$LISTEN", listen, "$ADMIN", admin),
 	}
-	p.write(t, configTOML)
+	p.Replace(t, configTOML)
 	cmd := exec.Command(binary, "serve", "--config", p.file)
 	cmd.Env = append(os.Environ(), env...)
 	if p.process, err = child.Start(cmd, nil); err != nil {
@@ -84,10 +86,23 @@ func start(t testing.TB, binary, configTOML string, env []string) *Proxy {
 // Reload replaces the configuration and returns when it is in force.
 func (p *Proxy) Reload(t testing.TB, configTOML string) {
 	t.Helper()
-	p.write(t, configTOML)
-	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, p.Admin+"/reload", nil)
-	if err := expectOK(req); err != nil {
+	p.Replace(t, configTOML)
+	if err := p.PostReload(t.Context()); err != nil {
 		t.Fatalf("reload: %v", err)
+	}
+}
+
+// PostReload asks for a reload; the error is the proxy's refusal.
+func (p *Proxy) PostReload(ctx context.Context) error {
+	req, _ := http.NewRequestWithContext(ctx, http.MethodPost, p.Admin+"/reload", nil)
+	return expectOK(req)
+}
+
+// Hangup sends SIGHUP.
+func (p *Proxy) Hangup(t testing.TB) {
+	t.Helper()
+	if err := p.process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -95,7 +110,7 @@ func (p *Proxy) Reload(t testing.TB, configTOML string) {
 func (p *Proxy) Metric(t testing.TB, name string) float64 {
 	t.Helper()
 	sum := 0.0
-	for line := range strings.Lines(p.get(t, "/metrics")) {
+	for line := range strings.Lines(p.Get(t, "/metrics")) {
 		rest, ok := strings.CutPrefix(line, name)
 		if !ok || rest[0] != ' ' && rest[0] != '{' {
 			continue
@@ -109,7 +124,8 @@ func (p *Proxy) Metric(t testing.TB, name string) float64 {
 	return sum
 }
 
-func (p *Proxy) get(t testing.TB, path string) string {
+// Get is what the HTTP side answers.
+func (p *Proxy) Get(t testing.TB, path string) string {
 	t.Helper()
 	client := http.Client{Timeout: 10 * time.Second}
 	reply, err := client.Get(p.Admin + path)
@@ -127,14 +143,45 @@ func (p *Proxy) get(t testing.TB, path string) string {
 // Log is what the proxy has written so far.
 func (p *Proxy) Log() string { return p.process.Output() }
 
-func (p *Proxy) write(t testing.TB, configTOML string) {
+// Replace replaces the configuration by a rename, so that a proxy watching the
+// file never reads half.
+func (p *Proxy) Replace(t testing.TB, configTOML string) {
 	t.Helper()
-	// Replaced by a rename, so that a proxy watching the file never reads half.
 	next := p.file + ".next"
 	if err := os.WriteFile(next, []byte(p.fill.Replace(configTOML)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(next, p.file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Swap replaces the configuration as a Kubernetes config map is: the file is a
+// link through a link to a directory, and the latter is swapped.
+func (p *Proxy) Swap(t testing.TB, configTOML string) {
+	t.Helper()
+	name, dir := filepath.Base(p.file), filepath.Dir(p.file)
+	data := filepath.Join(dir, "..data")
+	version, err := os.MkdirTemp(dir, "..version-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(version, name), []byte(p.fill.Replace(configTOML)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	relink(t, filepath.Base(version), data)
+	if at, err := os.Readlink(p.file); err != nil || at != filepath.Join("..data", name) {
+		relink(t, filepath.Join("..data", name), p.file)
+	}
+}
+
+func relink(t testing.TB, to, link string) {
+	t.Helper()
+	next := link + ".next"
+	if err := os.Symlink(to, next); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, link); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -29,6 +29,7 @@ type Relay struct {
 	mu     sync.Mutex // guards the following fields
 	to     string
 	opened []time.Time
+	ended  int // connections that either side has closed
 	pipes  map[net.Conn]struct{}
 	sent   map[byte]int // compressed messages from clients, by compressor
 	got    map[byte]int // and to clients
@@ -65,6 +66,13 @@ func (r *Relay) Opened(since time.Time) (all, recent int) {
 		}
 	}
 	return len(r.opened), recent
+}
+
+// Ended is how many connections have been closed, by the client or the server.
+func (r *Relay) Ended() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ended
 }
 
 // Compressed counts the messages that came through compressed by the compressor
@@ -127,6 +135,9 @@ func (r *Relay) join(client, server net.Conn) {
 		server.Close()
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		if _, open := r.pipes[client]; open {
+			r.ended++
+		}
 		delete(r.pipes, client)
 		delete(r.pipes, server)
 	}
