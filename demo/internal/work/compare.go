@@ -1,0 +1,184 @@
+package work
+
+import (
+	"slices"
+	"strings"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+)
+
+// What may differ between the replies of two servers to the same command.
+var volatile = []string{
+	"$clusterTime", "operationTime", "electionId", "opTime", "recoveryToken", "topologyVersion",
+	// Documents of cursors are compared over all batches, see pair.
+	"cursor",
+	// The text of an error. Its code tells applications what it is.
+	"errmsg",
+}
+
+// outline is what must be equal of two replies, by field.
+func outline(command, reply bson.D) []string {
+	var out []string
+	for _, e := range reply {
+		if slices.Contains(volatile, e.Key) {
+			continue
+		}
+		v := e.Value
+		switch {
+		case e.Key == "writeErrors":
+			v = withoutTexts(array(v))
+		case e.Key == "values":
+			v = bag(array(v))
+		case e.Key == "cursorsKilled", e.Key == "cursorsNotFound":
+			v = int32(len(array(v)))
+		}
+		out = append(out, e.Key+": "+text(v))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func withoutTexts(errs bson.A) bson.A {
+	var out bson.A
+	for _, e := range errs {
+		d := slices.DeleteFunc(slices.Clone(doc(e)), func(e bson.E) bool { return e.Key == "errmsg" })
+		slices.SortFunc(d, func(a, b bson.E) int { return strings.Compare(a.Key, b.Key) })
+		out = append(out, d)
+	}
+	return out
+}
+
+// bag is the array in an order of our own, where the server promises none.
+func bag(a bson.A) bson.A {
+	a = slices.Clone(a)
+	slices.SortFunc(a, func(x, y any) int { return strings.Compare(text(x), text(y)) })
+	return a
+}
+
+// order is what a command promises of the order of its documents.
+type order struct {
+	total bool     // one order only
+	keys  []string // else: documents follow each other by these fields, equal ones as they come
+	bags  []string // fields of documents that hold arrays without an order
+}
+
+// orderOf reads it from the command. A sort that has _id in it leaves no ties.
+func orderOf(command bson.D) order {
+	var o order
+	switch name(command) {
+	case "find":
+		o.sort(doc(get(command, "sort")))
+	case "aggregate":
+		for _, s := range array(get(command, "pipeline")) {
+			if d := doc(s); len(d) == 1 {
+				o.stage(d[0].Key, d[0].Value)
+			}
+		}
+	}
+	return o
+}
+
+func (o *order) sort(sort bson.D) {
+	o.total, o.keys = false, nil
+	for _, e := range sort {
+		if e.Key == "$natural" {
+			o.keys = nil
+			return
+		}
+		o.total = o.total || e.Key == "_id"
+		o.keys = append(o.keys, e.Key)
+	}
+}
+
+func (o *order) stage(name string, spec any) {
+	switch name {
+	case "$sort":
+		o.sort(doc(spec))
+	case "$group":
+		for _, e := range doc(spec) {
+			if acc := doc(e.Value); len(acc) == 1 && (acc[0].Key == "$addToSet" || acc[0].Key == "$push" && !o.total) {
+				o.bags = append(o.bags, e.Key)
+			}
+		}
+		o.total, o.keys = false, nil
+	case "$sortByCount", "$unionWith":
+		o.total, o.keys = false, nil
+	case "$lookup":
+		as, _ := get(doc(spec), "as").(string)
+		o.bags = append(o.bags, as)
+	case "$facet":
+		for _, e := range doc(spec) {
+			var of order
+			for _, s := range array(e.Value) {
+				if d := doc(s); len(d) == 1 {
+					of.stage(d[0].Key, d[0].Value)
+				}
+			}
+			if !of.total {
+				o.bags = append(o.bags, e.Key)
+			}
+			o.bags = append(o.bags, of.bags...)
+		}
+	case "$unwind", "$project", "$replaceWith":
+		o.keys = nil // the fields may be gone; a total order stays one
+	}
+}
+
+// settle puts the arrays that have no order into one.
+func (o *order) settle(v any) any {
+	switch v := v.(type) {
+	case bson.D:
+		out := slices.Clone(v)
+		for i, e := range out {
+			out[i].Value = o.settle(e.Value)
+			if a, ok := out[i].Value.(bson.A); ok && slices.Contains(o.bags, e.Key) {
+				out[i].Value = bag(a)
+			}
+		}
+		return out
+	case bson.A:
+		out := slices.Clone(v)
+		for i := range out {
+			out[i] = o.settle(out[i])
+		}
+		return out
+	}
+	return v
+}
+
+// texts are the documents as far as they must be equal: in their order where it is total, else
+// sorted.
+func (o *order) texts(docs bson.A) []string {
+	out := make([]string, len(docs))
+	for i, d := range docs {
+		out[i] = text(o.settle(d))
+	}
+	if !o.total {
+		slices.Sort(out)
+	}
+	return out
+}
+
+// steps are the documents' values of the sort's fields, in their order.
+func (o *order) steps(docs bson.A) []string {
+	if o.total || o.keys == nil {
+		return nil
+	}
+	out := make([]string, len(docs))
+	for i, d := range docs {
+		for _, k := range o.keys {
+			out[i] += text(dig(doc(d), k)) + " "
+		}
+	}
+	return out
+}
+
+// dig is the value at a dotted path.
+func dig(d bson.D, path string) any {
+	head, rest, more := strings.Cut(path, ".")
+	v := get(d, head)
+	if !more {
+		return v
+	}
+	return dig(doc(v), rest)
+}

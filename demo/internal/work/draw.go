@@ -1,0 +1,362 @@
+package work
+
+import (
+	"fmt"
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"pgregory.net/rapid"
+)
+
+// Draw makes programs. What it never makes is what docs/differences.md lists: one _id in two
+// homes, joins of one tenant's documents with another's, unique indexes without the tenant field;
+// and what servers leave open, such as which of several documents an update of one chooses.
+func Draw() *rapid.Generator[*Program] {
+	return rapid.Custom(func(t *rapid.T) *Program {
+		w := &world{r: t, p: &Program{Routing: drawRouting(t)}}
+		w.p.Lines = append(w.p.Lines, w.definitions()...)
+		w.p.Lines = append(w.p.Lines, w.seed()...)
+		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) []Line {
+			return (&world{r: t, p: w.p}).step()
+		}), 1, 24).Draw(t, "steps")
+		for _, s := range steps {
+			w.p.Lines = append(w.p.Lines, s...)
+		}
+		return w.p
+	})
+}
+
+// world is a program that is being drawn.
+type world struct {
+	r *rapid.T
+	p *Program
+}
+
+// owner is one whose documents there are: a tenant of the configuration, one that it does not
+// list, or nobody.
+type owner struct {
+	prefix string // of its _ids, which no other has
+	id     any    // nil: documents without the tenant field
+	listed bool
+}
+
+var (
+	tenantIDs = []any{"acme", "globex", int32(42), mustID("65a000000000000000000001"), "initech"}
+	homes     = []string{"home", "shared", "big"}
+)
+
+func mustID(hex string) bson.ObjectID {
+	id, err := bson.ObjectIDFromHex(hex)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+func drawRouting(t *rapid.T) Routing {
+	r := Routing{
+		Mode:     rapid.SampledFrom([]string{"mixed", "mixed", "mixed", "mixed", "forced", "disabled"}).Draw(t, "mode"),
+		Sections: rapid.Bool().Draw(t, "sections"),
+	}
+	n := rapid.IntRange(2, 4).Draw(t, "tenants")
+	clusters := rapid.SampledFrom([][]string{homes, homes[:2], homes[:2]}).Draw(t, "clusters")
+	for i, id := range rapid.Permutation(tenantIDs).Draw(t, "ids")[:n] {
+		tn := Tenant{Key: fmt.Sprint("t", i), ID: id, Home: rapid.SampledFrom(clusters).Draw(t, "home")}
+		if s, ok := id.(string); ok {
+			tn.Key = s
+		}
+		if tn.Home != "shared" && rapid.IntRange(0, 2).Draw(t, "partly") == 0 {
+			tn.Modules = []string{rapid.SampledFrom([]string{"orders", "accounting", "projects"}).Draw(t, "module")}
+		}
+		r.Tenants = append(r.Tenants, tn)
+	}
+	return r
+}
+
+func draw[T any](w *world, what string, from ...T) T { return rapid.SampledFrom(from).Draw(w.r, what) }
+
+func (w *world) between(what string, from, to int) int { return rapid.IntRange(from, to).Draw(w.r, what) }
+
+// often is true in n of 10 cases.
+func (w *world) often(what string, n int) bool { return w.between(what, 0, 9) >= 10-n }
+
+func (w *world) owners() []owner {
+	var out []owner
+	for _, t := range w.p.Routing.Tenants {
+		out = append(out, owner{t.Key, t.ID, true})
+	}
+	return append(out, owner{"stranger", "stranger", false}, owner{"none", nil, false})
+}
+
+func (w *world) tenant() owner {
+	if w.often("unlisted", 1) {
+		return draw(w, "owner", w.owners()...)
+	}
+	return draw(w, "tenant", w.owners()[:len(w.p.Routing.Tenants)]...)
+}
+
+func (w *world) collection() string {
+	return draw(w, "collection", "orders", "orders", "orders", "order_items", "invoices", "tasks", "users", "notes")
+}
+
+const idsEach = 6 // that one owner's documents of a collection may have
+
+// id is one of the owner's _ids. Their types differ from owner to owner, so that orders over all
+// tenants are those of types too.
+func (w *world) id(o owner) any { return idOf(o, w.between("id", 1, idsEach)) }
+
+func idOf(o owner, n int) any {
+	switch o.id.(type) {
+	case int32:
+		return int32(4200 + n)
+	case bson.ObjectID:
+		return mustID(fmt.Sprintf("65b00000000000000000000%d", n))
+	}
+	return fmt.Sprintf("%s-%d", o.prefix, n)
+}
+
+// spell gives the tenant's value, numbers in any of their types.
+func (w *world) spell(v any) any {
+	n, ok := v.(int32)
+	if !ok {
+		return v
+	}
+	return draw[any](w, "spelling", n, n, int64(n), float64(n))
+}
+
+// owned adds the tenant field to a document.
+func (w *world) owned(d bson.D, c string, o owner) bson.D {
+	switch {
+	case c == "users":
+		return d
+	case o.id == nil:
+		if w.often("null", 3) && c != "tasks" {
+			return append(d, bson.E{Key: "tenantId", Value: nil})
+		}
+		return d
+	case c == "tasks":
+		return append(d, bson.E{Key: "company", Value: bson.D{{Key: "id", Value: w.spell(o.id)}, {Key: "city", Value: draw(w, "city", "Bern", "Wien")}}})
+	}
+	return append(d, bson.E{Key: "tenantId", Value: w.spell(o.id)})
+}
+
+// value of the field n, which has every type that sorts differently.
+func (w *world) n() any {
+	if w.often("odd", 2) {
+		return draw[any](w, "n", nil, "1", 1.5, int64(2), true, bson.D{{Key: "a", Value: int32(1)}})
+	}
+	return int32(w.between("n", -1, 4))
+}
+
+func (w *world) s() string { return draw(w, "s", "a", "A", "b", "ä", "") }
+
+func (w *world) tags() bson.A {
+	out := bson.A{}
+	for range w.between("tags", 0, 2) {
+		out = append(out, draw(w, "tag", "x", "y", "z"))
+	}
+	return out
+}
+
+// amount is a number that sums up without an error, in whatever order.
+func (w *world) amount() any {
+	n := w.between("amount", -3, 6)
+	return draw[any](w, "type", int32(n), float64(n)/2, int64(n))
+}
+
+func (w *world) document(c string, o owner) bson.D {
+	d := bson.D{{Key: "_id", Value: w.id(o)}}
+	if c == "users" {
+		d[0].Value = fmt.Sprint("u", w.between("user", 1, 4))
+	}
+	d = w.owned(d, c, o)
+	return append(d, w.fields(c, o)...)
+}
+
+// fields are those beside _id and the tenant's.
+func (w *world) fields(c string, o owner) bson.D {
+	var d bson.D
+	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
+	if !w.often("no n", 1) {
+		add("n", w.n())
+	}
+	add("s", w.s())
+	add("amount", w.amount())
+	if w.often("tags", 5) {
+		add("tags", w.tags())
+	}
+	if w.often("sub", 4) {
+		add("sub", bson.D{{Key: "a", Value: int32(w.between("a", 0, 2))}})
+	}
+	add("user", fmt.Sprint("u", w.between("user", 1, 4)))
+	if c == "order_items" {
+		add("order", w.id(o))
+	}
+	return d
+}
+
+// batch is documents of one owner with different _ids, but for a rare slip.
+func (w *world) batch(c string, o owner, most int) bson.A {
+	var out bson.A
+	seen := map[string]bool{}
+	for range w.between("documents", 1, most) {
+		d := w.document(c, o)
+		id := text(d[0].Value)
+		if seen[id] && !w.often("twice", 2) {
+			continue
+		}
+		seen[id] = true
+		out = append(out, d)
+	}
+	return out
+}
+
+func insert(c string, docs bson.A) bson.D {
+	return bson.D{{Key: "insert", Value: c}, {Key: "documents", Value: docs}}
+}
+
+// seed is the documents that a program begins with.
+func (w *world) seed() []Line {
+	var out []Line
+	for _, c := range []string{"orders", "order_items", "invoices", "tasks", "users"} {
+		if !w.often("seed "+c, 6) {
+			continue
+		}
+		for _, o := range w.owners() {
+			if c == "users" && o.listed || !w.often("seed of "+o.prefix, 7) {
+				continue
+			}
+			out = append(out, Line{Command: insert(c, w.batch(c, o, idsEach))})
+			if c == "users" {
+				break
+			}
+		}
+	}
+	return out
+}
+
+// definitions come first, since a unique index is refused where the documents are not.
+func (w *world) definitions() []Line {
+	var out []Line
+	for range w.between("definitions", 0, 3) {
+		c := w.collection()
+		if w.often("create", 3) {
+			out = append(out, Line{Command: w.create(c)})
+			continue
+		}
+		out = append(out, Line{Command: w.createIndexes(c, true)})
+	}
+	return out
+}
+
+func (w *world) create(c string) bson.D {
+	d := bson.D{{Key: "create", Value: c}}
+	if w.often("validator", 5) {
+		d = append(d, bson.E{Key: "validator", Value: bson.D{{Key: "s", Value: bson.D{{Key: "$ne", Value: "b"}}}}})
+	}
+	return d
+}
+
+func (w *world) createIndexes(c string, mayBeUnique bool) bson.D {
+	var specs bson.A
+	for range w.between("indexes", 1, 2) {
+		specs = append(specs, w.index(c, mayBeUnique))
+	}
+	return bson.D{{Key: "createIndexes", Value: c}, {Key: "indexes", Value: specs}}
+}
+
+func (w *world) index(c string, mayBeUnique bool) bson.D {
+	by := func(keys ...string) (key bson.D) {
+		for _, k := range keys {
+			key = append(key, bson.E{Key: k, Value: draw(w, "direction", int32(1), int32(-1))})
+		}
+		return key
+	}
+	f := tenantField(c)
+	key := draw(w, "key", by("n"), by("s", "n"), by(f, "n"), by(f), by("tags"))
+	unique := mayBeUnique && w.often("unique", 3)
+	if unique {
+		key = by(f, "s", "amount")
+	}
+	title := ""
+	for _, e := range key {
+		title += fmt.Sprint(e.Key, "_", e.Value, "_")
+	}
+	spec := bson.D{{Key: "key", Value: key}, {Key: "name", Value: title}}
+	if unique {
+		return append(spec, bson.E{Key: "unique", Value: true})
+	}
+	if w.often("sparse", 1) {
+		spec = append(spec, bson.E{Key: "sparse", Value: true})
+	}
+	return spec
+}
+
+// as puts a command into a session of its own, or into none.
+func (w *world) as(command bson.D) Line {
+	l := Line{Command: command}
+	if n := w.between("session", 0, 4); n > 0 && n < 3 {
+		l.Session = n
+	}
+	if !slices.Contains([]string{"insert", "update", "delete", "findAndModify"}, name(command)) || l.Session == 0 || isMany(command) {
+		return l
+	}
+	if l.Number = w.often("number", 5); l.Number {
+		l.Again = w.often("again", 3)
+	}
+	return l
+}
+
+// isMany reports whether a command has a write of many documents, which carries no number.
+func isMany(command bson.D) bool {
+	for _, e := range array(get(command, name(command)+"s")) {
+		if get(doc(e), "multi") == true || get(doc(e), "limit") == int32(0) {
+			return true
+		}
+	}
+	return false
+}
+
+// step is one command or a few that belong together.
+func (w *world) step() []Line {
+	c := w.collection()
+	switch w.between("step", 0, 19) {
+	case 0, 1, 2, 3:
+		return []Line{w.as(w.find(c))}
+	case 4:
+		return []Line{w.as(w.count(c))}
+	case 5:
+		return []Line{w.as(w.distinct(c))}
+	case 6, 7:
+		return []Line{w.as(w.insert(c))}
+	case 8, 9, 10:
+		return []Line{w.as(w.update(c))}
+	case 11, 12:
+		return []Line{w.as(w.delete(c))}
+	case 13:
+		return []Line{w.as(w.findAndModify(c))}
+	case 14, 15:
+		return []Line{w.as(w.aggregate(c))}
+	case 16:
+		return w.cursor(c)
+	case 17:
+		return []Line{{Command: w.definition(c)}}
+	}
+	return w.transactions()
+}
+
+func (w *world) definition(c string) bson.D {
+	switch w.between("definition", 0, 9) {
+	case 0:
+		return w.create(c)
+	case 1, 2:
+		return bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "nameOnly", Value: true}}
+	case 3:
+		return bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "name", Value: c}}}}
+	case 4, 5:
+		return bson.D{{Key: "listIndexes", Value: c}}
+	case 6:
+		return bson.D{{Key: "dropIndexes", Value: c}, {Key: "index", Value: draw[any](w, "index", "*", "n_1_", "tags_-1_", bson.D{{Key: "n", Value: int32(1)}})}}
+	}
+	return w.createIndexes(c, false)
+}

@@ -1,0 +1,229 @@
+package work
+
+import (
+	"fmt"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+)
+
+func is(key string, v any) bson.D { return bson.D{{Key: key, Value: v}} }
+
+// whose narrows a filter to tenants, or does not; single are the ways that name one.
+func (w *world) whose(c string, o owner) bson.D {
+	f := tenantField(c)
+	v := w.spell(o.id)
+	if w.often("plain tenant", 5) {
+		return is(f, v)
+	}
+	other := w.tenant()
+	switch w.between("tenant's form", 0, 11) {
+	case 0:
+		return is(f, is("$eq", v))
+	case 1:
+		return is(f, is("$in", bson.A{v}))
+	case 2:
+		return is(f, is("$in", bson.A{v, w.spell(other.id)}))
+	case 3:
+		return is("$and", bson.A{is(f, v), w.what(c, o)})
+	case 4:
+		return is("$or", bson.A{append(is(f, v), w.what(c, o)...), append(is(f, w.spell(other.id)), is("n", int32(1))...)})
+	case 5:
+		return is("$or", bson.A{append(is(f, v), w.what(c, o)...), is("n", int32(1))})
+	case 6:
+		return is("$expr", is("$eq", bson.A{"$" + f, is("$literal", v)}))
+	case 7:
+		return is(f, is("$ne", v))
+	case 8:
+		return is("$nor", bson.A{is(f, v)})
+	case 9:
+		return is(f, is("$exists", w.often("exists", 7)))
+	case 10:
+		return is("$and", bson.A{is("$or", bson.A{is(f, v), is("s", "b")}), is("n", is("$gte", int32(0)))})
+	}
+	return bson.D{}
+}
+
+// what asks for anything but the tenant.
+func (w *world) what(c string, o owner) bson.D {
+	switch w.between("what", 0, 11) {
+	case 0:
+		return is("n", w.n())
+	case 1:
+		return is("n", is(draw(w, "comparison", "$gt", "$lte", "$ne"), int32(w.between("than", 0, 3))))
+	case 2:
+		return is("s", w.s())
+	case 3:
+		return is("s", is("$in", bson.A{w.s(), w.s()}))
+	case 4:
+		return is("tags", draw(w, "tag", "x", "y"))
+	case 5:
+		return is("sub.a", int32(w.between("a", 0, 2)))
+	case 6:
+		return is("s", is("$regex", "^[aä]"))
+	case 7:
+		return is("_id", w.id(o))
+	case 8:
+		return is("_id", w.ids(c, o))
+	case 9:
+		return is("$or", bson.A{is("s", w.s()), is("amount", is("$gt", int32(1)))})
+	}
+	return bson.D{}
+}
+
+// ids is {$in: …} of documents of one owner, or of several.
+func (w *world) ids(c string, o owner) bson.D {
+	var in bson.A
+	for range w.between("ids", 1, 6) {
+		in = append(in, w.anyID(c, o))
+		if w.often("another's", 5) {
+			o = w.tenant()
+		}
+	}
+	return is("$in", in)
+}
+
+func (w *world) anyID(c string, o owner) any {
+	if c == "users" {
+		return fmt.Sprint("u", w.between("user", 1, 4))
+	}
+	return w.id(o)
+}
+
+// filter is what a read, or a write of many documents, asks for.
+func (w *world) filter(c string) bson.D {
+	o := w.tenant()
+	switch w.between("filter", 0, 9) {
+	case 0:
+		return w.what(c, o)
+	case 1, 2:
+		return is("_id", w.anyID(c, o))
+	case 3:
+		return is("_id", w.ids(c, o))
+	}
+	return append(w.whose(c, o), w.what(c, o)...)
+}
+
+// one selects one document at most.
+func (w *world) one(c string, o owner) bson.D {
+	d := is("_id", w.anyID(c, o))
+	if c != "users" && o.id != nil && w.often("with tenant", 4) {
+		d = append(d, bson.E{Key: tenantField(c), Value: w.spell(o.id)})
+		if w.often("tenant first", 5) {
+			d[0], d[1] = d[1], d[0]
+		}
+	}
+	if w.often("version", 1) {
+		d = append(d, bson.E{Key: "s", Value: is("$ne", "b")})
+	}
+	return d
+}
+
+// sort leaves no ties, unless they may be compared as they come.
+func (w *world) sort(total bool) bson.D {
+	var d bson.D
+	direction := func() int32 { return draw(w, "direction", int32(1), int32(-1)) }
+	for _, k := range []string{"n", "s", "amount", "sub.a"} {
+		if w.often("by "+k, 3) {
+			d = append(d, bson.E{Key: k, Value: direction()})
+		}
+	}
+	if total || d == nil || w.often("by _id", 7) {
+		d = append(d, bson.E{Key: "_id", Value: direction()})
+	}
+	return d
+}
+
+func (w *world) projection() bson.D {
+	return draw(w, "projection",
+		is("s", int32(1)), is("tags", int32(0)), bson.D{{Key: "n", Value: int32(1)}, {Key: "_id", Value: int32(0)}},
+		is("sub.a", true), is("_id", int32(1)), bson.D{{Key: "upper", Value: is("$toUpper", "$s")}, {Key: "tenantId", Value: int32(1)}},
+		is("tags", is("$slice", int32(1))))
+}
+
+var collation = bson.D{{Key: "locale", Value: "en"}, {Key: "strength", Value: int32(2)}}
+
+func (w *world) find(c string) bson.D {
+	d := bson.D{{Key: "find", Value: c}, {Key: "filter", Value: w.filter(c)}}
+	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
+	cut := w.often("cut", 3)
+	sorted := cut || w.often("sort", 4)
+	projected := w.often("project", 2)
+	if sorted {
+		add("sort", w.sort(cut || projected))
+	}
+	if projected {
+		add("projection", w.projection())
+	}
+	if cut {
+		if w.often("skip", 5) {
+			add("skip", int32(w.between("skip", 0, 4)))
+		}
+		if w.often("limit", 6) {
+			add("limit", draw[any](w, "limit", int32(1), int32(2), int64(5), int32(0)))
+		}
+		if w.often("single batch", 1) {
+			add("singleBatch", true)
+		}
+	}
+	if w.often("batch", 4) && get(d, "singleBatch") == nil {
+		add("batchSize", draw(w, "batch size", int32(2), int32(1), int32(0), int32(5)))
+	}
+	if w.often("collation", 1) && get(d, "sort") == nil {
+		add("collation", draw(w, "collation", collation, is("locale", "simple")))
+	}
+	return d
+}
+
+func (w *world) count(c string) bson.D {
+	d := bson.D{{Key: "count", Value: c}}
+	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
+	if !w.often("all", 1) {
+		add("query", w.filter(c))
+	}
+	if w.often("skip", 2) {
+		add("skip", int32(w.between("skip", 0, 3)))
+	}
+	if w.often("limit", 2) {
+		add("limit", int32(w.between("limit", 0, 3)))
+	}
+	if w.often("collation", 1) {
+		add("collation", collation)
+	}
+	return d
+}
+
+func (w *world) distinct(c string) bson.D {
+	return bson.D{
+		{Key: "distinct", Value: c},
+		{Key: "key", Value: draw(w, "key", "s", "n", "tags", "sub.a", "tenantId", "_id")},
+		{Key: "query", Value: w.filter(c)},
+	}
+}
+
+// cursor reads a result in several batches, with other reads in between.
+func (w *world) cursor(c string) []Line {
+	find := w.find(c)
+	if w.often("aggregate", 3) {
+		find = w.aggregate(c)
+	}
+	if name(find) == "find" && get(find, "batchSize") == nil && get(find, "singleBatch") == nil {
+		find = append(find, bson.E{Key: "batchSize", Value: int32(w.between("batch", 0, 3))})
+	}
+	title := fmt.Sprint("c", w.between("cursor", 1, 1<<20))
+	n := w.between("session", 0, 2)
+	out := []Line{{Session: n, Cursor: title, Command: find}}
+	for range w.between("more", 0, 4) {
+		if w.often("else", 3) {
+			out = append(out, w.as(w.find(w.collection())))
+		}
+		more := bson.D{{Key: "getMore", Value: title}, {Key: "collection", Value: c}}
+		if w.often("size", 7) {
+			more = append(more, bson.E{Key: "batchSize", Value: int32(w.between("batch", 1, 3))})
+		}
+		out = append(out, Line{Session: n, Command: more})
+	}
+	if w.often("kill", 3) {
+		out = append(out, Line{Session: n, Command: bson.D{{Key: "killCursors", Value: c}, {Key: "cursors", Value: bson.A{title}}}})
+	}
+	return out
+}

@@ -1,0 +1,161 @@
+package work
+
+import "go.mongodb.org/mongo-driver/v2/bson"
+
+// pipeline is stages that are being drawn, and whether their documents have one order only and are
+// still those of the collection.
+type pipeline struct {
+	*world
+	coll    string
+	owner   owner
+	stages  bson.A
+	ordered bool
+	whole   bool
+}
+
+func (w *world) aggregate(c string) bson.D {
+	p := &pipeline{world: w, coll: c, owner: w.tenant(), whole: true}
+	if !w.often("no match", 1) {
+		match := w.filter(c)
+		if w.often("one tenant", 7) {
+			match = append(is(tenantField(c), w.spell(p.owner.id)), w.what(c, p.owner)...)
+		}
+		p.add("$match", match)
+	}
+	for range w.between("stages", 0, 4) {
+		p.stage()
+	}
+	cursor := bson.D{}
+	if w.often("batch", 3) {
+		cursor = is("batchSize", draw(w, "batch size", int32(2), int32(0), int32(1)))
+	}
+	return bson.D{{Key: "aggregate", Value: c}, {Key: "pipeline", Value: p.pipeline()}, {Key: "cursor", Value: cursor}}
+}
+
+func (p *pipeline) pipeline() bson.A { return append(bson.A{}, p.stages...) }
+
+func (p *pipeline) add(name string, spec any) { p.stages = append(p.stages, is(name, spec)) }
+
+func (p *pipeline) stage() {
+	if !p.whole {
+		p.after()
+		return
+	}
+	switch p.between("stage", 0, 12) {
+	case 0, 1:
+		p.add("$sort", p.sort(true))
+		p.ordered = true
+	case 2:
+		p.cut()
+	case 3:
+		p.add("$match", p.what(p.coll, p.owner))
+	case 4:
+		p.add("$addFields", is("twice", is("$multiply", bson.A{"$amount", int32(2)})))
+	case 5:
+		p.add("$project", p.projection())
+		p.whole = false
+	case 6:
+		p.add("$unwind", "$tags")
+		p.whole, p.ordered = false, false // one _id several times
+	case 7, 8:
+		p.group()
+	case 9:
+		p.add(draw(p.world, "count", "$count", "$sortByCount"), "s")
+		if last := p.stages[len(p.stages)-1].(bson.D); last[0].Key == "$sortByCount" {
+			last[0].Value = "$s"
+		}
+		p.whole, p.ordered = false, false
+	case 10:
+		p.lookup()
+	case 11:
+		p.facet()
+	case 12:
+		p.union()
+	}
+}
+
+// after is for documents that have lost their fields.
+func (p *pipeline) after() {
+	if p.ordered {
+		p.cut()
+		return
+	}
+	p.add("$addFields", is("seen", true))
+}
+
+func (p *pipeline) cut() {
+	if p.ordered {
+		p.add(draw(p.world, "cut", "$limit", "$skip"), draw[any](p.world, "number", int32(1), int64(3)))
+	}
+}
+
+func (p *pipeline) group() {
+	key := draw[any](p.world, "key", "$s", "$"+tenantField(p.coll), nil, bson.D{{Key: "who", Value: "$" + tenantField(p.coll)}, {Key: "s", Value: "$s"}}, "$sub.a")
+	spec := bson.D{{Key: "_id", Value: key}}
+	all := []bson.E{
+		{Key: "count", Value: is("$sum", int32(1))},
+		{Key: "sum", Value: is("$sum", "$amount")},
+		{Key: "low", Value: is("$min", "$n")},
+		{Key: "high", Value: is("$max", "$n")},
+		{Key: "mean", Value: is("$avg", "$amount")},
+		{Key: "set", Value: is("$addToSet", "$s")},
+		{Key: "list", Value: is("$push", "$_id")},
+	}
+	if p.ordered {
+		all = append(all, bson.E{Key: "first", Value: is("$first", "$_id")}, bson.E{Key: "last", Value: is("$last", "$s")})
+	}
+	for _, e := range all {
+		if p.often(e.Key, 3) {
+			spec = append(spec, e)
+		}
+	}
+	p.add("$group", spec)
+	p.whole, p.ordered = false, false
+	if p.often("sort groups", 4) {
+		p.add("$sort", is("_id", draw(p.world, "direction", int32(1), int32(-1))))
+		p.ordered = true
+	}
+}
+
+// lookup joins with platform data, or with documents that belong to the same tenant.
+func (p *pipeline) lookup() {
+	if p.coll == "orders" && p.often("items", 5) {
+		p.add("$lookup", bson.D{{Key: "from", Value: "order_items"}, {Key: "localField", Value: "_id"}, {Key: "foreignField", Value: "order"}, {Key: "as", Value: "items"}})
+		return
+	}
+	p.add("$lookup", bson.D{{Key: "from", Value: "users"}, {Key: "localField", Value: "user"}, {Key: "foreignField", Value: "_id"}, {Key: "as", Value: "who"}})
+}
+
+func (p *pipeline) facet() {
+	branch := func() bson.A {
+		sub := &pipeline{world: p.world, coll: p.coll, owner: p.owner, whole: true, ordered: p.ordered}
+		for range p.between("branch", 1, 2) {
+			switch p.between("branch's stage", 0, 3) {
+			case 0:
+				sub.add("$match", p.what(p.coll, p.owner))
+			case 1:
+				sub.add("$sort", p.sort(true))
+				sub.ordered = true
+			case 2:
+				sub.cut()
+			case 3:
+				sub.add("$count", "n")
+				return sub.pipeline()
+			}
+		}
+		return sub.pipeline()
+	}
+	p.add("$facet", bson.D{{Key: "one", Value: append(branch(), is("$addFields", is("branch", int32(1))))}, {Key: "two", Value: append(branch(), is("$addFields", is("branch", int32(2))))}})
+	p.whole, p.ordered = false, true // one document
+}
+
+func (p *pipeline) union() {
+	from := draw(p.world, "from", p.coll, "users", "invoices")
+	match := is(tenantField(from), p.spell(p.owner.id))
+	if from == "users" {
+		match = bson.D{}
+	}
+	p.add("$unionWith", bson.D{{Key: "coll", Value: from}, {Key: "pipeline", Value: bson.A{is("$match", match)}}})
+	p.ordered = false
+	p.whole = from == p.coll
+}

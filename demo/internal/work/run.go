@@ -1,0 +1,291 @@
+package work
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/demo/internal/proxy"
+	"github.com/smetasc/tenantry/demo/internal/secantus"
+)
+
+// Ground is the servers that programs run on, one after the other, each in databases of its own.
+type Ground struct {
+	Coverage Coverage
+
+	t                 testing.TB
+	direct, home, big *client
+	addresses         [2]string // of home and big
+	front             *proxy.Proxy
+	through           *client
+	played            int
+}
+
+// NewGround starts the servers; they end with the test.
+func NewGround(t testing.TB) *Ground {
+	t.Helper()
+	g := &Ground{t: t, Coverage: Coverage{}}
+	start := func() (*client, string) {
+		address := host(secantus.Start(t, secantus.Options{}))
+		return g.dial(address), address
+	}
+	g.direct, _ = start()
+	g.home, g.addresses[0] = start()
+	g.big, g.addresses[1] = start()
+	return g
+}
+
+func host(uri string) string { return strings.Trim(strings.TrimPrefix(uri, "mongodb://"), "/") }
+
+func (g *Ground) dial(address string) *client {
+	g.t.Helper()
+	c, err := dial(address)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { c.nc.Close() })
+	return c
+}
+
+// route has the proxy follow the program's routing.
+func (g *Ground) route(r *Routing, database string) {
+	g.t.Helper()
+	config := r.config(database, g.addresses[0], g.addresses[1])
+	if g.front == nil {
+		g.front = proxy.Start(g.t, config)
+	} else {
+		g.front.Reload(g.t, config)
+	}
+	if g.through == nil {
+		g.through = g.dial(host(g.front.URI))
+	}
+}
+
+// run is one program under way.
+type run struct {
+	g         *Ground
+	p         *Program
+	database  string
+	want, got side
+	cursors   map[string]*pair
+}
+
+// side is one of the two servers as a client sees it.
+type side struct {
+	*client
+	sessions map[int]*session
+}
+
+type session struct {
+	lsid   bson.D
+	number int64
+	open   bool // a transaction has been begun
+}
+
+// Run plays the program on both sides and returns the first difference.
+func (g *Ground) Run(p *Program) error {
+	g.t.Helper()
+	g.played++
+	r := &run{g: g, p: p, database: fmt.Sprintf("app%d", g.played), cursors: map[string]*pair{}}
+	g.route(&p.Routing, r.database)
+	r.want, r.got = side{g.direct, map[int]*session{}}, side{g.through, map[int]*session{}}
+	err := r.play()
+	if lost := r.drop(); lost != nil && err == nil {
+		err = lost
+	}
+	if err != nil {
+		// A connection on which something was left unread is of no use to the next program.
+		g.again()
+	}
+	return err
+}
+
+func (g *Ground) again() {
+	for _, c := range []**client{&g.direct, &g.home, &g.big, &g.through} {
+		address := (*c).nc.RemoteAddr().String()
+		(*c).nc.Close()
+		*c = g.dial(address)
+	}
+}
+
+func (r *run) play() error {
+	for i, l := range r.p.Lines {
+		if err := r.line(l); err != nil {
+			return fmt.Errorf("command %d, %s\n%w", i+1, l, err)
+		}
+	}
+	if err := r.finish(); err != nil {
+		return err
+	}
+	if err := r.contents(); err != nil {
+		return fmt.Errorf("afterwards: %w", err)
+	}
+	return nil
+}
+
+// finish ends what the program has left open.
+func (r *run) finish() error {
+	for name, c := range r.cursors {
+		if err := r.drain(c); err != nil {
+			return fmt.Errorf("cursor %s, %w", name, err)
+		}
+	}
+	for _, s := range []*side{&r.want, &r.got} {
+		for n := range s.sessions {
+			if err := r.abort(s, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// abort ends a session's transaction where one is open.
+func (r *run) abort(s *side, n int) error {
+	if x := s.sessions[n]; x == nil || !x.open {
+		return nil
+	}
+	_, err := s.send(r, Line{Session: n, Txn: true, Command: bson.D{{Key: "abortTransaction", Value: int32(1)}}}, false)
+	return err
+}
+
+// line plays a line: first through the proxy, then, if that was not refused, directly.
+func (r *run) line(l Line) error {
+	times := 1
+	if l.Again && l.Number {
+		times = 2
+	}
+	for _, s := range []*side{&r.want, &r.got} {
+		s.prepare(l)
+	}
+	if done, err := r.cursorLine(l); done {
+		return err
+	}
+	if ends(l) {
+		if err := r.drainSession(l.Session); err != nil {
+			return err
+		}
+	}
+	for n := range times {
+		got, err := r.got.send(r, l, n > 0)
+		if err != nil {
+			return fmt.Errorf("proxied: %w", err)
+		}
+		_, no := r.p.Routing.refused(l.Command, got)
+		r.g.Coverage.note(&r.p.Routing, l, no)
+		if no {
+			return r.refusal(l)
+		}
+		want, err := r.want.send(r, l, n > 0)
+		if err != nil {
+			return fmt.Errorf("direct: %w", err)
+		}
+		if err := r.compare(l, want, got); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refusal follows a command that the proxy has refused: it is not run directly, and where it has
+// ended a transaction there, this one ends too.
+func (r *run) refusal(l Line) error {
+	if !l.Txn {
+		return nil
+	}
+	r.forget(l.Session)
+	if x := r.want.sessions[l.Session]; x.number == 0 || !x.open {
+		x.number, x.open = x.number+1, true // as begun there, and over
+		return nil
+	}
+	err := r.abort(&r.want, l.Session)
+	r.want.sessions[l.Session].open = true
+	return err
+}
+
+// ends reports whether the line ends a transaction.
+func ends(l Line) bool {
+	n := name(l.Command)
+	return n == "commitTransaction" || n == "abortTransaction"
+}
+
+// prepare gives a session that the line names its id.
+func (s *side) prepare(l Line) {
+	if l.Session == 0 || s.sessions[l.Session] != nil {
+		return
+	}
+	id := bson.NewObjectID()
+	uuid := append(slices.Clone(id[:]), byte(l.Session), 0, 0, 0)
+	s.sessions[l.Session] = &session{lsid: bson.D{{Key: "id", Value: bson.Binary{Subtype: bson.TypeBinaryUUID, Data: uuid}}}}
+}
+
+// send sends the line's command with its session and transaction and returns the reply.
+func (s *side) send(r *run, l Line, again bool) (bson.D, error) {
+	command := append(slices.Clone(l.Command), bson.E{Key: "$db", Value: r.database})
+	if ends(l) {
+		command[len(command)-1].Value = "admin"
+	}
+	command = s.sign(command, l, again)
+	reply, err := s.do(command, r.p.Routing.Sections)
+	if err != nil {
+		return nil, err
+	}
+	if x := s.sessions[l.Session]; l.Txn && ends(l) {
+		x.open = false
+	}
+	return reply, nil
+}
+
+// sign appends the session's fields; again keeps the number of the write before.
+func (s *side) sign(command bson.D, l Line, again bool) bson.D {
+	x := s.sessions[l.Session]
+	if x == nil {
+		return command
+	}
+	add := func(key string, v any) { command = append(command, bson.E{Key: key, Value: v}) }
+	add("lsid", x.lsid)
+	switch {
+	case l.Txn:
+		if !x.open && !ends(l) {
+			x.number++
+			add("startTransaction", true)
+			x.open = true
+		}
+		add("txnNumber", x.number)
+		add("autocommit", false)
+	case l.Number:
+		if !again {
+			x.number++
+		}
+		add("txnNumber", x.number)
+	}
+	return command
+}
+
+var errPhysical = errors.New("a reply names a tenant's own database")
+
+// compare holds the two replies to a line against each other.
+func (r *run) compare(l Line, want, got bson.D) error {
+	if strings.Contains(text(got), ownName(r.database, "")) {
+		return fmt.Errorf("%w: %s", errPhysical, text(got))
+	}
+	differ := func() error {
+		return fmt.Errorf(" direct: %s\nproxied: %s", text(want), text(got))
+	}
+	if !slices.Equal(outline(l.Command, want), outline(l.Command, got)) {
+		return differ()
+	}
+	if get(want, "cursor") == nil {
+		return nil
+	}
+	c := newPair(l, want, got)
+	if l.Cursor != "" {
+		r.cursors[l.Cursor] = c
+		return nil
+	}
+	return r.drain(c)
+}

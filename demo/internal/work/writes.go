@@ -1,0 +1,182 @@
+package work
+
+import (
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+)
+
+func (w *world) insert(c string) bson.D {
+	docs := w.batch(c, w.tenant(), 4)
+	if w.often("several tenants", 3) {
+		for range w.between("tenants", 1, 2) {
+			docs = append(docs, w.batch(c, w.tenant(), 2)...)
+		}
+	}
+	return w.ordered(insert(c, docs))
+}
+
+func (w *world) ordered(command bson.D) bson.D {
+	if w.often("unordered", 3) {
+		return append(command, bson.E{Key: "ordered", Value: false})
+	}
+	return command
+}
+
+// change is an update of one document, or with many of whichever.
+func (w *world) change(c string, o owner, many bool) any {
+	set := func(d bson.D) bson.D { return is("$set", d) }
+	switch w.between("change", 0, 15) {
+	case 0, 1, 2, 3:
+		return set(w.fields(c, o))
+	case 4:
+		return is("$inc", is("amount", int32(1)))
+	case 5:
+		return is("$push", is("tags", draw(w, "tag", "x", "y")))
+	case 6:
+		return is("$pull", is("tags", "x"))
+	case 7:
+		return bson.D{{Key: "$unset", Value: is("sub", "")}, {Key: "$set", Value: is("s", w.s())}}
+	case 8:
+		return is("$rename", is("s", "s2"))
+	case 9:
+		return bson.D{{Key: "$min", Value: is("amount", int32(0))}, {Key: "$setOnInsert", Value: is("s", "new")}}
+	case 10:
+		return set(is(tenantField(c), w.spell(w.tenant().id)))
+	case 11:
+		return bson.A{is("$set", is("n", is("$add", bson.A{"$amount", int32(1)})))}
+	case 12:
+		return is("$unset", is(tenantField(c), ""))
+	}
+	if many {
+		return set(is("s", w.s()))
+	}
+	d := w.owned(bson.D{}, c, o)
+	return append(d, w.fields(c, o)...)
+}
+
+func (w *world) updateEntry(c string, many bool) bson.D {
+	o := w.tenant()
+	e := bson.D{{Key: "q", Value: nil}, {Key: "u", Value: w.change(c, o, many)}}
+	if many {
+		e[0].Value = w.filter(c)
+		return append(e, bson.E{Key: "multi", Value: true})
+	}
+	e[0].Value = w.one(c, o)
+	if w.often("upsert", 2) {
+		e = append(e, bson.E{Key: "upsert", Value: true})
+	}
+	return e
+}
+
+func (w *world) update(c string) bson.D {
+	var entries bson.A
+	switch w.between("update", 0, 9) {
+	case 0, 1: // documents saved one by one, sent as a batch
+		for range w.between("saves", 2, 5) {
+			entries = append(entries, w.updateEntry(c, false))
+		}
+	case 2, 3, 4:
+		entries = bson.A{w.updateEntry(c, true)}
+	case 5:
+		entries = bson.A{w.updateEntry(c, false), w.updateEntry(c, true)}
+	default:
+		entries = bson.A{w.updateEntry(c, false)}
+	}
+	return w.ordered(bson.D{{Key: "update", Value: c}, {Key: "updates", Value: entries}})
+}
+
+func (w *world) delete(c string) bson.D {
+	var entries bson.A
+	for range w.between("deletes", 1, 3) {
+		if w.often("many", 3) {
+			entries = append(entries, bson.D{{Key: "q", Value: w.filter(c)}, {Key: "limit", Value: int32(0)}})
+		} else {
+			entries = append(entries, bson.D{{Key: "q", Value: w.one(c, w.tenant())}, {Key: "limit", Value: int32(1)}})
+		}
+		if !w.often("batch", 4) {
+			break
+		}
+	}
+	return w.ordered(bson.D{{Key: "delete", Value: c}, {Key: "deletes", Value: entries}})
+}
+
+func (w *world) findAndModify(c string) bson.D {
+	o := w.tenant()
+	d := bson.D{{Key: "findAndModify", Value: c}}
+	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
+	if w.often("sorted", 3) {
+		add("query", w.filter(c))
+		add("sort", w.sort(true))
+	} else {
+		add("query", w.one(c, o))
+	}
+	if w.often("remove", 3) {
+		add("remove", true)
+	} else {
+		add("update", w.change(c, o, false))
+		if w.often("new", 5) {
+			add("new", true)
+		}
+		if w.often("upsert", 2) && get(d, "sort") == nil {
+			add("upsert", true)
+		}
+	}
+	if w.often("fields", 2) {
+		add("fields", is("s", int32(1)))
+	}
+	return d
+}
+
+// transactions are one, or two whose commands come mixed with each other's.
+func (w *world) transactions() []Line {
+	out := w.transaction(1)
+	if !w.often("two", 3) {
+		return out
+	}
+	var mixed []Line
+	for other := w.transaction(2); len(out)+len(other) > 0; {
+		if len(other) == 0 || len(out) > 0 && w.often("first", 5) {
+			mixed, out = append(mixed, out[0]), out[1:]
+		} else {
+			mixed, other = append(mixed, other[0]), other[1:]
+		}
+	}
+	return mixed
+}
+
+func (w *world) transaction(session int) []Line {
+	var out []Line
+	add := func(command bson.D) { out = append(out, Line{Session: session, Txn: true, Command: command}) }
+	o := w.tenant() // most transactions are one tenant's
+	for range w.between("commands", 1, 4) {
+		c := w.collection()
+		switch w.between("command", 0, 7) {
+		case 0, 1:
+			add(insert(c, w.batch(c, o, 2)))
+		case 2:
+			add(bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{
+				bson.D{{Key: "q", Value: w.one(c, o)}, {Key: "u", Value: w.change(c, o, false)}},
+			}}})
+		case 3:
+			add(w.update(c))
+		case 4:
+			add(w.delete(c))
+		case 5:
+			add(w.findAndModify(c))
+		case 6:
+			add(bson.D{{Key: "find", Value: c}, {Key: "filter", Value: is(tenantField(c), w.spell(o.id))}})
+		case 7:
+			add(w.find(c))
+		}
+		if w.often("aside", 2) {
+			out = append(out, Line{Command: w.find(c)})
+		}
+	}
+	if w.often("cursors of it", 2) {
+		out = slices.Concat(out[:len(out)-1:len(out)-1], out[len(out)-1:])
+	}
+	end := draw(w, "end", "commitTransaction", "commitTransaction", "abortTransaction")
+	add(bson.D{{Key: end, Value: int32(1)}})
+	return out
+}

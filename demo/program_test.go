@@ -1,0 +1,76 @@
+package demo
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/smetasc/tenantry/demo/internal/work"
+	"github.com/smetasc/tenantry/demo/internal/proxy"
+)
+
+// The same work twice once more, with programs by the generator: each is played directly on a
+// database and through the proxy with tenants routed by chance, and nobody may see a difference.
+// Those that once failed come first.
+func TestPrograms(t *testing.T) {
+	skipShort(t)
+	proxy.Binary(t)
+	g := work.NewGround(t)
+	files, err := filepath.Glob("testdata/programs/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no programs to replay: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { replay(t, g, file) })
+	}
+	if t.Failed() {
+		return
+	}
+	t.Run("generated", func(t *testing.T) { generate(t, g) })
+	t.Logf("commands on collections of tenants with databases of their own:\n%s", g.Coverage)
+}
+
+func replay(t *testing.T, g *work.Ground, file string) {
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := work.Parse(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Run(p); err != nil {
+		t.Error(err)
+	}
+}
+
+func generate(t *testing.T, g *work.Ground) {
+	setDefault(t, "rapid.checks", map[bool]string{false: "60", true: "3000"}[long()])
+	setDefault(t, "rapid.nofailfile", "true") // the text below is easier to keep
+	rapid.Check(t, func(r *rapid.T) {
+		p := work.Draw().Draw(r, "program")
+		if err := g.Run(p); err != nil {
+			r.Fatalf("%v\nkeep it as testdata/programs/NAME.txt:\n%s", err, p)
+		}
+	})
+}
+
+// setDefault sets a flag that the command line does not.
+func setDefault(t *testing.T, name, value string) {
+	t.Helper()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	if given {
+		return
+	}
+	old := flag.Lookup(name).Value.String()
+	if err := flag.Set(name, value); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { flag.Set(name, old) })
+}
