@@ -5,6 +5,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
+	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -54,18 +55,32 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 		waves[0], waves[1] = waves[1], waves[0]
 	}
 	var parts []part
+	defer func() { free(parts) }()
+	var made wire.Doc
 	failed := 0
 	for _, wave := range waves {
 		trips := make([]*trip, len(wave))
 		for i, x := range wave {
 			trips[i] = c.sideTrip(t, x, tx)
+			if made != nil {
+				trips[i].make = func() wire.Doc { return c.recreate(x, made) }
+			}
 		}
 		parts = append(parts, c.scatter(trips, tx)...)
 		if failed = c.unsettled(parts); failed > 0 {
 			break
 		}
+		if p := &parts[0]; made == nil && !p.tr.facts.ok && p.tr.facts.code == wire.NamespaceExists {
+			var err *wire.Error
+			if tx == nil { // else this error has ended the transaction
+				made, err = c.options(d.Targets[0])
+			}
+			if made == nil || err != nil {
+				answer, _ := c.pick(parts, 0)
+				return answer, err
+			}
+		}
 	}
-	defer free(parts)
 	switch {
 	case failed > 0 && len(parts) == 1: // nothing is done
 		return c.pick(parts, 0)
@@ -79,6 +94,49 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 		}
 	}
 	return c.pick(parts, answer)
+}
+
+// options asks shared how it has the collection that was to be created; nil where it is gone again.
+// A create that shared refuses since the collection is there with other options may change no other
+// holder to these; but one that an earlier create did not reach gets the collection as shared has it.
+func (c *clientConn) options(shared *routing.Target) (wire.Doc, *wire.Error) {
+	body := build(func(d []byte) []byte {
+		d = bsoncore.AppendInt32Element(d, "listCollections", 1)
+		i, d := bsoncore.AppendDocumentElementStart(d, "filter")
+		d = bsoncore.AppendStringElement(d, "name", string(c.req.Coll()))
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		return bsoncore.AppendStringElement(d, "$db", shared.DB)
+	})
+	tr := &trip{
+		target: shared, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
+		make: func() wire.Doc { return body }, sel: backend.Select{Write: true},
+	}
+	reply, err := c.send(tr)
+	if err != nil {
+		return nil, err
+	}
+	defer reply.Free()
+	if !tr.facts.ok {
+		return nil, c.replied(tr)
+	}
+	rows, _, _ := firstBatch(tr.facts.cursor)
+	if len(rows) != 1 {
+		return nil, nil
+	}
+	v, _ := rows[0].Lookup("options")
+	d, _ := v.Doc()
+	return slices.Concat(wire.Doc{}, d), nil // the reply's bytes are used again
+}
+
+// recreate is a create with the options that listCollections has told.
+func (c *clientConn) recreate(x *routing.Target, options wire.Doc) wire.Doc {
+	return build(func(d []byte) []byte {
+		d = bsoncore.AppendStringElement(d, "create", string(c.req.Coll()))
+		for it := options.Iter(); it.Next(); {
+			d = it.Value.AppendTo(d, string(it.Key))
+		}
+		return bsoncore.AppendStringElement(d, "$db", x.DB)
+	})
 }
 
 // pick makes one part's reply the answer.

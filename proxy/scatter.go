@@ -147,7 +147,9 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	f, _ := c.req.Field("filter")
 	filter, _ := f.Value.Doc()
-	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !c.collated() {
+	_, sized := c.req.Field("batchSize")
+	none := sized && c.number("batchSize") == 0 // a first batch of none tells nothing of who has the document
+	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !c.collated() && !none {
 		return c.findOne(t, d, tx, ids[0])
 	}
 	return c.findMany(t, d, tx)
