@@ -50,12 +50,22 @@ func replay(t *testing.T, g *work.Ground, file string) {
 }
 
 func generate(t *testing.T, g *work.Ground) {
-	setDefault(t, "rapid.checks", map[bool]string{false: "60", true: "3000"}[long()])
+	setDefault(t, "rapid.checks", map[bool]string{false: "100", true: "3000"}[long()])
 	setDefault(t, "rapid.nofailfile", "true") // the text below is easier to keep
+	setDefault(t, "rapid.shrinktime", "5s")
+	var failed *work.Program
+	defer func() {
+		if failed == nil {
+			return
+		}
+		p, err := g.Reduce(failed)
+		t.Logf("reduced, to be kept in testdata/programs: %v\n%s", err, p)
+	}()
 	rapid.Check(t, func(r *rapid.T) {
 		p := work.Draw().Draw(r, "program")
 		if err := g.Run(p); err != nil {
-			r.Fatalf("%v\nkeep it as testdata/programs/NAME.txt:\n%s", err, p)
+			failed = p
+			r.Fatal("a difference; see below for the reduced program")
 		}
 	})
 }

@@ -14,6 +14,8 @@ var volatile = []string{
 	"cursor",
 	// The text of an error. Its code tells applications what it is.
 	"errmsg",
+	// Each database makes a collection when it first needs it (docs/differences.md).
+	"createdCollectionAutomatically",
 }
 
 // outline is what must be equal of two replies, by field.

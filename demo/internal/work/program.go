@@ -57,6 +57,9 @@ func (p *Program) String() string {
 	return b.String()
 }
 
+// GoString is what a failing property prints.
+func (p *Program) GoString() string { return p.String() }
+
 func (l Line) String() string {
 	words := ""
 	if l.Session > 0 {

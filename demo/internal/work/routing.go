@@ -139,6 +139,9 @@ address = "$LISTEN"
 [admin]
 address = "$ADMIN"
 
+[log]
+level = "warn" # else a line for each reload
+
 [control]
 enabled = false
 
