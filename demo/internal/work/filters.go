@@ -2,11 +2,23 @@ package work
 
 import (
 	"fmt"
+	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 )
 
 func is(key string, v any) bson.D { return bson.D{{Key: key, Value: v}} }
+
+// both asks for what two filters ask for. Of a key that stands twice the test server reads the last
+// one only, where a server reads both.
+func both(a, b bson.D) bson.D {
+	for _, e := range b {
+		if slices.ContainsFunc(a, func(o bson.E) bool { return o.Key == e.Key }) {
+			return is("$and", bson.A{a, b})
+		}
+	}
+	return append(a, b...)
+}
 
 // whose narrows a filter to tenants, or does not; single are the ways that name one.
 func (w *world) whose(c string, o owner) bson.D {
@@ -26,9 +38,9 @@ func (w *world) whose(c string, o owner) bson.D {
 	case 3:
 		return is("$and", bson.A{is(f, v), w.what(c, o)})
 	case 4:
-		return is("$or", bson.A{append(is(f, v), w.what(c, o)...), append(is(f, w.spell(other.id)), is("n", int32(1))...)})
+		return is("$or", bson.A{both(is(f, v), w.what(c, o)), append(is(f, w.spell(other.id)), is("n", int32(1))...)})
 	case 5:
-		return is("$or", bson.A{append(is(f, v), w.what(c, o)...), is("n", int32(1))})
+		return is("$or", bson.A{both(is(f, v), w.what(c, o)), is("n", int32(1))})
 	case 6:
 		return is("$expr", is("$eq", bson.A{"$" + f, is("$literal", v)}))
 	case 7:
@@ -100,7 +112,7 @@ func (w *world) filter(c string) bson.D {
 	case 3:
 		return is("_id", w.ids(c, o))
 	}
-	return append(w.whose(c, o), w.what(c, o)...)
+	return both(w.whose(c, o), w.what(c, o))
 }
 
 // one selects one document at most.

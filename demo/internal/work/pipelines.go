@@ -18,7 +18,7 @@ func (w *world) aggregate(c string) bson.D {
 	if !w.often("no match", 1) {
 		match := w.filter(c)
 		if w.often("one tenant", 7) {
-			match = append(is(tenantField(c), w.spell(p.owner.id)), w.what(c, p.owner)...)
+			match = both(is(tenantField(c), w.spell(p.owner.id)), w.what(c, p.owner))
 		}
 		p.add("$match", match)
 	}
