@@ -46,20 +46,17 @@ func (c Coverage) String() string {
 
 // kind says what a command is as far as routing is concerned; "" for one that no route touches.
 func kind(r *Routing, l Line) string {
-	n := name(l.Command)
-	switch n {
-	case "getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections":
-		return n
+	n, c := name(l.Command), coll(l.Command)
+	if n == "aggregate" && !r.moved(c) && slices.ContainsFunc(array(get(l.Command, "pipeline")), func(s any) bool { return joins(r, doc(s)) }) {
+		return "aggregate of platform data joined with tenants'"
 	}
-	if !r.moved(coll(l.Command)) {
-		if n == "aggregate" && slices.ContainsFunc(array(get(l.Command, "pipeline")), func(s any) bool { return joins(r, doc(s)) }) {
-			return "aggregate of platform data joined with tenants'"
-		}
+	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections"}, n) {
 		return ""
 	}
-	k := n + subject(r, l.Command)
-	if l.Txn {
-		k += ", in a transaction"
+	s := subjectsOf(l.Command)
+	k := n + s.extra + s.String(r, c)
+	if l.Txn && n != "commitTransaction" && n != "abortTransaction" {
+		return "in a transaction: " + k
 	}
 	return k
 }
@@ -75,62 +72,73 @@ func joins(r *Routing, stage bson.D) bool {
 	return r.moved(from)
 }
 
-// subject says whose documents a command is about, read from its first filters alone.
-func subject(r *Routing, command bson.D) string {
-	c := coll(command)
-	var s subjects
-	switch name(command) {
-	case "find":
-		s.filter(c, doc(get(command, "filter")))
-	case "count", "distinct":
-		s.filter(c, doc(get(command, "query")))
-	case "findAndModify":
-		s.filter(c, doc(get(command, "query")))
-		s.update(get(command, "update"))
-		s.many = false
-	case "aggregate":
-		stages := array(get(command, "pipeline"))
-		var match bson.D
-		if len(stages) > 0 {
-			match = doc(get(doc(stages[0]), "$match"))
-		}
-		s.filter(c, match)
-		for _, st := range stages {
-			if d := doc(st); len(d) == 1 && slices.Contains([]string{"$lookup", "$unionWith", "$facet", "$group"}, d[0].Key) {
-				s.extra = " with " + d[0].Key
-			}
-		}
-	case "insert":
-		for _, d := range array(get(command, "documents")) {
-			s.owners = append(s.owners, dig(doc(d), tenantField(c)))
-		}
-		s.parts = len(s.owners)
-	case "update", "delete":
-		for _, e := range array(get(command, name(command)+"s")) {
-			s.filter(c, doc(get(doc(e), "q")))
-			s.update(get(doc(e), "u"))
-			s.many = s.many || get(doc(e), "multi") == true || get(doc(e), "limit") == int32(0)
-			if get(doc(e), "upsert") == true {
-				s.extra += " (upsert)"
-			}
-		}
-	default:
-		return ""
-	}
-	return s.String(r, c)
-}
-
-// subjects collects what the parts of a command name.
+// subjects collects whose documents a command is about, read from the top level of its filters alone.
 type subjects struct {
 	owners []any
 	parts  int
 	open   int // parts that name no tenant
 	byID   int // of these, those that name documents by _id
 	many   bool
-	extra  string
+	extra  string // what else is remarkable, the last of it
 }
 
-func (s *subjects) filter(c string, f bson.D) {
+func subjectsOf(command bson.D) *subjects {
+	s, c := &subjects{}, coll(command)
+	switch n := name(command); n {
+	case "find":
+		s.filter(c, get(command, "filter"))
+	case "count", "distinct":
+		s.filter(c, get(command, "query"))
+	case "findAndModify":
+		s.write(c, get(command, "query"), command)
+	case "aggregate":
+		s.pipeline(c, array(get(command, "pipeline")))
+	case "insert":
+		for _, d := range array(get(command, "documents")) {
+			s.owners = append(s.owners, dig(doc(d), tenantField(c)))
+		}
+		s.parts = len(s.owners)
+	case "update", "delete":
+		for _, e := range array(get(command, n+"s")) {
+			s.write(c, get(doc(e), "q"), doc(e))
+		}
+	}
+	return s
+}
+
+func (s *subjects) pipeline(c string, stages bson.A) {
+	for i, st := range stages {
+		d := doc(st)
+		if i == 0 {
+			s.filter(c, get(d, "$match"))
+		}
+		if len(d) == 1 && slices.Contains([]string{"$lookup", "$unionWith", "$facet", "$group"}, d[0].Key) {
+			s.extra = " with " + d[0].Key
+		}
+	}
+}
+
+// write reads an entry of a batch, or a findAndModify.
+func (s *subjects) write(c string, filter any, entry bson.D) {
+	s.filter(c, filter)
+	s.many = s.many || get(entry, "multi") == true || get(entry, "limit") == int32(0)
+	u := get(entry, "u")
+	if u == nil {
+		u = get(entry, "update")
+	}
+	_, pipeline := u.(bson.A)
+	switch {
+	case pipeline:
+		s.extra = " by a pipeline"
+	case get(entry, "upsert") == true:
+		s.extra = ", upsert,"
+	case s.extra == "" && len(doc(u)) > 0 && !strings.HasPrefix(doc(u)[0].Key, "$"):
+		s.extra = " by replacement"
+	}
+}
+
+func (s *subjects) filter(c string, filter any) {
+	f := doc(filter)
 	s.parts++
 	v := get(f, tenantField(c))
 	if d, ok := v.(bson.D); ok {
@@ -150,51 +158,29 @@ func (s *subjects) filter(c string, f bson.D) {
 	}
 }
 
-func (s *subjects) update(u any) {
-	switch u := u.(type) {
-	case bson.A:
-		s.extra += " (pipeline)"
-	case bson.D:
-		if len(u) > 0 && !strings.HasPrefix(u[0].Key, "$") {
-			s.extra += " (replacement)"
-		}
-	}
-}
-
+// String says whose they are.
 func (s *subjects) String(r *Routing, c string) string {
-	homes := map[string]bool{}
+	homes := map[*Tenant]bool{}
 	for _, o := range s.owners {
-		home := "shared"
-		if t := r.tenant(o); t != nil && r.separate(t, c) {
-			home = t.Key
+		t := r.tenant(o)
+		if t != nil && !r.separate(t, c) {
+			t = nil
 		}
-		homes[home] = true
+		homes[t] = true
 	}
-	whose := ""
+	many := ""
+	if s.many {
+		many = ", many"
+	}
 	switch {
 	case s.parts == 0:
-		whose = ""
-	case s.open > 0 && s.open == s.byID && len(s.owners) == 0:
-		whose = " by _id"
-	case s.open == s.parts:
-		whose = " without a tenant"
-	case s.open > 0:
-		whose = " partly without a tenant"
+		return ""
 	case len(homes) > 1:
-		whose = " of several homes"
-	default:
-		whose = " of one home"
+		return " of several homes" + many
+	case s.open == 0:
+		return " of one home" + many
+	case s.open == s.byID:
+		return " by _id" + many
 	}
-	if s.many {
-		whose += ", many"
-	}
-	return whose + firstOnly(s.extra)
-}
-
-// firstOnly keeps the kinds few: of a batch's extras the first.
-func firstOnly(extra string) string {
-	if before, _, cut := strings.Cut(extra, ") "); cut {
-		return before + ")"
-	}
-	return extra
+	return " without a tenant" + many
 }

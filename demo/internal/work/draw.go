@@ -18,7 +18,7 @@ func Draw() *rapid.Generator[*Program] {
 		w.p.Lines = append(w.p.Lines, w.seed()...)
 		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) []Line {
 			return (&world{r: t, p: w.p}).step()
-		}), 1, 24).Draw(t, "steps")
+		}), 8, 40).Draw(t, "steps")
 		for _, s := range steps {
 			w.p.Lines = append(w.p.Lines, s...)
 		}
@@ -73,9 +73,13 @@ func drawRouting(t *rapid.T) Routing {
 	return r
 }
 
-func draw[T any](w *world, what string, from ...T) T { return rapid.SampledFrom(from).Draw(w.r, what) }
+func draw[T any](w *world, what string, from ...T) T { return from[w.between(what, 0, len(from)-1)] }
 
-func (w *world) between(what string, from, to int) int { return rapid.IntRange(from, to).Draw(w.r, what) }
+// between draws evenly, where rapid itself prefers the small.
+func (w *world) between(what string, from, to int) int {
+	const odd = 0x9e3779b97f4a7c15
+	return from + int(rapid.Uint64().Draw(w.r, what)*odd>>33)%(to-from+1)
+}
 
 // often is true in n of 10 cases.
 func (w *world) often(what string, n int) bool { return w.between(what, 0, 9) >= 10-n }
@@ -323,29 +327,52 @@ func isMany(command bson.D) bool {
 // step is one command or a few that belong together.
 func (w *world) step() []Line {
 	c := w.collection()
+	one := func(of func(string) bson.D) []Line { return []Line{w.as(of(c))} }
 	switch w.between("step", 0, 19) {
-	case 0, 1, 2, 3:
-		return []Line{w.as(w.find(c))}
+	case 0, 1, 2:
+		return one(w.find)
+	case 3:
+		return one(w.count)
 	case 4:
-		return []Line{w.as(w.count(c))}
-	case 5:
-		return []Line{w.as(w.distinct(c))}
-	case 6, 7:
-		return []Line{w.as(w.insert(c))}
+		return one(w.distinct)
+	case 5, 6, 7:
+		return one(w.insert)
 	case 8, 9, 10:
-		return []Line{w.as(w.update(c))}
+		return one(w.update)
 	case 11, 12:
-		return []Line{w.as(w.delete(c))}
+		return one(w.delete)
 	case 13:
-		return []Line{w.as(w.findAndModify(c))}
+		return one(w.findAndModify)
 	case 14, 15:
-		return []Line{w.as(w.aggregate(c))}
+		return one(w.aggregate)
 	case 16:
 		return w.cursor(c)
 	case 17:
 		return w.definition(c)
+	case 18:
+		return w.wrong(c)
 	}
 	return w.transactions()
+}
+
+// wrong is a command that a server refuses, or is told what it does not know.
+func (w *world) wrong(c string) []Line {
+	mine := is(tenantField(c), w.spell(w.tenant().id))
+	command := draw(w, "mistake",
+		bson.D{{Key: "find", Value: c}, {Key: "filter", Value: both(mine, is("n", is("$no", int32(1))))}},
+		bson.D{{Key: "find", Value: c}, {Key: "filter", Value: mine}, {Key: "limit", Value: int32(-1)}},
+		bson.D{{Key: "count", Value: c}, {Key: "query", Value: both(mine, is("$no", bson.A{}))}},
+		bson.D{{Key: "aggregate", Value: c}, {Key: "pipeline", Value: bson.A{is("$match", mine), is("$no", bson.D{})}}, {Key: "cursor", Value: bson.D{}}},
+		bson.D{{Key: "aggregate", Value: c}, {Key: "pipeline", Value: bson.A{is("$match", mine)}}},
+		bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{bson.D{{Key: "q", Value: mine}, {Key: "u", Value: is("$no", is("n", int32(1)))}}}}},
+		bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{bson.D{{Key: "q", Value: mine}, {Key: "u", Value: is("$set", is("_id", "other"))}}}}},
+		bson.D{{Key: "insert", Value: c}, {Key: "documents", Value: bson.A{}}},
+		bson.D{{Key: "getMore", Value: int64(4711)}, {Key: "collection", Value: c}},
+		bson.D{{Key: "killCursors", Value: c}, {Key: "cursors", Value: bson.A{int64(4711)}}},
+		bson.D{{Key: "dropIndexes", Value: c}, {Key: "index", Value: "no_1"}},
+		bson.D{{Key: "nonsense", Value: c}},
+	)
+	return []Line{w.as(command)}
 }
 
 // definition is one that may come late. A collection is created again only where shared has it
