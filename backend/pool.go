@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/description"
+	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/topology"
 )
 
 // pool is the connections to one server.
@@ -28,6 +30,7 @@ type pool struct {
 	dials    atomic.Int64
 	failures atomic.Int64
 	clears   atomic.Int64
+	beats    atomic.Int64 // heartbeats that the driver's monitor has begun
 
 	reporting sync.Mutex // held while an error is reported, so that one cause is reported once
 
@@ -412,10 +415,33 @@ func (p *pool) tell(c *Conn, err error) {
 	if s == nil || c.generation != before {
 		return
 	}
+	beats := p.beats.Load()
 	cleared := s.ProcessError(err, c.desc) == driver.ConnectionPoolCleared
+	if cleared {
+		p.d.cluster.all.wg.Add(1)
+		go p.insist(s, err, c.desc, beats)
+	}
 	if cleared && p.generation.Load() == before { // no event while the driver's pool is paused
 		p.outdate()
 		p.d.clears.add(poolClear{addr: p.addr})
+	}
+}
+
+// insist makes sure that the monitor looks at the server anew. A report breaks off the heartbeat that
+// is under way, by a sign that is lost where the monitor is just between two of them; then it would
+// wait for what the server pushes next, some ten seconds later, with the server unknown meanwhile.
+func (p *pool) insist(s *topology.SelectedServer, err error, desc *described, beats int64) {
+	defer p.d.cluster.all.wg.Done()
+	for pause := 50 * time.Millisecond; pause < 2*time.Second; pause *= 2 {
+		select {
+		case <-p.d.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		if x := p.d.table.Load().find(p.addr); p.beats.Load() != beats || x == nil || x.kind != description.Unknown {
+			return
+		}
+		s.ProcessError(err, desc)
 	}
 }
 

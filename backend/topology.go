@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,6 +108,7 @@ func (d *deployment) open() (*topology.Topology, error) {
 	}
 	opts := *t.opts
 	opts.PoolMonitor = &event.PoolMonitor{Event: d.poolEvent}
+	opts.ServerMonitor = &event.ServerMonitor{ServerHeartbeatStarted: d.heartbeat}
 	// No authenticator: monitors never log in, and the driver's pools must not.
 	cfg, err := topology.NewAuthenticatorConfig(nil, topology.WithAuthConfigClientOptions(&opts))
 	if err != nil {
@@ -278,6 +280,15 @@ func (d *deployment) poolEvent(e *event.PoolEvent) {
 		s.pool.outdate()
 	}
 	d.clears.add(poolClear{addr: e.Address, interrupt: e.Interruption})
+}
+
+// heartbeat hears that the driver begins to look at a server. As in poolEvent, nothing may be done
+// here but count.
+func (d *deployment) heartbeat(e *event.ServerHeartbeatStartedEvent) {
+	end := max(strings.LastIndex(e.ConnectionID, "[-"), 0) // the connection's number is behind the address
+	if s := d.table.Load().find(e.ConnectionID[:end]); s != nil {
+		s.pool.beats.Add(1)
+	}
 }
 
 func (d *deployment) applyClears() {
