@@ -45,7 +45,7 @@ func (r *rules) routeSpec(t *tenant) *routing.RouteSpec {
 	if s.empty() {
 		return nil
 	}
-	spec := &routing.RouteSpec{Cluster: cluster, Databases: r.homes(t.key)}
+	spec := &routing.RouteSpec{Cluster: cluster, Databases: r.homes(t.key), Epoch: t.route.epoch()}
 	if t.route.own() && r.guarded() {
 		maps.Copy(spec.Databases, t.route.Databases)
 	}
@@ -122,6 +122,6 @@ func sameRoute(a, b *routing.RouteSpec) bool {
 	if a == nil || b == nil || a == b {
 		return a == b
 	}
-	return a.Cluster == b.Cluster && maps.Equal(a.Databases, b.Databases) && (a.Collections == nil) == (b.Collections == nil) &&
+	return a.Cluster == b.Cluster && a.Epoch == b.Epoch && maps.Equal(a.Databases, b.Databases) && (a.Collections == nil) == (b.Collections == nil) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Except, b.Except)
 }

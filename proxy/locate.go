@@ -162,16 +162,37 @@ func (s *split) ask(op *routing.Op, targets []*routing.Target, ids []wire.Value,
 }
 
 // question asks the targets for documents by a find that fill completes, and tells where each of
-// them lives. What is left over in shared is nobody's.
+// them lives. In a transaction the other clusters than its own are asked outside of it: what begins it
+// may be on any; later, what is on another can't be part of it.
 func (s *split) question(op *routing.Op, targets []*routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte, tell func(place) *wire.Error) *wire.Error {
+	if s.tx == nil || oneCluster(targets) {
+		return s.questionIn(s.tx, op, targets, sorted, fill, tell)
+	}
+	cluster := s.tx.pinned()
+	in, out := byCluster(targets, cluster)
+	told := 0
+	err := s.questionIn(s.tx, op, in, sorted, fill, func(p place) *wire.Error { told++; return tell(p) })
+	if err != nil || told > 0 {
+		return err
+	}
+	return s.questionIn(nil, op, out, sorted, fill, func(p place) *wire.Error {
+		if cluster != "" {
+			return spans()
+		}
+		return tell(p)
+	})
+}
+
+// questionIn is question in one transaction, or in none. What is left over in shared is nobody's.
+func (s *split) questionIn(tx *txn, op *routing.Op, targets []*routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte, tell func(place) *wire.Error) *wire.Error {
 	c := s.c
 	trips := make([]*trip, len(targets))
 	for i, x := range targets {
-		tr := &trip{target: x, txn: s.tx, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, sel: c.selectServer(s.tx)}
-		tr.make = func() wire.Doc { return s.find(op, x, sorted, fill) } // when it is sent: in a transaction only the first begins it
+		tr := &trip{target: x, txn: tx, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, sel: c.selectServer(tx)}
+		tr.make = func() wire.Doc { return s.find(tx, op, x, sorted, fill) } // when it is sent: in a transaction only the first begins it
 		trips[i] = tr
 	}
-	parts := c.scatter(trips, s.tx)
+	parts := c.scatter(trips, tx)
 	defer free(parts)
 	if err := c.failed(parts); err != nil {
 		if sorted {
@@ -205,7 +226,7 @@ func clone(v wire.Value) wire.Value {
 }
 
 // find is the find that asks a target for documents' ids and tenants.
-func (s *split) find(op *routing.Op, x *routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte) wire.Doc {
+func (s *split) find(tx *txn, op *routing.Op, x *routing.Target, sorted bool, fill func([]byte, *routing.Target) []byte) wire.Doc {
 	return build(func(d []byte) []byte {
 		d = bsoncore.AppendStringElement(d, "find", string(op.Name))
 		d = fill(d, x)
@@ -217,7 +238,7 @@ func (s *split) find(op *routing.Op, x *routing.Target, sorted bool, fill func([
 		}
 		d, _ = bsoncore.AppendDocumentEnd(d, i)
 		d = bsoncore.AppendBooleanElement(d, "singleBatch", true)
-		d = s.c.appendSession(d, x.Cluster, s.tx)
+		d = s.c.appendSession(d, x.Cluster, tx)
 		return bsoncore.AppendStringElement(d, "$db", x.DB)
 	})
 }

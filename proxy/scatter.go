@@ -27,7 +27,10 @@ func free(parts []part) {
 // those in flight. stale asks for a new decision.
 func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (tx *txn, leave func(), stale bool, err *wire.Error) {
 	leave = func() {}
-	if tx, err = c.transaction(); err != nil {
+	if tx, err = c.transaction(); err == nil {
+		err = c.goesOn(t, d, tx)
+	}
+	if err != nil {
 		return nil, leave, false, err
 	}
 	if tx != nil || c.req.Writes() {
@@ -150,6 +153,12 @@ func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire
 	_, sized := c.req.Field("batchSize")
 	none := sized && c.number("batchSize") == 0 // a first batch of none tells nothing of who has the document
 	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !c.collated() && !none {
+		if tx != nil {
+			var err *wire.Error
+			if d, err = c.inOneCluster(t, d, tx, ids[0]); err != nil {
+				return nil, err
+			}
+		}
 		return c.findOne(t, d, tx, ids[0])
 	}
 	return c.findMany(t, d, tx)
@@ -159,6 +168,58 @@ func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire
 func (c *clientConn) collated() bool {
 	_, ok := c.req.Field("collation")
 	return ok
+}
+
+// inOneCluster is the decision for a find by _id in a transaction, on the transaction's cluster alone.
+// One that begins it looks first, outside of it, on which cluster the document is.
+func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*routing.Decision, *wire.Error) {
+	cluster := tx.pinned()
+	in, out := byCluster(d.Targets, cluster)
+	if len(out) == 0 || cluster == "" && len(out) == len(d.Targets) && oneCluster(out) {
+		return d, nil
+	}
+	found := map[string]place{}
+	s := &split{c: c, t: t, d: d}
+	if err := s.ask(&routing.Op{Coll: d.Coll, Name: c.req.Coll()}, out, []wire.Value{id}, found); err != nil {
+		return nil, err
+	}
+	p, ok := found[keyOf(id)]
+	switch {
+	case ok && cluster != "":
+		return nil, spans()
+	case ok:
+		in, _ = byCluster(d.Targets, p.home.Cluster)
+	case cluster == "":
+		in, _ = byCluster(d.Targets, d.Targets[0].Cluster)
+	}
+	own := *d
+	if own.Targets = in; len(in) == 0 {
+		own.Targets = d.Targets[:1]
+	}
+	return &own, nil
+}
+
+// byCluster parts the targets on the cluster from the others.
+func byCluster(targets []*routing.Target, cluster string) (in, out []*routing.Target) {
+	for _, x := range targets {
+		if x.Cluster == cluster {
+			in = append(in, x)
+		} else {
+			out = append(out, x)
+		}
+	}
+	return in, out
+}
+
+func oneCluster(targets []*routing.Target) bool {
+	in, _ := byCluster(targets, targets[0].Cluster)
+	return len(in) == len(targets)
+}
+
+// spans refuses what would take a transaction to a second cluster.
+func spans() *wire.Error {
+	return wire.Errorf(wire.OperationNotSupportedTxn,
+		"a transaction can not span clusters, and this command's data is on another one than the transaction's first")
 }
 
 func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*wire.Buf, *wire.Error) {

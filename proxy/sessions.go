@@ -97,6 +97,7 @@ const (
 type txn struct {
 	mu      sync.Mutex // guards the following
 	number  int64
+	epoch   uint64 // of the table when it began
 	state   txnState
 	cluster string // "" until the first command was sent
 	begun   bool   // the cluster has had a command of it
@@ -121,7 +122,7 @@ const (
 )
 
 // find returns the transaction of the command.
-func (x *txns) find(key txnKey, number int64, start bool, f *flights) (*txn, *wire.Error) {
+func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, f *flights) (*txn, *wire.Error) {
 	x.mu.Lock()
 	t := x.m[key]
 	if start && (t == nil || t.number != number) {
@@ -130,7 +131,7 @@ func (x *txns) find(key txnKey, number int64, start bool, f *flights) (*txn, *wi
 			x.mu.Unlock()
 			return nil, wire.Errorf(wire.TransactionTooOld, "a transaction with a higher number was begun in this session")
 		}
-		t = &txn{number: number, used: time.Now()}
+		t = &txn{number: number, epoch: epoch, used: time.Now()}
 		x.m[key] = t
 		x.mu.Unlock()
 		old.end(f)
@@ -184,7 +185,7 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 		return nil, nil
 	}
 	number, _ := c.req.TxnNumber()
-	t, err := c.srv.txns.find(txnKey{c.principal(), c.lsid}, number, c.req.StartsTxn(), c.srv.flights)
+	t, err := c.srv.txns.find(txnKey{c.principal(), c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.srv.flights)
 	if err != nil {
 		return nil, err
 	}
@@ -197,6 +198,32 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 	return t, nil
 }
 
+// epoch is the current table's.
+func (c *clientConn) epoch() uint64 {
+	if t := c.srv.opts.Router.Current(); t != nil {
+		return t.Epoch
+	}
+	return 0
+}
+
+// goesOn ends the transaction where a tenant that the command concerns has moved since it began: its
+// snapshot is older than what has been copied, and would show a home half filled.
+func (c *clientConn) goesOn(t *routing.Table, d *routing.Decision, tx *txn) *wire.Error {
+	if tx == nil || !t.MovedSince(d, tx.epoch) {
+		return nil
+	}
+	c.failTxn(tx)
+	return wire.Errorf(wire.NoSuchTransaction, "the tenant's database has changed since the transaction began; run it again").
+		WithLabels(wire.LabelTransientTxn)
+}
+
+// pinned is the cluster that the transaction is bound to; "" for none yet.
+func (t *txn) pinned() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cluster
+}
+
 // pin binds the transaction to the cluster of its first command; another cluster is refused.
 func (t *txn) pin(cluster string) *wire.Error {
 	t.mu.Lock()
@@ -205,8 +232,7 @@ func (t *txn) pin(cluster string) *wire.Error {
 		t.cluster = cluster
 	}
 	if t.cluster != cluster {
-		return wire.Errorf(wire.OperationNotSupportedTxn,
-			"a transaction can not span clusters, and this command's data is on another one than the transaction's first")
+		return spans()
 	}
 	return nil
 }

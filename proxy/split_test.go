@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
@@ -387,5 +388,98 @@ func TestSplitRetryOfAnother(t *testing.T) {
 		if taken != 1 {
 			t.Errorf("%s: %d documents were taken by one write and its retry", name, taken)
 		}
+	}
+}
+
+// A transaction that begins with a command without a tenant begins on the cluster where its document
+// is; what turns out to be on another one ends it.
+func TestTransactionFindsItsCluster(t *testing.T) {
+	g := twoClusters(t)
+	g.insert(t, 0, "acme")
+	g.insert(t, 1, "globex")
+	number := int64(0)
+	in := func(start bool, cmd bson.D) bson.D {
+		t.Helper()
+		cmd = append(cmd, d("lsid", session(3), "txnNumber", number, "autocommit", false)...)
+		if start {
+			cmd = append(cmd, bson.E{Key: "startTransaction", Value: true})
+		}
+		return g.client.Run("app", cmd)
+	}
+	find := func(id int) bson.D { return d("find", "orders", "filter", d("_id", id)) }
+	save := func(id int) bson.D {
+		return d("update", "orders", "updates", bson.A{d("q", d("_id", id), "u", d("$set", d("x", 1)))})
+	}
+	for name, first := range map[string]func(int) bson.D{"find": find, "save": save} {
+		for id := range 2 {
+			number++
+			if r := in(true, first(id)); wiretest.Get(r, "ok") != 1.0 || outcomeOf(r) == "n 0" {
+				t.Errorf("%s of %d: %v", name, id, r)
+			}
+			if r := in(false, save(id)); outcomeOf(r) != "n 1" {
+				t.Errorf("then saved: %v", r)
+			}
+			if r := g.client.Run("admin", d("commitTransaction", 1, "lsid", session(3), "txnNumber", number, "autocommit", false)); wiretest.Get(r, "ok") != 1.0 {
+				t.Errorf("commit: %v", r)
+			}
+		}
+		number++
+		in(true, first(0))
+		r := in(false, save(1))
+		labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
+		if wiretest.Get(r, "code") != int32(263) || len(labels) != 0 {
+			t.Errorf("a document of the other cluster: %v", r)
+		}
+		if r = in(false, find(0)); wiretest.Get(r, "code") != int32(251) {
+			t.Errorf("after that: %v", r)
+		}
+	}
+	for _, s := range []*wiretest.Server{g.server, g.big} {
+		if n := len(s.Commands("abortTransaction")); n > 2 {
+			t.Errorf("%d aborts", n)
+		}
+	}
+}
+
+// A transaction does not see a tenant in a home that it has got since.
+func TestTransactionMayNotStraddle(t *testing.T) {
+	g := newGround(t, nil)
+	in := func(start bool, tenant string) bson.D {
+		cmd := d("find", "orders", "filter", d("tenantId", tenant), "lsid", session(3), "txnNumber", int64(1), "autocommit", false)
+		if start {
+			cmd = append(cmd, bson.E{Key: "startTransaction", Value: true})
+		}
+		return g.client.Run("app", cmd)
+	}
+	in(true, "globex")
+	g.router.Publish(tableOf(t, 7, func(s *routing.Spec) { s.Tenants[0].Route.Epoch = 7 }))
+	if r := in(false, "globex"); wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("another tenant's command: %v", r)
+	}
+	r := in(false, "acme")
+	labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
+	if wiretest.Get(r, "code") != int32(251) || len(labels) != 1 {
+		t.Errorf("the moved tenant's: %v", r)
+	}
+}
+
+// The parts of a command share its time.
+func TestTimeIsShared(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "find" {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return wiretest.Pass()
+	})
+	save := d("update", "orders", "updates", bson.A{d("q", d("_id", 1), "u", d("$set", d("x", 1)))}, "lsid", session(1), "txnNumber", int64(1))
+	g.client.Run("app", append(save, bson.E{Key: "maxTimeMS", Value: 10_000}))
+	for _, c := range g.server.Commands("update") {
+		if left, _ := c.Int("maxTimeMS"); left > 9_980 || left < 1 {
+			t.Errorf("%d ms are left of ten seconds", left)
+		}
+	}
+	if r := g.client.Run("app", append(save[:len(save):len(save)], bson.E{Key: "maxTimeMS", Value: 5})); wiretest.Get(r, "code") != int32(50) {
+		t.Errorf("without time left: %v", r)
 	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -207,6 +208,11 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 	if c.recoveryCluster() != "" {
 		remove(r, p, "recoveryToken")
 	}
+	if tr.aside {
+		if err := c.timeLeft(r, p); err != nil {
+			return nil, err
+		}
+	}
 	if tr.table != nil {
 		if err := tr.table.Rename(r, tr.target, p); err != nil {
 			return nil, err
@@ -224,6 +230,21 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 		return p.ApplyTo(frame), nil
 	}
 	return p.Amend(frame), nil
+}
+
+// timeLeft gives a part of a command what is left of the whole command's time.
+func (c *clientConn) timeLeft(r *routing.Request, p *wire.Patch) *wire.Error {
+	f, ok := r.Field("maxTimeMS")
+	limit, isNumber := f.Value.Int()
+	used := time.Since(c.start).Milliseconds()
+	switch {
+	case !ok || !isNumber || limit <= 0 || used == 0:
+		return nil
+	case used >= limit:
+		return wire.Errorf(wire.MaxTimeMSExpired, "operation exceeded time limit")
+	}
+	p.Replace(f.Start, f.End-f.Start, bsoncore.AppendInt64Element(nil, "maxTimeMS", limit-used), r.Msg.BodyAt)
+	return nil
 }
 
 // remove takes a field off the request.
@@ -329,6 +350,9 @@ func recoveryToken(cluster string) []byte {
 // forward sends the command to the one target of the decision.
 func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire.Buf, again bool) {
 	tx, werr := c.transaction()
+	if werr == nil {
+		werr = c.goesOn(t, d, tx)
+	}
 	if werr != nil {
 		return c.refuse(werr), false
 	}

@@ -84,6 +84,7 @@ type RouteSpec struct {
 	Databases   map[string]string // logical to physical
 	Collections []string          // "coll", "db.coll" or "prefix*"
 	Except      []string          // all but these, where Collections is nil
+	Epoch       uint64            // of its last change
 }
 
 // Table is the immutable snapshot that commands are routed by.
@@ -473,6 +474,18 @@ func (t *Table) Tenants(yield func(*Tenant) bool) {
 
 // Tenant finds a tenant by its key.
 func (t *Table) Tenant(key string) *Tenant { return t.byKey[key] }
+
+// MovedSince reports whether a tenant that the decision concerns has left shared since the epoch.
+func (t *Table) MovedSince(d *Decision, epoch uint64) bool {
+	since := func(tn *Tenant) bool { return tn.route != nil && tn.route.Epoch > epoch }
+	switch {
+	case d.Tenant != nil:
+		return since(d.Tenant)
+	case d.Coll != nil:
+		return slices.ContainsFunc(d.Coll.away, since)
+	}
+	return false
+}
 
 // Key is the key of the tenant with the number; "" for one that is in no table any more.
 func (t *Table) Key(num uint32) string {
