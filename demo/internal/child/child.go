@@ -64,6 +64,13 @@ func (p *Process) Output() string { return p.out.String() }
 // Signal sends a signal.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
+// Kill ends the process at once, as a power cut would, and waits until it has
+// ended.
+func (p *Process) Kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
 // Stop asks the process to end and kills it when it doesn't in time.
 func (p *Process) Stop() error {
 	select {

@@ -1,6 +1,7 @@
-// Package relay is a TCP relay between a test's client and the proxy. It counts
-// what the client does (connections, compressed messages) and can cut them off,
-// as a network does.
+// Package relay is a TCP relay between a test's client and the proxy, or between
+// the proxy and its server. It counts what the client does (connections,
+// compressed messages) and can cut them off, as a network does: at once, after a
+// request has gone through and before its reply does, or for a while.
 package relay
 
 import (
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -17,6 +19,7 @@ const (
 	headerLen     = 16
 	compressedLen = headerLen + 9 // with the original op code, its size and the compressor's id
 	opCompressed  = 2012
+	shown         = 256 // bytes of a message that decide about it
 )
 
 // Relay is a running relay.
@@ -33,6 +36,9 @@ type Relay struct {
 	pipes  map[net.Conn]struct{}
 	sent   map[byte]int // compressed messages from clients, by compressor
 	got    map[byte]int // and to clients
+	lose   func(request []byte) bool
+	lost   int
+	down   bool
 	closed bool
 }
 
@@ -83,6 +89,31 @@ func (r *Relay) Compressed(id byte) (sent, got int) {
 	return r.sent[id], r.got[id]
 }
 
+// Lose names the requests whose replies are lost: each goes through, and when
+// its reply comes the connection is cut. The function sees the first 256 bytes.
+func (r *Relay) Lose(which func(request []byte) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lose = which
+}
+
+// Lost is how many replies have been lost.
+func (r *Relay) Lost() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lost
+}
+
+// Down cuts all connections and refuses further ones until it is called with false.
+func (r *Relay) Down(down bool) {
+	r.mu.Lock()
+	r.down = down
+	r.mu.Unlock()
+	if down {
+		r.Cut()
+	}
+}
+
 // Cut closes all connections that are open now.
 func (r *Relay) Cut() {
 	r.mu.Lock()
@@ -108,9 +139,13 @@ func (r *Relay) accept() {
 			return
 		}
 		r.mu.Lock()
-		to := r.to
+		to, down := r.to, r.down
 		r.opened = append(r.opened, time.Now())
 		r.mu.Unlock()
+		if down {
+			client.Close()
+			continue
+		}
 		server, err := net.Dial("tcp", to)
 		if err != nil {
 			client.Close()
@@ -141,12 +176,34 @@ func (r *Relay) join(client, server net.Conn) {
 		delete(r.pipes, client)
 		delete(r.pipes, server)
 	}
-	r.wg.Go(func() { defer end(); r.copy(server, client, r.sent) })
-	r.wg.Go(func() { defer end(); r.copy(client, server, r.got) })
+	var doomed atomic.Bool // the next reply is lost
+	r.wg.Go(func() {
+		defer end()
+		r.copy(server, client, r.sent, func(request []byte) bool {
+			if r.loses(request) {
+				doomed.Store(true)
+			}
+			return true
+		})
+	})
+	r.wg.Go(func() {
+		defer end()
+		r.copy(client, server, r.got, func([]byte) bool { return !doomed.Load() })
+	})
 }
 
-// copy passes message after message on.
-func (r *Relay) copy(dst io.Writer, src io.Reader, count map[byte]int) {
+func (r *Relay) loses(request []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lose == nil || !r.lose(request) {
+		return false
+	}
+	r.lost++
+	return true
+}
+
+// copy passes message after message on, as long as pass says so.
+func (r *Relay) copy(dst io.Writer, src io.Reader, count map[byte]int, pass func(start []byte) bool) {
 	in := bufio.NewReader(src)
 	for {
 		header, err := in.Peek(headerLen)
@@ -161,6 +218,10 @@ func (r *Relay) copy(dst io.Writer, src io.Reader, count map[byte]int) {
 			r.mu.Lock()
 			count[header[compressedLen-1]]++
 			r.mu.Unlock()
+		}
+		start, err := in.Peek(min(int(length), shown))
+		if err != nil || !pass(start) {
+			return
 		}
 		if _, err := io.CopyN(dst, in, int64(length)); err != nil {
 			return

@@ -29,14 +29,46 @@ type Options struct {
 // its connection string. To its clients it is a replica set of one member.
 func Start(t testing.TB, o Options) string {
 	t.Helper()
-	python := tree.Path(t, ".cache", "venv", "bin", "python")
-	tree.NeedSetup(t, python)
+	return Run(t, o).URI
+}
+
+// Server is a server that a test may kill.
+type Server struct {
+	URI     string
+	Address string
+
+	options Options
+	process *child.Process
+}
+
+// Run is Start for a test that wants more than the connection string.
+func Run(t testing.TB, o Options) *Server {
+	t.Helper()
 	address, err := child.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, port, _ := net.SplitHostPort(address)
-	dir := o.Dir
+	s := &Server{URI: "mongodb://" + address + "/", Address: address, options: o}
+	s.Restart(t)
+	t.Cleanup(func() {
+		if err := s.process.Stop(); err != nil || t.Failed() {
+			t.Logf("SecantusDB at %s: %v\n%s", address, err, s.process.Output())
+		}
+	})
+	return s
+}
+
+// Kill ends the server at once. It keeps what was written with journal=true,
+// where it has a directory.
+func (s *Server) Kill() { s.process.Kill() }
+
+// Restart starts the server, again after Kill, and returns when it answers.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	python := tree.Path(t, ".cache", "venv", "bin", "python")
+	tree.NeedSetup(t, python)
+	host, port, _ := net.SplitHostPort(s.Address)
+	dir := s.options.Dir
 	if dir == "" {
 		dir = ":memory:"
 	}
@@ -44,25 +76,18 @@ func Start(t testing.TB, o Options) string {
 		tree.Path(t, "demo", "secantus", "launch.py"), "--until-stdin-closes",
 		"--host", host, "--port", port, "--storage-path", dir,
 		"--log-level", "WARNING", "--cache-size", "128M",
-	}, o.Args...)
+	}, s.options.Args...)
 	cmd := exec.Command(python, args...)
 	// ":memory:" is a temporary folder, which a killed server would leave.
 	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir(), "PYTHONDONTWRITEBYTECODE=1")
 
-	p, err := child.Start(cmd, nil)
-	if err != nil {
+	var err error
+	if s.process, err = child.Start(cmd, nil); err != nil {
 		t.Fatalf("start SecantusDB: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := p.Stop(); err != nil || t.Failed() {
-			t.Logf("SecantusDB at %s: %v\n%s", address, err, p.Output())
-		}
-	})
-	uri := "mongodb://" + address + "/"
-	if err := p.WaitUntil(startLimit, func() error { return ping(uri) }); err != nil {
-		t.Fatalf("start SecantusDB: %v\n%s", err, p.Output())
+	if err := s.process.WaitUntil(startLimit, func() error { return ping(s.URI) }); err != nil {
+		t.Fatalf("start SecantusDB: %v\n%s", err, s.process.Output())
 	}
-	return uri
 }
 
 // ping asks without a log-in, which a server with --auth also answers.
