@@ -19,7 +19,7 @@ build:           ## .cache/bin/tenantry
 
 run: build       ## the proxy before an embedded server with a small sample; Ctrl-C ends it
 	cd demo && $(GO) build $(TAGS) -o $(CACHE)/bin/tenantry-demo ./cmd/tenantry-demo
-	$(CACHE)/bin/tenantry-demo --tenantry $(CACHE)/bin/tenantry
+	$(CACHE)/bin/tenantry-demo --tenantry $(CACHE)/bin/tenantry $(ARGS)
 
 setup:           ## test servers and real clients
 	sh demo/setup.sh

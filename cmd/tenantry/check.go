@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -77,7 +78,7 @@ func explain(args []string, stdout io.Writer) error {
 	}
 	raw, err := parseCommand(args[1])
 	if err != nil {
-		return usageError{fmt.Errorf("the command is no JSON document: %w", err)}
+		return usageError{fmt.Errorf("the command is no JSON document: %w; write it as {\"find\": \"orders\"}, names in double quotes too", err)}
 	}
 	db := ""
 	for name := range table.Databases {
@@ -115,30 +116,32 @@ func printDoc(stdout io.Writer, doc bson.Raw) error {
 
 // tenants lists a running proxy's tenants.
 func tenants(args []string, stdout io.Writer) error {
-	base := os.Getenv("TENANTRY_ADMIN")
-	asJSON := false
-	for i := 0; i < len(args); i++ {
-		switch {
-		case args[i] == "--json":
-			asJSON = true
-		case args[i] == "--admin" && i+1 < len(args):
-			i++
-			base = args[i]
-		default:
-			return usageError{errors.New("usage: tenantry tenants [--admin URL] [--json]")}
-		}
+	flags := flag.NewFlagSet("tenants", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // what is wrong is said once, by main
+	base := flags.String("admin", os.Getenv("TENANTRY_ADMIN"), "")
+	asJSON := flags.Bool("json", false, "")
+	err := flags.Parse(args)
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("it takes no %q", flags.Arg(0))
 	}
-	body, err := ask(base, "/tenants")
+	if err != nil {
+		return usageError{fmt.Errorf("tenants: %w; usage: tenantry tenants [--admin URL] [--json]", err)}
+	}
+	body, err := ask(*base, "/tenants")
 	if err != nil {
 		return err
 	}
-	if asJSON {
+	if *asJSON {
 		_, err := stdout.Write(body)
 		return err
 	}
 	var list []control.TenantStatus
 	if err := json.Unmarshal(body, &list); err != nil {
 		return fmt.Errorf("read the proxy's answer: %w", err)
+	}
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(stdout, "no tenants are known; if the home cluster is away (/readyz tells), they are when it is back")
+		return err
 	}
 	return printTenants(stdout, list)
 }
@@ -159,7 +162,7 @@ func ask(base, page string) ([]byte, error) {
 	client := http.Client{Timeout: 10 * time.Second}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask the running proxy: %w", err)
+		return nil, fmt.Errorf("no proxy answers at %s: %w; is tenantry running, and is this its admin address? --admin or TENANTRY_ADMIN name another", base, errors.Unwrap(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)

@@ -56,6 +56,22 @@ func TestCheck(t *testing.T) {
 	tenantry(t, nil, "check", bad+".missing").want(t, 2, "tenantry.toml.missing: cannot be read")
 }
 
+// TestReadme: the file that the README begins with is right, and so is its example of a command.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```toml\n")
+	toml, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("no configuration in the README")
+	}
+	file := newFile(t, toml)
+	tenantry(t, nil, "check", file).want(t, 0, "acme", "app_tenant_{key}")
+	tenantry(t, nil, "explain", file, `{"find": "orders", "filter": {"tenantId": "acme"}}`).want(t, 0, `"app_tenant_acme"`)
+}
+
 func TestCheckWarns(t *testing.T) {
 	file := newFile(t, strings.Replace(goodFile, "[admin]", "tenant = \"acme\"\nisolation = \"rows\"\n[admin]", 1))
 	tenantry(t, nil, "check", file).want(t, 0, "warning: "+file+":3: ")

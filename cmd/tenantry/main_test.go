@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,10 +97,24 @@ func TestUsage(t *testing.T) {
 		{"check --strict", "usage: tenantry check"},
 		{"check one.toml two.toml", "usage: tenantry check"},
 		{"explain one.toml", "usage: tenantry explain"},
-		{"tenants --all", "usage: tenantry tenants"},
-		{"tenants --admin", "usage: tenantry tenants"},
+		{"tenants --all", "not defined: -all; usage: tenantry tenants"},
+		{"tenants --admin", "needs an argument: -admin"},
 		{"tenants --admin http://[::1", "admin address"},
 	} {
 		tenantry(t, nil, strings.Fields(c.args)...).want(t, 2, "tenantry: ", c.text)
 	}
+}
+
+// TestTrouble: what a newcomer meets says what to do.
+func TestTrouble(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := taken.Addr().String()
+	file := newFile(t, strings.Replace(goodFile, "127.0.0.1:0", address, 1))
+	tenantry(t, nil, "serve", "--config", file).want(t, 1, address, "already in use", "choose another address under [[listeners]]")
+	taken.Close() // nobody is there now
+	tenantry(t, nil, "tenants", "--admin", address).want(t, 1, "no proxy answers at http://"+address, "--admin or TENANTRY_ADMIN")
+	tenantry(t, nil, "explain", file, `{find: "orders"}`).want(t, 2, "double quotes")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ import (
 
 const (
 	startTimeout  = 10 * time.Second // for reading the routes before the first client is served
+	startPatience = 2 * time.Second  // before it is said that the start waits
 	reloadTimeout = 20 * time.Second
 	drainTimeout  = 20 * time.Second // for commands under way at the end, where no flag says it
 	watchInterval = 500 * time.Millisecond
@@ -178,14 +180,14 @@ func (p *process) listen(cfg *config.Config) error {
 	if cfg.Admin.Address != "" {
 		addr, err := p.admin.Listen(cfg.Admin.Address)
 		if err != nil {
-			return err
+			return taken(err, "[admin]")
 		}
 		p.log.Info().Stringer("address", addr).Msg("admin listens")
 	}
 	for _, l := range cfg.Listeners {
 		addr, err := p.proxy.Listen(l.Address)
 		if err != nil {
-			return err
+			return taken(err, "[[listeners]]")
 		}
 		e := p.log.Info().Stringer("address", addr).Str("presentation", l.Presentation)
 		if l.Tenant != "" {
@@ -196,11 +198,23 @@ func (p *process) listen(cfg *config.Config) error {
 	return nil
 }
 
+// taken adds to an error of listening what to do about it.
+func taken(err error, section string) error {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	return fmt.Errorf("%w by another process (another tenantry, a MongoDB); stop it, or choose another address under %s", err, section)
+}
+
 // start reads the routes once; where the home cluster is away that goes on in control's own loop,
 // and clients are told so meanwhile.
 func (p *process) start(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	late := time.AfterFunc(startPatience, func() {
+		p.log.Warn().Msg("the home cluster does not answer yet; is its URI right, is it running?")
+	})
+	defer late.Stop()
 	cfg := p.cfg.Load()
 	if err := p.control.Apply(limited, cfg); err != nil {
 		if ctx.Err() != nil {
@@ -345,15 +359,12 @@ func goneClusters(old, cfg *config.Config) []backend.Spec {
 
 // ready says why the process can not serve everything yet; nil when it can.
 func (p *process) ready() error {
-	if err := p.control.Ready(); err != nil {
-		return err
-	}
-	for _, c := range p.clusters.All() {
+	for _, c := range p.clusters.All() { // first: without them there are no routes either
 		if !c.Ready() {
 			return fmt.Errorf("cluster %s has no server that takes writes", c.Name())
 		}
 	}
-	return nil
+	return p.control.Ready()
 }
 
 func (p *process) stop() {

@@ -136,7 +136,7 @@ func portsFree(p places) error {
 	} {
 		l, err := net.Listen("tcp", address(use.port))
 		if err != nil {
-			return fmt.Errorf("port %d, meant for %s, cannot be had (%w): is a MongoDB or another demo running? Choose another port with %s",
+			return fmt.Errorf("port %d, meant for %s, cannot be had (%w): is a MongoDB or another demo running? Choose another port: make run ARGS='%s PORT'",
 				use.port, use.what, err, use.flag)
 		}
 		l.Close()
