@@ -65,7 +65,7 @@ func generate(t *testing.T, g *work.Ground) {
 		p := work.Draw().Draw(r, "program")
 		if err := g.Run(p); err != nil {
 			failed = p
-			r.Fatal("a difference; see below for the reduced program")
+			r.Fatal("a difference; the reduced program is below")
 		}
 	})
 }

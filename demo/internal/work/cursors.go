@@ -80,9 +80,14 @@ func (r *run) next(c *pair, size any) error {
 	return nil
 }
 
+const maxBatches = 200 // of any cursor, of which none has so many documents
+
 // drain reads both cursors to their ends and compares them.
 func (r *run) drain(c *pair) error {
-	for !c.killed && (c.want.id != 0 || c.got.id != 0) {
+	for n := 0; !c.killed && (c.want.id != 0 || c.got.id != 0); n++ {
+		if n > maxBatches {
+			return fmt.Errorf("it has no end\n direct: %d documents, cursor %d\nproxied: %d documents, cursor %d", len(c.want.docs), c.want.id, len(c.got.docs), c.got.id)
+		}
 		if err := r.next(c, nil); err != nil {
 			return err
 		}

@@ -103,7 +103,7 @@ func (w *world) collection() string {
 	return draw(w, "collection", "orders", "orders", "orders", "order_items", "invoices", "tasks", "users", "notes")
 }
 
-const idsEach = 6 // that one owner's documents of a collection may have
+const idsEach = 4 // that one owner's documents of a collection may have
 
 // id is one of the owner's _ids. Their types differ from owner to owner, so that orders over all
 // tenants are those of types too.
@@ -223,11 +223,11 @@ func insert(c string, docs bson.A) bson.D {
 func (w *world) seed() []Line {
 	var out []Line
 	for _, c := range []string{"orders", "order_items", "invoices", "tasks", "users"} {
-		if !w.often("seed "+c, 6) {
+		if !w.often("seed "+c, 7) {
 			continue
 		}
 		for _, o := range w.owners() {
-			if c == "users" && o.listed || !w.often("seed of "+o.prefix, 7) {
+			if c == "users" && o.listed || !w.often("seed of "+o.prefix, 8) {
 				continue
 			}
 			out = append(out, Line{Command: insert(c, w.batch(c, o, idsEach))})
@@ -328,7 +328,9 @@ func isMany(command bson.D) bool {
 func (w *world) step() []Line {
 	c := w.collection()
 	one := func(of func(string) bson.D) []Line { return []Line{w.as(of(c))} }
-	switch w.between("step", 0, 19) {
+	switch w.between("step", 0, 20) {
+	case 20:
+		return w.loadAndSave(c)
 	case 0, 1, 2:
 		return one(w.find)
 	case 3:

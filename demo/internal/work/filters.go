@@ -85,9 +85,9 @@ func (w *world) what(c string, o owner) bson.D {
 // ids is {$in: …} of documents of one owner, or of several.
 func (w *world) ids(c string, o owner) bson.D {
 	var in bson.A
-	for range w.between("ids", 1, 6) {
+	for range w.between("ids", 1, 12) {
 		in = append(in, w.anyID(c, o))
-		if w.often("another's", 5) {
+		if w.often("another's", 6) {
 			o = w.tenant()
 		}
 	}
@@ -156,8 +156,11 @@ var collation = bson.D{{Key: "locale", Value: "en"}, {Key: "strength", Value: in
 
 func (w *world) find(c string) bson.D {
 	d := bson.D{{Key: "find", Value: c}, {Key: "filter", Value: w.filter(c)}}
+	if w.often("populate", 3) {
+		d[1].Value = is("_id", w.ids(c, w.tenant()))
+	}
 	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
-	cut := w.often("cut", 3)
+	cut := w.often("cut", 4)
 	sorted := cut || w.often("sort", 4)
 	projected := w.often("project", 2)
 	if sorted {

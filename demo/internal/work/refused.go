@@ -33,6 +33,7 @@ var tolerated = []refusal{
 	{"findAndModify", 20, "an update by a pipeline is not offered"},
 	{"update", 20, "the documents are in the databases of several tenants"},
 	{"delete", 20, "the documents are in the databases of several tenants"},
+	{"findAndModify", 20, "the documents are in the databases of several tenants"},
 
 	// What stays refused.
 	{"", 66, "would give a document to a tenant whose database is another"},

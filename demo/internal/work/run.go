@@ -94,14 +94,12 @@ func (g *Ground) Run(p *Program) error {
 	g.route(&p.Routing, r.database)
 	r.want, r.got = side{g.direct, map[int]*session{}}, side{g.through, map[int]*session{}}
 	err := r.play()
-	if lost := r.drop(); lost != nil && err == nil {
-		err = lost
-	}
 	if err != nil {
-		// A connection on which something was left unread is of no use to the next program.
+		// What was left unread on a connection, and open at a server, is not the next program's.
 		g.again()
+		r.want.client, r.got.client = g.direct, g.through
 	}
-	return err
+	return errors.Join(err, r.abortAll(), r.drop())
 }
 
 func (g *Ground) again() {
@@ -134,6 +132,10 @@ func (r *run) finish() error {
 			return fmt.Errorf("cursor %s, %w", name, err)
 		}
 	}
+	return r.abortAll()
+}
+
+func (r *run) abortAll() error {
 	for _, s := range []*side{&r.want, &r.got} {
 		for n := range s.sessions {
 			if err := r.abort(s, n); err != nil {

@@ -51,8 +51,22 @@ func (w *world) change(c string, o owner, many bool) any {
 	if many {
 		return set(is("s", w.s()))
 	}
+	if w.often("given away", 2) {
+		o = w.tenant()
+	}
 	d := w.owned(bson.D{}, c, o)
 	return append(d, w.fields(c, o)...)
+}
+
+// loadAndSave is what a mapper of documents does.
+func (w *world) loadAndSave(c string) []Line {
+	o := w.tenant()
+	id := is("_id", w.anyID(c, o))
+	save := bson.D{{Key: "q", Value: id}, {Key: "u", Value: w.change(c, o, false)}}
+	return []Line{
+		w.as(bson.D{{Key: "find", Value: c}, {Key: "filter", Value: id}, {Key: "limit", Value: int32(1)}}),
+		w.as(bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{save}}}),
+	}
 }
 
 func (w *world) updateEntry(c string, many bool) bson.D {
