@@ -287,6 +287,8 @@ func (c *clientConn) label(e *wire.Error, unsent bool) *wire.Error {
 		labels = append(labels, wire.LabelRetryableWrite, wire.LabelUnknownCommit)
 	case c.req.InTxn():
 		labels = append(labels, wire.LabelTransientTxn)
+	case c.req.Cmd != nil && c.req.Cmd.Name == "getMore":
+		labels = append(labels, wire.LabelResumable) // heard by change streams only
 	case numbered:
 		labels = append(labels, wire.LabelRetryableWrite)
 		if unsent {

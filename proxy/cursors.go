@@ -200,7 +200,7 @@ func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
 	f, _ := c.req.Field("collection")
 	coll, named := f.Value.Str()
 	if !ok || !named || c.req.Value.Type != bsoncore.TypeInt64 {
-		return c.refuse(wire.Errorf(wire.FailedToParse, "getMore needs a 64-bit cursor id and a collection"))
+		return c.refuse(wire.Errorf(wire.TypeMismatch, "getMore needs a 64-bit cursor id and a collection"))
 	}
 	cur := c.mine(id, coll)
 	if cur == nil || cur.hasLSID != c.hasLSID || cur.hasLSID && cur.lsid != c.lsid {

@@ -88,11 +88,16 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 		return nil, c.partly(parts, failed, len(d.Targets))
 	}
 	answer := slices.IndexFunc(parts, func(p part) bool { return p.tr.target == d.Targets[0] })
-	if f := &parts[answer].tr.facts; !f.ok && f.code != wire.NamespaceExists {
-		if other := slices.IndexFunc(parts, func(p part) bool { return p.tr.facts.ok }); other >= 0 {
+	better := func(is func(*replyFacts) bool) {
+		if f := &parts[answer].tr.facts; f.ok || f.code == wire.NamespaceExists || is(f) {
+			return
+		}
+		if other := slices.IndexFunc(parts, func(p part) bool { return is(&p.tr.facts) }); other >= 0 {
 			answer = other
 		}
 	}
+	better(func(f *replyFacts) bool { return f.ok || f.code != wire.NamespaceNotFound }) // it is there, if not in shared
+	better(func(f *replyFacts) bool { return f.ok })
 	return c.pick(parts, answer)
 }
 
@@ -235,7 +240,7 @@ func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.B
 		}
 	}
 	ns := string(c.req.DB) + ".$cmd.listCollections"
-	return replyOf(func(d []byte) []byte { return appendCursor(d, 0, ns, "firstBatch", rows) }), nil
+	return c.answerOf(nil, func(d []byte) []byte { return appendCursor(d, 0, ns, "firstBatch", rows) }), nil
 }
 
 // drain returns all rows of a part's cursor.
@@ -353,7 +358,7 @@ func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
 			rows = append(rows, row)
 		}
 	}
-	return databasesReply(rows, c.boolean("nameOnly"))
+	return c.databasesReply(rows)
 }
 
 // nameFilter reads the filter that is applied here: of folded rows only the name's equality.
@@ -393,9 +398,9 @@ func readRow(d wire.Doc) *databaseRow {
 	return r
 }
 
-func databasesReply(rows []*databaseRow, nameOnly bool) *wire.Buf {
-	total := int64(0)
-	return replyOf(func(d []byte) []byte {
+func (c *clientConn) databasesReply(rows []*databaseRow) *wire.Buf {
+	total, nameOnly := int64(0), c.boolean("nameOnly")
+	return c.answerOf(nil, func(d []byte) []byte {
 		i, d := bsoncore.AppendArrayElementStart(d, "databases")
 		for n, r := range rows {
 			total += r.size

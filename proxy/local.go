@@ -183,7 +183,7 @@ func (c *clientConn) boundDatabases(t *routing.Table, _ *routing.Decision) *wire
 			rows = append(rows, &databaseRow{name: name})
 		}
 	}
-	return databasesReply(rows, c.boolean("nameOnly"))
+	return c.databasesReply(rows)
 }
 
 // explain tells where a command would go, and why.

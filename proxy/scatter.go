@@ -421,23 +421,27 @@ func (c *clientConn) answerOf(tx *txn, fill func([]byte) []byte) *wire.Buf {
 	})
 }
 
-// replied is a part's error reply as an error of the whole command.
+// replied is a part's error reply as an error of the whole command: what the server said, labels
+// and all. Only for a change of state are the labels ours, since the part may be a question to which
+// no server would give those of the write that it is asked for.
 func (c *clientConn) replied(tr *trip) *wire.Error {
 	msg, _ := tr.msg.Body.Lookup("errmsg")
 	s, _ := msg.Str()
-	err := wire.Errorf(tr.facts.code, "%s", renameText(string(s), tr.target))
-	if stateChange(err.Code) {
-		err.Code = wire.HostUnreachable
-		return c.label(err, false)
+	e := wire.Errorf(tr.facts.code, "%s", renameText(string(s), tr.target))
+	if stateChange(e.Code) {
+		e.Code = wire.HostUnreachable
+		return c.label(e, false)
 	}
-	v, _ := tr.msg.Body.Lookup("errorLabels")
-	a, _ := v.Array()
-	for it := a.Iter(); it.Next(); {
-		if l, ok := it.Value.Str(); ok {
-			err.Labels = append(err.Labels, string(l))
+	r := renamer{target: tr.target, rule: errorTexts}
+	e.Reply = build(func(d []byte) []byte {
+		for it := tr.msg.Body.Iter(); it.Next(); {
+			if !ofServers(it.Key) && string(it.Key) != "$clusterTime" {
+				d = r.element(d, string(it.Key), it.Value, "", 0)
+			}
 		}
-	}
-	return err
+		return d
+	})
+	return e
 }
 
 // moving is what a command fails with that meets a tenant in mid-change when it can not begin anew.

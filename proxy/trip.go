@@ -53,14 +53,13 @@ type replyFacts struct {
 
 // newTrip is a trip of the client's command that uses the connection's memory.
 func (c *clientConn) newTrip(t *routing.Table, target *routing.Target, tx *txn) trip {
-	return trip{table: t, target: target, txn: tx, patch: &c.patch, msg: &c.replyMsg, sel: c.selectServer(tx), names: c.req.ReplyNames()}
+	return trip{table: t, target: target, txn: tx, patch: &c.patch, msg: &c.replyMsg, sel: c.selectServer(tx)}
 }
 
 // sideTrip is a trip beside others of the same command, with memory of its own.
 func (c *clientConn) sideTrip(t *routing.Table, target *routing.Target, tx *txn) *trip {
 	return &trip{
 		table: t, target: target, txn: tx, patch: &wire.Patch{}, msg: &wire.Message{}, sel: c.selectServer(tx), aside: true,
-		names: c.req.ReplyNames(),
 	}
 }
 
@@ -125,6 +124,9 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 		sent := errors.As(err, &be) && be.Sent
 		if again && tr.sel.Address == "" && c.harmless(tr, sent, err) {
 			continue
+		}
+		if cluster.Ready() && tr.sel.Pref != nil && errors.Is(err, backend.ErrNoServer) {
+			return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
 		}
 		c.srv.unreachable(c, tr.target.Cluster, err)
 		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
@@ -294,12 +296,23 @@ func (tr *trip) look(reply *wire.Buf, severalClusters bool) error {
 				f.clusterTime = wire.Value{}
 				p.Replace(m.BodyAt+it.Start, it.End()-it.Start, nil, m.BodyAt)
 			}
-		case "topologyVersion", "electionId", "opTime", "$gleStats", "$configTime", "$topologyTime", "$replData",
-			"$oplogQueryData", "lastCommittedOpTime", "additionalParticipants", "readOnly":
-			p.Replace(m.BodyAt+it.Start, it.End()-it.Start, nil, m.BodyAt)
+		default:
+			if ofServers(it.Key) {
+				p.Replace(m.BodyAt+it.Start, it.End()-it.Start, nil, m.BodyAt)
+			}
 		}
 	}
 	return it.Err()
+}
+
+// ofServers reports whether a field of a reply is about the servers behind and not for the client.
+func ofServers(key []byte) bool {
+	switch string(key) {
+	case "topologyVersion", "electionId", "opTime", "$gleStats", "$configTime", "$topologyTime", "$replData",
+		"$oplogQueryData", "lastCommittedOpTime", "additionalParticipants", "readOnly":
+		return true
+	}
+	return false
 }
 
 // finish turns the reply into what the client is to see: own cursor ids, logical names, no words
@@ -312,6 +325,9 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	}
 	if !f.ok || f.errors {
 		return c.failure(tr, reply), nil
+	}
+	if tr.renamed() && tr.cursor == nil {
+		tr.names = c.req.ReplyNames()
 	}
 	if f.cursor != nil {
 		if err := c.noteCursor(tr, reply); err != nil {

@@ -290,7 +290,7 @@ var rows = []Command{
 	{Name: "compact", Names: coll, Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
 	{Name: "autoCompact", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
 	{
-		Name: "listCollections", Access: Read, Route: EachHolder, Merge: MergeCollections, Bound: BoundAllow, Plain: true,
+		Name: "listCollections", Access: Read, Route: EachHolder, Merge: MergeCollections, Bound: BoundAllow, Plain: true, Reply: ReplyRows,
 		Fields: fields("filter nameOnly authorizedCollections cursor"),
 	},
 	{

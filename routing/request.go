@@ -2,6 +2,7 @@ package routing
 
 import (
 	"bytes"
+	"slices"
 	"unicode/utf8"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -262,7 +263,8 @@ func (r *Request) ReplyNames() ReplyKind {
 	if r.value(fExplain).True() {
 		return ReplyExplain
 	}
-	if s := stages[string(r.firstStage())]; s != nil && s.Class == Info {
+	uses, _ := r.stages()
+	if slices.ContainsFunc(uses, func(u stageUse) bool { return u.row != nil && (u.row.Class == Info || u.row.Class == Change) }) {
 		return ReplyRows
 	}
 	return ReplyGeneric

@@ -14,6 +14,7 @@ const (
 	BadValue                 Code = 2
 	HostUnreachable          Code = 6
 	Unauthorized             Code = 13
+	TypeMismatch             Code = 14
 	ProtocolError            Code = 17
 	AuthenticationFailed     Code = 18
 	IllegalOperation         Code = 20
@@ -32,6 +33,7 @@ const (
 	ShutdownInProgress       Code = 91
 	OperationFailed          Code = 96
 	CommandNotSupported      Code = 115
+	FailedToSatisfyReadPref  Code = 133
 	NoSuchTransaction        Code = 251
 	OperationNotSupportedTxn Code = 263
 	QueryMemoryLimit         Code = 292
@@ -64,6 +66,7 @@ var codeNames = map[Code]string{
 	QueryMemoryLimit:         "QueryExceededMemoryLimitNoDiskUseAllowed",
 	UnsupportedOpQuery:       "UnsupportedOpQueryCommand", TransactionTooOld: "TransactionTooOld",
 	MechanismUnavailable: "MechanismUnavailable", Overloaded: "IngressRequestRateLimitExceeded",
+	TypeMismatch: "TypeMismatch", FailedToSatisfyReadPref: "FailedToSatisfyReadPreference",
 	BSONObjectTooLarge: "BSONObjectTooLarge", DuplicateField: "IDLDuplicateField",
 	FailedToParse: "IDLFailedToParse", UnknownField: "IDLUnknownField",
 }
@@ -82,6 +85,7 @@ const (
 	LabelTransientTxn   = "TransientTransactionError"
 	LabelUnknownCommit  = "UnknownTransactionCommitResult"
 	LabelNoWrites       = "NoWritesPerformed"
+	LabelResumable      = "ResumableChangeStreamError"
 	LabelOverloaded     = "SystemOverloadedError"
 	LabelRetryable      = "RetryableError"
 	errorTextPrefix     = "tenantry: "
@@ -93,9 +97,15 @@ type Error struct {
 	Code   Code
 	Text   string
 	Labels []string
+	Reply  Doc // where a server spoke: its words, labels and all, are the answer
 }
 
-func (e *Error) Error() string { return errorTextPrefix + e.Text }
+func (e *Error) Error() string {
+	if e.Reply != nil {
+		return e.Text
+	}
+	return errorTextPrefix + e.Text
+}
 
 // Errorf makes an Error.
 func Errorf(code Code, format string, args ...any) *Error {
@@ -111,6 +121,9 @@ func (e *Error) WithLabels(labels ...string) *Error {
 
 // Doc is the reply document of the error.
 func (e *Error) Doc() Doc {
+	if e.Reply != nil {
+		return e.Reply
+	}
 	i, d := bsoncore.AppendDocumentStart(nil)
 	d = bsoncore.AppendDoubleElement(d, "ok", 0)
 	d = bsoncore.AppendStringElement(d, "errmsg", e.Error())

@@ -1,0 +1,88 @@
+package proxy
+
+import (
+	"reflect"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+func labelsOf(reply bson.D) bson.A {
+	a, _ := wiretest.Get(reply, "errorLabels").(bson.A)
+	return a
+}
+
+// TestServersWords: where one server's error is that of a command over several homes, or of one
+// that the proxy answers from what servers say, the client reads it as the server wrote it. A label
+// that the server did not give would make drivers run a transaction again that can never work.
+func TestServersWords(t *testing.T) {
+	g := newGround(t, nil)
+	many := d("_id", d("$in", bson.A{1, 2}))
+	in := func(n int64, cmd bson.D) bson.D {
+		return append(cmd, d("lsid", session(3), "txnNumber", n, "autocommit", false, "startTransaction", true)...)
+	}
+	for name, c := range map[string]struct {
+		command string
+		cmd     bson.D
+		labels  []string
+	}{
+		"a find of a transaction":          {"find", in(1, d("find", "orders", "filter", many)), nil},
+		"a conflict in a transaction":      {"find", in(2, d("find", "orders", "filter", many)), []string{"TransientTransactionError"}},
+		"listDatabases of a busy server":   {"listDatabases", d("listDatabases", 1), []string{"SystemOverloadedError", "RetryableError"}},
+		"listCollections of a busy server": {"listCollections", d("listCollections", 1), []string{"SystemOverloadedError", "RetryableError"}},
+	} {
+		g.server.Once(c.command, wiretest.Fail(2, "no such thing", c.labels...))
+		db := "app"
+		if c.command == "listDatabases" {
+			db = "admin"
+		}
+		r := g.client.Run(db, c.cmd)
+		var want bson.A
+		for _, l := range c.labels {
+			want = append(want, l)
+		}
+		if wiretest.Get(r, "code") != int32(2) || wiretest.Get(r, "errmsg") != "no such thing" || !reflect.DeepEqual(labelsOf(r), want) {
+			t.Errorf("%s: %v, want the labels %v", name, r, want)
+		}
+	}
+}
+
+// TestLostGetMore: change streams go on after the loss of a server only where the error says so.
+func TestLostGetMore(t *testing.T) {
+	g := newGround(t, nil)
+	for i := range 5 {
+		g.insert(t, i, "acme")
+	}
+	r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", "acme"), "batchSize", 2))
+	id, _ := wiretest.Get(r, "cursor", "id").(int64)
+	g.server.Once("getMore", wiretest.HangUp())
+	r = g.client.Run("app", d("getMore", id, "collection", "orders"))
+	if wiretest.Get(r, "code") != int32(6) || !reflect.DeepEqual(labelsOf(r), bson.A{"ResumableChangeStreamError"}) {
+		t.Errorf("a lost getMore: %v", r)
+	}
+}
+
+// TestTimesOfListDatabases: a session reads on from where a reply that the proxy makes is.
+func TestTimesOfListDatabases(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Once("listDatabases", wiretest.OK(
+		bson.E{Key: "databases", Value: bson.A{d("name", "app", "sizeOnDisk", int64(5), "empty", false)}},
+		bson.E{Key: "totalSize", Value: int64(5)},
+	))
+	r := g.client.Run("admin", d("listDatabases", 1))
+	if at, ok := wiretest.Get(r, "operationTime").(bson.Timestamp); !ok || at.IsZero() || wiretest.Get(r, "totalSize") != int64(5) {
+		t.Errorf("listDatabases: %v", r)
+	}
+}
+
+// TestUnmetPreference: a cluster that is there and has no server for a read says so, as a mongos
+// does; drivers try such a read no second time.
+func TestUnmetPreference(t *testing.T) {
+	g := newGround(t, nil)
+	r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", "acme"), "$readPreference", d("mode", "secondary")))
+	if wiretest.Get(r, "code") != int32(133) {
+		t.Errorf("a read for secondaries of a set without any: %v", r)
+	}
+}
