@@ -9,8 +9,8 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/smetasc/tenantry/demo/internal/work"
 	"github.com/smetasc/tenantry/demo/internal/proxy"
+	"github.com/smetasc/tenantry/demo/internal/work"
 )
 
 // The same work twice once more, with programs by the generator: each is played directly on a

@@ -171,7 +171,7 @@ var rows = []Command{
 	// Documents.
 	{
 		Name: "find", Names: coll, Tenant: TenantLoc{InFilter, fFilter}, Access: Read, Route: ByTenant, Merge: MergeCursor,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("find without _id"),
+		Bound: BoundAllow, Plain: true,
 		Fields: fields("filter sort projection hint skip limit batchSize singleBatch max min returnKey showRecordId tailable " +
 			"oplogReplay noCursorTimeout awaitData allowPartialResults collation allowDiskUse let"),
 	},
@@ -182,31 +182,30 @@ var rows = []Command{
 	},
 	{
 		Name: "count", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeCount,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("count"), Fields: fields("query limit skip hint collation fields"),
+		Bound: BoundAllow, Plain: true, Fields: fields("query limit skip hint collation fields"),
 	},
 	{
 		Name: "distinct", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeDistinct,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("distinct"), Fields: fields("key query collation hint"),
+		Bound: BoundAllow, Plain: true, Fields: fields("key query collation hint"),
 	},
 	{
 		Name: "insert", Names: coll, Tenant: TenantLoc{InDocuments, fDocuments}, Access: Write, Route: ByTenant, Merge: MergeWrite,
-		Bound: BoundAllow, Plain: true, Refuse: refusal(wire.IllegalOperation,
-			"a batch with documents of several tenants in different databases is not offered; send one insert per tenant"),
+		Bound: BoundAllow, Plain: true,
 		Fields: fields("documents ordered bypassDocumentValidation bypassEmptyTsReplacement"),
 	},
 	{
 		Name: "update", Names: coll, Tenant: TenantLoc{InUpdates, fUpdates}, Access: Write, Route: ByTenant, Merge: MergeWrite,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("an update that is not of one document by _id"),
+		Bound: BoundAllow, Plain: true,
 		Fields: fields("updates ordered bypassDocumentValidation bypassEmptyTsReplacement let"),
 	},
 	{
 		Name: "delete", Names: coll, Tenant: TenantLoc{InDeletes, fDeletes}, Access: Write, Route: ByTenant, Merge: MergeWrite,
-		Bound: BoundAllow, Plain: true, Refuse: perHome("a delete that is not of one document by _id"),
+		Bound: BoundAllow, Plain: true,
 		Fields: fields("deletes ordered let"),
 	},
 	{
 		Name: "findAndModify", Aliases: []string{"findandmodify"}, Names: coll, Tenant: TenantLoc{InFindAndModify, fQuery},
-		Access: Write, Route: ByTenant, Merge: MergeOne, Bound: BoundAllow, Plain: true, Refuse: perHome("findAndModify without _id"),
+		Access: Write, Route: ByTenant, Merge: MergeOne, Bound: BoundAllow, Plain: true,
 		Fields: fields("query sort remove update new fields upsert bypassDocumentValidation bypassEmptyTsReplacement " +
 			"collation arrayFilters hint let"),
 	},
