@@ -385,6 +385,26 @@ func TestRest(t *testing.T) {
 	}
 }
 
+// TestWorkGivenBack: nothing of a message is left for the connection that uses the memory next.
+func TestWorkGivenBack(t *testing.T) {
+	c := &clientConn{bound: &routing.Binding{Key: "acme"}}
+	c.takeWork()
+	frame := wire.AppendMessage(nil, 7, 0, 0, wiretest.D(d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")))
+	if err := c.msg.Parse(frame); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.req.Parse(&c.msg); err != nil {
+		t.Fatal(err)
+	}
+	table := tableOf(t, 1, nil)
+	c.decision = table.Route(&c.req)
+	w := c.work
+	c.giveWork()
+	if _, ok := w.req.Field("filter"); ok || w.req.Cmd != nil || w.req.Name != nil || w.req.DB != nil || w.req.Bound != nil || w.decision.Err != nil {
+		t.Errorf("left: %+v %+v", w.req, w.decision)
+	}
+}
+
 // TestFaults: what is no message closes its connection, and only that.
 func TestFaults(t *testing.T) {
 	g := newGround(t, nil)

@@ -35,12 +35,14 @@ func (c *clientConn) takeWork() {
 	c.req.Bound = c.bound
 }
 
-// giveWork gives it back without a trace of the tenant: what the next one does not set is empty.
+// giveWork gives it back without a trace of the tenant: a message that the next one fails to read
+// must not be taken for this one.
 func (c *clientConn) giveWork() {
 	w := c.work
 	c.work = nil
 	w.frame = nil // its owner has freed it
-	w.decision, w.outcome, w.req.Bound = routing.Decision{}, outcome{}, nil
+	w.req.Forget()
+	w.decision, w.outcome = routing.Decision{}, outcome{}
 	w.lsid, w.hasLSID = [16]byte{}, false
 	w.patch.Reset()
 	works.Put(w)

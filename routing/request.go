@@ -10,8 +10,8 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
-// Request is one command with its parts found. It belongs to one connection, is filled anew for
-// each message and points into that message's frame.
+// Request is one command with its parts found. It belongs to one connection at a time, is filled anew
+// for each message and points into that message's frame.
 type Request struct {
 	Msg     *wire.Message
 	Cmd     *Command // nil for a command that no row knows
@@ -107,6 +107,13 @@ func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 		return wire.Errorf(wire.FailedToParse, "the command is malformed BSON")
 	}
 	return r.finish(outer)
+}
+
+// Forget empties the request but for its memory, for another connection's use.
+func (r *Request) Forget() {
+	clear(r.fields)
+	clear(r.uses)
+	*r = Request{fields: r.fields[:0], uses: r.uses[:0]}
 }
 
 func (r *Request) add(it *wire.Iter) *wire.Error {
