@@ -93,14 +93,20 @@ func (c *clientConn) listCommands() *wire.Buf {
 
 func (c *clientConn) getParameter() *wire.Buf {
 	known := false
+	text, _ := c.req.Value.Str()
+	every := string(text) == "*"
+	asks := func(name string) bool {
+		_, ok := c.req.Field(name)
+		return ok || every
+	}
 	body := build(func(d []byte) []byte {
-		if _, ok := c.req.Field("featureCompatibilityVersion"); ok {
+		if asks("featureCompatibilityVersion") {
 			known = true
 			i, e := bsoncore.AppendDocumentElementStart(d, "featureCompatibilityVersion")
 			e = bsoncore.AppendStringElement(e, "version", versionOf(c.srv.facts(c.srv.opts.Router.Current()).MaxWire))
 			d, _ = bsoncore.AppendDocumentEnd(e, i)
 		}
-		if _, ok := c.req.Field("authenticationMechanisms"); ok {
+		if asks("authenticationMechanisms") {
 			known = true
 			d = appendBatch(d, "authenticationMechanisms", nil)
 		}

@@ -65,3 +65,16 @@ func TestNamesInRows(t *testing.T) {
 		t.Errorf("a document was changed: %v", r)
 	}
 }
+
+// TestParameters: who asks for every parameter gets those that there are.
+func TestParameters(t *testing.T) {
+	g := newGround(t, nil)
+	client := g.boundTo(t, "acme")
+	r := client.Run("admin", d("getParameter", "*"))
+	if wiretest.Get(r, "featureCompatibilityVersion", "version") == nil || wiretest.Get(r, "authenticationMechanisms") == nil {
+		t.Errorf("all parameters: %v", r)
+	}
+	if r = client.Run("admin", d("getParameter", 1, "logLevel", 1)); wiretest.Get(r, "code") == nil {
+		t.Errorf("a parameter that is not offered: %v", r)
+	}
+}

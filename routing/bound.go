@@ -17,15 +17,15 @@ func (t *Table) routeBound(r *Request) Decision {
 	if c == nil {
 		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
 	}
-	if r.unknown != nil {
-		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
-	}
 	tn := t.byKey[r.Bound.Key]
 	if d, ok := t.boundary(tn); !ok {
 		return d
 	}
 	if err := r.allowed(); err != nil {
 		return refuseWith(err)
+	}
+	if r.unknown != nil {
+		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
 	}
 	switch {
 	case c.Bound == BoundLocal:

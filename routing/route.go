@@ -76,7 +76,7 @@ func (t *Table) Route(r *Request) Decision {
 	if r.Cmd == nil {
 		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
 	}
-	if r.unknown != nil && r.Cmd.Plain {
+	if r.unknown != nil && r.Cmd.Plain && r.Cmd.Route != Refused {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, r.Cmd.Name)
 	}
 	return t.byRow(r, db)
