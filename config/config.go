@@ -99,6 +99,7 @@ type Routing struct {
 	RequireTenant  bool              // require_tenant_on_insert
 	MaxScatter     int               // max_scatter_targets; 0 is no limit
 	AllowDrop      bool              // allow_drop_database
+	ShipLimit      int64             // ship_limit: bytes of documents that one pipeline brings together
 }
 
 // Database is one logical database: the name clients use, which is also the shared database's,

@@ -65,7 +65,7 @@ func TestExample(t *testing.T) {
 		Routing: Routing{
 			Mode: "mixed", Home: "home",
 			Databases:   []Database{{Shared: "smetasc_shared", Tenant: "smetasc_tenant_{key}"}},
-			TenantField: "tenantId", OtherDatabases: "pass", WithoutTenant: "scatter", ScatterWidth: 16,
+			TenantField: "tenantId", OtherDatabases: "pass", WithoutTenant: "scatter", ScatterWidth: 16, ShipLimit: 16 << 20,
 		},
 		Modules: []Module{
 			{"orders", []string{"orders", "order_items"}},
@@ -128,7 +128,7 @@ func TestExampleUncommented(t *testing.T) {
 		{"tenant_fields", edit("[modules]", "[routing.tenant_fields]\norders = \"company.id\"\n[modules]"), ""},
 		{"databases", edit("[modules]", "[[routing.databases]]\nshared = \"crm_shared\"\ntenant = \"crm_tenant_{key}\"\n[modules]"), ""},
 		{"scatter", edit("[modules]", "scatter_width = 4\nmax_scatter_targets = 9\nrequire_tenant_on_insert = true\nallow_drop_database = true\n[modules]"), ""},
-		{"ship_limit", edit("[modules]", "ship_limit = 1\n[modules]"), "ship_limit is not offered yet; remove it"},
+		{"ship_limit", edit("[modules]", "ship_limit = 0\n[modules]"), "the size is not above zero"},
 		{"strict_unique", edit("[modules]", "strict_unique = false\n[modules]"), "strict_unique is not offered yet; remove it"},
 		{"oid", edit(`id = "acme"`, `id = { oid = "65f0c0ffee65f0c0ffee65f0" }`), ""},
 	} {
@@ -184,7 +184,7 @@ func TestDefaults(t *testing.T) {
 		Clusters:  map[string]Cluster{"home": {Name: "home", URI: "mongodb://db.example/"}},
 		Routing: Routing{
 			Mode: "disabled", Home: "home", TenantField: "tenantId",
-			OtherDatabases: "pass", WithoutTenant: "scatter", ScatterWidth: 16,
+			OtherDatabases: "pass", WithoutTenant: "scatter", ScatterWidth: 16, ShipLimit: 16 << 20,
 		},
 		Pools:  Pools{MaxPerServer: 100, MaxPerTenant: 20, Idle: 5 * time.Minute, MaxTenants: 1000},
 		Limits: Limits{ClientConnections: 20000, QueueTimeout: 5 * time.Second, MessageMemory: 1 << 30},

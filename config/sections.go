@@ -208,15 +208,14 @@ func (l *loader) routing(t *table) {
 		RequireTenant:  t.boolean("require_tenant_on_insert", false),
 		MaxScatter:     t.number("max_scatter_targets", 0, 0),
 		AllowDrop:      t.boolean("allow_drop_database", false),
+		ShipLimit:      t.size("ship_limit", 16<<20),
 	}
 	if why := badField(r.TenantField); why != "" {
 		t.refuse("tenant_field", why, "write the field that holds a document's tenant")
 	}
 	r.TenantFields = l.tenantFields(t.table("tenant_fields"))
 	r.Databases = l.databases(t)
-	for _, key := range []string{"ship_limit", "strict_unique"} {
-		t.later(key, key)
-	}
+	t.later("strict_unique", "strict_unique")
 	t.done()
 	l.cfg.Routing = r
 	l.cfg.remember(t.at.key("home"))
