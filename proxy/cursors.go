@@ -39,6 +39,7 @@ type cursorPart struct {
 	target  *routing.Target
 	address string
 	id      int64
+	coll    string // as the server named it
 }
 
 // cursors are the open ones of all clients. A cursor may be read on another connection than the
@@ -168,7 +169,7 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 	cur := c.newCursor(ns, tr.target)
 	cur.tenant, cur.names = tr.tenant, tr.names
-	cur.part = cursorPart{tr.target, tr.address, id}
+	cur.part = cursorPart{tr.target, tr.address, id, cur.coll}
 	return c.srv.cursors.add(cur)
 }
 
@@ -283,7 +284,7 @@ func appendIDs(d []byte, name string, ids []int64) []byte {
 // killPart ends a cursor on its server; what can't be reached ends by its own time.
 func (c *clientConn) killPart(p cursorPart, cur *cursor) {
 	body := build(func(d []byte) []byte {
-		d = bsoncore.AppendStringElement(d, "killCursors", cur.coll)
+		d = bsoncore.AppendStringElement(d, "killCursors", p.coll)
 		i, d := bsoncore.AppendArrayElementStart(d, "cursors")
 		d = bsoncore.AppendInt64Element(d, "0", p.id)
 		d, _ = bsoncore.AppendArrayEnd(d, i)

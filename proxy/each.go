@@ -250,7 +250,7 @@ func (c *clientConn) drain(p *part) ([]wire.Doc, *wire.Error) {
 		return docs, nil
 	}
 	cur := c.newCursor(ns, p.tr.target)
-	s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id}, docs: docs}
+	s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id, cur.coll}, docs: docs}
 	for s.id != 0 {
 		if err := c.fetch(cur, s, nil); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -23,7 +24,9 @@ type merged struct {
 // stream is one home's part: what it has brought and, while its id is not 0, its cursor.
 type stream struct {
 	cursorPart
-	docs []wire.Doc
+	docs  []wire.Doc
+	apart bool // its cursor is outside of the command's transaction
+	info  bool // its documents name databases
 }
 
 // sortKey is the name under which servers are asked for the key that they sort a document by. It is
@@ -89,9 +92,14 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn) (*
 	if err != nil {
 		return nil, err
 	}
+	f, _ := c.req.Field("batchSize")
+	return c.firstOfMerged(cur, f.Value, tx)
+}
+
+// firstOfMerged is the reply with the first batch of a cursor over several homes.
+func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (*wire.Buf, *wire.Error) {
 	size := 101
-	if f, ok := c.req.Field("batchSize"); ok {
-		n, _ := f.Value.Int()
+	if n, ok := batchSize.Int(); ok {
 		size = int(min(max(n, 0), 1<<30))
 	}
 	docs, err := c.take(cur, size, tx)
@@ -100,7 +108,7 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn) (*
 		return nil, err
 	}
 	id := int64(0)
-	if m.done() || c.boolean("singleBatch") {
+	if cur.merged.done() || c.boolean("singleBatch") {
 		c.killStreams(cur)
 	} else {
 		id = c.srv.cursors.add(cur)
@@ -129,7 +137,7 @@ func (c *clientConn) join(m *merged, parts []part) (*cursor, *wire.Error) {
 			cur = c.newCursor(ns, p.tr.target)
 			cur.merged = m
 		}
-		s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id}}
+		s := &stream{cursorPart: partOf(p.tr, id, ns)}
 		s.bring(docs)
 		m.streams = append(m.streams, s)
 	}
@@ -145,8 +153,20 @@ func sortable(err *wire.Error) *wire.Error {
 		"this cluster's servers do not tell sort keys, so that documents of several databases can not be sorted; add the tenant field to the filter")
 }
 
+// partOf is the cursor that a trip has opened.
+func partOf(tr *trip, id int64, ns []byte) cursorPart {
+	_, coll, _ := bytes.Cut(ns, []byte("."))
+	return cursorPart{tr.target, tr.address, id, string(coll)}
+}
+
+// bring takes documents over, out of the reply that they came in.
 func (s *stream) bring(docs []wire.Doc) {
+	r := renamer{target: s.target, rule: rowNames}
 	for _, d := range docs {
+		if s.info {
+			s.docs = append(s.docs, r.doc(nil, d, "", 0))
+			continue
+		}
 		s.docs = append(s.docs, slices.Clone(d))
 	}
 }
@@ -159,7 +179,7 @@ func (c *clientConn) killOpened(parts []part) {
 			continue
 		}
 		if _, id, ns := firstBatch(p.tr.facts.cursor); id != 0 {
-			c.killPart(cursorPart{p.tr.target, p.tr.address, id}, c.newCursor(ns, p.tr.target))
+			c.killPart(partOf(p.tr, id, ns), c.newCursor(ns, p.tr.target))
 		}
 	}
 }
@@ -321,9 +341,12 @@ func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 
 // fetch reads the next batch of one stream.
 func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
+	if s.apart {
+		tx = nil
+	}
 	body := build(func(d []byte) []byte {
 		d = bsoncore.AppendInt64Element(d, "getMore", s.id)
-		d = bsoncore.AppendStringElement(d, "collection", cur.coll)
+		d = bsoncore.AppendStringElement(d, "collection", s.coll)
 		d = c.appendSession(d, s.target.Cluster, tx)
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})

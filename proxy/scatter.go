@@ -127,7 +127,11 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 	if err == nil {
 		switch c.req.Cmd.Merge {
 		case routing.MergeCursor:
-			reply, err = c.find(t, d, tx)
+			if d.Segments != nil {
+				reply, err = c.aggregate(t, d, tx)
+			} else {
+				reply, err = c.find(t, d, tx)
+			}
 		case routing.MergeCount:
 			reply, err = c.count(t, d, tx)
 		case routing.MergeDistinct:

@@ -70,6 +70,7 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 		if d.Action == Refuse && d.Err.Code == 0 {
 			t.Fatal("refused without a code")
 		}
+		checkSegments(t, table, d.Segments)
 		if d.Action != Forward {
 			continue
 		}
@@ -87,6 +88,24 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 		}
 		if m.Body.Check() == nil && again.Body.Check() != nil {
 			t.Fatal("renamed, it is malformed")
+		}
+	}
+}
+
+// checkSegments: every part of a pipeline has a place, and its stages there are documents still.
+func checkSegments(t *testing.T, table *Table, segs []Segment) {
+	for i := range segs {
+		s := &segs[i]
+		if len(s.Targets) == 0 || (i == 0) != (s.Coll != nil) {
+			t.Fatalf("segment %d: %d targets, of %q", i, len(s.Targets), s.Coll)
+		}
+		checkSegments(t, table, s.Also)
+		for _, x := range s.Targets {
+			for k, stage := range table.StagesAt(s, x) {
+				if it := stage.Iter(); !it.Next() {
+					t.Fatalf("segment %d: stage %d is empty", i, k)
+				}
+			}
 		}
 	}
 }

@@ -43,8 +43,10 @@ type Decision struct {
 	Held    wire.Value
 	Coll    *Collection
 	Scope
-	Fit bool   // what is sent differs from what came in more than names: see [Table.Fit]
-	Why string // for people
+	Fit bool // what is sent differs from what came in more than names: see [Table.Fit]
+	// Segments are the parts of a pipeline that no one database can run whole; nil for any other.
+	Segments []Segment
+	Why      string // for people
 }
 
 func refuse(code wire.Code, format string, args ...any) Decision {
@@ -203,6 +205,7 @@ type homes struct {
 	tenants int
 	held    wire.Value
 	holds   bool
+	apart   bool       // a pipeline's collections are not all where it begins
 	guard   bool       // some write may change the tenant field or make a document
 	fit     bool       // something is sent otherwise than it came
 	only    wire.Value // the comment's tenant, where the filters do not say as much themselves
@@ -462,6 +465,10 @@ func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
 	if h.several || h.unknown || h.bad != nil {
 		return t.spread(r, h, d)
 	}
+	if h.apart {
+		d.Targets, d.Why = []*Target{h.target}, "it reads collections of several databases"
+		return t.spreadStages(r, h, d)
+	}
 	d.Action, d.Target, d.Why = Forward, h.target, "the tenant it names"
 	if h.target == nil {
 		d.Target = d.Coll.db.shared
@@ -485,11 +492,8 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 	d.Targets, d.Why = t.holders(c), "it names tenants whose databases differ"
 	if h.unknown {
 		d.Open, d.Why = true, "it names no tenant"
-		if t.without == Reject {
-			return refuse(wire.IllegalOperation, "%s names no tenant, which without_tenant = \"reject\" does not allow; %s", r.Cmd.Name, addTenant)
-		}
-		if t.maxScatter > 0 && len(d.Targets) > t.maxScatter {
-			return refuse(wire.IllegalOperation, "%s would ask %d databases, more than max_scatter_targets; %s", r.Cmd.Name, len(d.Targets), addTenant)
+		if err := t.everywhere(r, c); err != nil {
+			return refuseWith(err)
 		}
 		if t.paused != nil && h.many {
 			return t.hold(t.paused.ID, c) // it is of every tenant
@@ -500,8 +504,23 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 		return t.spreadRead(r, h, d)
 	case InDocuments, InUpdates, InDeletes, InFindAndModify:
 		return t.spreadWrite(h, d)
+	case InStages:
+		return t.spreadStages(r, h, d)
 	}
 	return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+}
+
+// everywhere refuses a command that concerns every holder of the collection where that is not
+// wanted.
+func (t *Table) everywhere(r *Request, c *Collection) *wire.Error {
+	switch n := len(t.holders(c)); {
+	case !c.touched():
+	case t.without == Reject:
+		return wire.Errorf(wire.IllegalOperation, "%s names no tenant, which without_tenant = \"reject\" does not allow; %s", r.Cmd.Name, addTenant)
+	case t.maxScatter > 0 && n > t.maxScatter:
+		return wire.Errorf(wire.IllegalOperation, "%s would ask %d databases, more than max_scatter_targets; %s", r.Cmd.Name, n, addTenant)
+	}
+	return nil
 }
 
 // holders are the databases that a command without a tenant concerns.
@@ -539,6 +558,33 @@ func (t *Table) spreadWrite(h *homes, d Decision) Decision {
 		return d
 	}
 	d.Action = Split
+	return d
+}
+
+// spreadStages decides for a pipeline that names no tenant or several, or whose collections have
+// several homes.
+func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
+	own := *h // planning keeps it, and h is of every command's stack
+	segments, err := t.segments(r, &own, r.Coll(), r.value(fPipeline))
+	switch {
+	case err != nil:
+		return refuseWith(err)
+	case own.holds:
+		return t.hold(own.held, d.Coll)
+	}
+	first := &segments[0]
+	if h.tenants == 1 && !h.unknown {
+		d.Tenant = h.tenant
+	}
+	if d.Scope = first.scope; len(segments) == 1 && len(first.Targets) == 1 {
+		d.Action, d.Target, d.Targets = Forward, first.Targets[0], nil
+		d.Fit = d.Fit || d.Only != nil || d.Open && d.Coll.left()
+		return d
+	}
+	if r.value(fExplain).True() {
+		return refuse(wire.IllegalOperation, "explain of a pipeline over several databases is not offered; %s", addTenant)
+	}
+	d.Action, d.Targets, d.Segments = Scatter, first.Targets, segments
 	return d
 }
 
@@ -628,29 +674,19 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	x.stages(&s, f.Value)
 	h.comment(r, &s)
 	h.set(&s)
-	if h.several || h.holds {
+	if h.several || h.unknown || h.holds {
 		return nil
 	}
 	uses, err := r.stages()
-	if h.unknown || h.shared {
-		for i := range uses {
-			if err := t.untouched(&uses[i], h); err != nil {
-				return err
-			}
-		}
-	}
-	if err != nil || h.unknown {
-		return err
-	}
 	if h.target == nil {
 		h.target = h.coll.db.shared
 	}
 	for i := range uses {
-		if err := t.stageHome(&uses[i], h, x.exact); err != nil {
-			return err
+		if err == nil {
+			err = t.stageHome(&uses[i], h, x.exact)
 		}
 	}
-	return nil
+	return err
 }
 
 func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
@@ -664,66 +700,49 @@ func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
 	case Output:
 		return t.outputHome(u, h)
 	case Join, Union:
-		return t.joinHome(u, h, exact)
+		return h.joinHome(u, exact)
 	}
 	return nil
 }
 
-// untouched refuses a stage that reads or writes tenants' documents in a pipeline that names no
-// tenant: in shared are not all of them.
-func (t *Table) untouched(u *stageUse, h *homes) *wire.Error {
-	if u.row == nil || u.coll == nil {
-		return nil
-	}
-	db := h.coll.db
-	if u.db.DB != nil {
-		db = t.byName[string(u.db.DB)]
-	}
-	if db == nil || !db.collection(u.coll).touched() && !db.views[string(u.coll)] {
-		return nil
-	}
-	return wire.Errorf(wire.IllegalOperation,
-		"%s of %q concerns every tenant, and some have databases of their own; begin the pipeline with a $match of one tenant, or make two queries", u.row.Name, u.coll)
-}
+// oneTenant reports whether the command concerns one tenant's documents, or none at all: then all
+// that is joined is that tenant's too.
+func (h *homes) oneTenant() bool { return !h.unknown && !h.shared && h.tenants <= 1 }
 
-func (t *Table) joinHome(u *stageUse, h *homes, exact bool) *wire.Error {
-	if u.coll == nil {
-		if u.row.Class == Join && u.spec.Type == bsoncore.TypeEmbeddedDocument {
-			return nil // no collection: a pipeline that begins with $documents
-		}
-		return wire.Errorf(wire.IllegalOperation, "%s must name its collection by a string", u.row.Name)
+// joinHome notes whether a collection that a stage reads is not where the pipeline begins.
+func (h *homes) joinHome(u *stageUse, exact bool) *wire.Error {
+	c, err := h.coll.db.read(u)
+	if err != nil || c == nil {
+		return err
 	}
-	db := h.coll.db
-	c := db.collection(u.coll)
-	if db.views[string(u.coll)] {
-		return wire.Errorf(wire.IllegalOperation, "%s of a view is not offered while tenants have databases of their own", u.row.Name)
-	}
-	if h.tenants > 1 && c.touched() {
-		return wire.Errorf(wire.IllegalOperation, "%s of %q for several tenants is not offered; name one tenant", u.row.Name, u.coll)
-	}
-	if h.tenant.home(c) != h.target {
-		return wire.Errorf(wire.IllegalOperation,
-			"%s would join collections of different databases: %q of this tenant is not where the others are; read it by a second query", u.row.Name, u.coll)
-	}
-	if u.row.Class == Union && c.touched() {
-		return t.unionTenant(u, h, c, exact)
-	}
+	h.apart = h.apart || h.tenant.home(c) != h.target ||
+		c.touched() && (!h.oneTenant() || u.row.Class == Union && !h.narrowed(u, c, exact))
 	return nil
 }
 
-// unionTenant checks that a $unionWith of a tenant collection is narrowed to the tenant itself:
-// without that it means every tenant's documents.
-func (t *Table) unionTenant(u *stageUse, h *homes, c *Collection, exact bool) *wire.Error {
+// read is the collection that a stage reads; nil for none, as of a pipeline that begins with
+// $documents.
+func (db *Database) read(u *stageUse) (*Collection, *wire.Error) {
+	switch {
+	case u.row.Class != Join && u.row.Class != Union, u.coll == nil && u.spec.Type == bsoncore.TypeEmbeddedDocument:
+		return nil, nil
+	case u.coll == nil || u.db.DB != nil:
+		return nil, wire.Errorf(wire.IllegalOperation, "%s must name its collection by a string", u.row.Name)
+	case db.views[string(u.coll)]:
+		return nil, wire.Errorf(wire.IllegalOperation, "%s of a view is not offered while tenants have databases of their own", u.row.Name)
+	}
+	return db.collection(u.coll), nil
+}
+
+// narrowed reports whether a $unionWith of a tenant collection is narrowed to the pipeline's own
+// tenant. Without that it means every tenant's documents.
+func (h *homes) narrowed(u *stageUse, c *Collection, exact bool) bool {
 	d, _ := u.spec.Doc()
 	sub, _ := d.Lookup("pipeline")
 	x := extractor{field: &c.field, exact: exact}
 	var s tenantSet
 	x.stages(&s, sub)
-	if s.known && s.n == 1 && t.byValue.find(s.at(0)) == h.tenant && h.tenant != nil {
-		return nil
-	}
-	return wire.Errorf(wire.IllegalOperation,
-		"$unionWith of %q reads every tenant; begin its pipeline with a $match of the same tenant", u.coll)
+	return s.known && s.n == 1 && h.t.byValue.find(s.at(0)) == h.tenant && h.tenant != nil
 }
 
 func (t *Table) outputHome(u *stageUse, h *homes) *wire.Error {

@@ -123,6 +123,8 @@ func (p *player) decide(t testing.TB, command string) string {
 		line += p.planned(r, &d)
 	case p.renamed && d.Action == Forward:
 		line += "\n= " + sent(t, p.table, r, &d, d.Target)
+	case d.Segments != nil:
+		line += p.segments(d.Segments, "")
 	case p.renamed && d.Action == Scatter:
 		for _, x := range d.Targets {
 			line += "\n= " + sent(t, p.table, r, &d, x)
@@ -148,6 +150,41 @@ func (p *player) planned(r *Request, d *Decision) string {
 			if with := p.table.FitWrite(op, x); p.renamed && with != nil && r.Cmd.Tenant.Kind != InFindAndModify {
 				line += " " + bson.Raw(with).String()
 			}
+		}
+	}
+	return line
+}
+
+// segments are the parts of a pipeline: where each runs, and what runs there; once for all of its
+// targets where that is the same.
+func (p *player) segments(segs []Segment, indent string) string {
+	line := ""
+	for i := range segs {
+		s := &segs[i]
+		if len(s.Also) > 0 {
+			line += "\n= " + indent + "then the documents of" + p.segments(s.Also, indent+"  ")
+		}
+		if len(s.Also) > 0 && len(s.Stages) == 0 {
+			continue
+		}
+		line += fmt.Sprintf("\n= %s%d", indent, i)
+		for k, x := range s.Targets {
+			at := bson.Raw(build(func(d []byte) []byte { return AppendStages(d, "at", p.table.StagesAt(s, x)) })).Lookup("at").String()
+			line += " " + x.Cluster + "/" + x.DB
+			if k+1 == len(s.Targets) || at != bson.Raw(build(func(d []byte) []byte { return AppendStages(d, "at", p.table.StagesAt(s, s.Targets[k+1])) })).Lookup("at").String() {
+				line += " " + at
+			}
+		}
+		if s.Coll != nil {
+			line += " of " + string(s.Coll)
+		} else if s.Reads {
+			line += " reads"
+		}
+		if s.Joined != "" {
+			line += " joined " + s.Joined
+		}
+		if s.Skip > 0 || s.Limit > 0 {
+			line += fmt.Sprintf(" skip %d limit %d", s.Skip, s.Limit)
 		}
 	}
 	return line

@@ -12,7 +12,24 @@ type Stage struct {
 	Bare  bool   // the stage's value may be the collection's name itself
 	Sub   string // path of a nested pipeline; "*" is every value
 	Lead  Lead
+	Over  Over
 }
+
+// Over says what becomes of a stage that reads nothing else where the documents before it are in
+// several homes.
+type Over uint8
+
+// What becomes of it.
+const (
+	Each     Over = iota // it runs at each home
+	Together             // it runs where all documents have been brought together
+	Order                // likewise; with a $limit behind it each home brings its first
+	Nearest              // at each home, and what it has sorted by is sorted by again
+	Bounds               // at each home as far as could be needed, then once more
+	Groups               // at each home, and the parts are combined
+	Random               // each home brings as many as are wanted, each with its lot
+	Nowhere              // refused
+)
 
 // Lead says what a stage at the front of a pipeline means for a predicate on the collection.
 type Lead uint8
@@ -41,7 +58,7 @@ const (
 
 var stages = stageTable([]Stage{
 	{Name: "$match", Lead: Leads}, // with $text it must be
-	{Name: "$sort", Class: Whole},
+	{Name: "$sort", Class: Whole, Over: Order},
 	{Name: "$project"},
 	{Name: "$unset"},
 	{Name: "$addFields"},
@@ -50,45 +67,45 @@ var stages = stageTable([]Stage{
 	{Name: "$replaceRoot"},
 	{Name: "$replaceWith"},
 	{Name: "$redact"},
-	{Name: "$limit", Class: Whole},
-	{Name: "$skip", Class: Whole},
-	{Name: "$sample", Class: Whole},
-	{Name: "$group", Class: Whole},
-	{Name: "$count", Class: Whole},
-	{Name: "$sortByCount", Class: Whole},
-	{Name: "$bucket", Class: Whole},
-	{Name: "$bucketAuto", Class: Whole},
-	{Name: "$setWindowFields", Class: Whole},
-	{Name: "$densify", Class: Whole},
-	{Name: "$fill", Class: Whole},
-	{Name: "$facet", Class: Whole, Sub: "*"},
+	{Name: "$limit", Class: Whole, Over: Bounds},
+	{Name: "$skip", Class: Whole, Over: Bounds},
+	{Name: "$sample", Class: Whole, Over: Random},
+	{Name: "$group", Class: Whole, Over: Groups},
+	{Name: "$count", Class: Whole, Over: Groups},
+	{Name: "$sortByCount", Class: Whole, Over: Groups},
+	{Name: "$bucket", Class: Whole, Over: Groups},
+	{Name: "$bucketAuto", Class: Whole, Over: Together},
+	{Name: "$setWindowFields", Class: Whole, Over: Together},
+	{Name: "$densify", Class: Whole, Over: Together},
+	{Name: "$fill", Class: Whole, Over: Together},
+	{Name: "$facet", Class: Whole, Sub: "*", Over: Together},
 	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline"},
 	{Name: "$graphLookup", Class: Join, Coll: "from"},
 	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline"},
 	{Name: "$merge", Class: Output, Coll: "into", Bare: true},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
-	{Name: "$geoNear", Lead: Leads},
-	{Name: "$search", Lead: Leads},
-	{Name: "$vectorSearch", Lead: Rules},
-	{Name: "$searchMeta", Lead: Rules},
+	{Name: "$geoNear", Lead: Leads, Over: Nearest},
+	{Name: "$search", Lead: Leads, Over: Nowhere},
+	{Name: "$vectorSearch", Lead: Rules, Over: Nowhere},
+	{Name: "$searchMeta", Lead: Rules, Over: Nowhere},
 	{Name: "$documents", Class: Source, Lead: Rules},
 	{Name: "$collStats", Class: Info, Lead: Rules},
 	{Name: "$indexStats", Class: Info, Lead: Rules},
 	{Name: "$planCacheStats", Class: Info, Lead: Rules},
 	{Name: "$listSearchIndexes", Class: Info, Lead: Rules},
-	{Name: "$currentOp", Class: Info, Lead: Rules},
-	{Name: "$listSessions", Class: Info, Lead: Rules},
-	{Name: "$listLocalSessions", Class: Info, Lead: Rules},
-	{Name: "$queryStats", Class: Info, Lead: Rules},
-	{Name: "$querySettings", Class: Info, Lead: Rules},
-	{Name: "$operationMetrics", Class: Info, Lead: Rules},
-	{Name: "$listCachedAndActiveUsers", Class: Info, Lead: Rules},
-	{Name: "$listSampledQueries", Class: Info, Lead: Rules},
-	{Name: "$listMqlEntities", Class: Info, Lead: Rules},
-	{Name: "$listCatalog", Class: Info, Lead: Rules},
-	{Name: "$listClusterCatalog", Class: Info, Lead: Rules},
-	{Name: "$shardedDataDistribution", Class: Info, Lead: Rules},
-	{Name: "$changeStream", Class: Change, Lead: Rules},
+	{Name: "$currentOp", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listSessions", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listLocalSessions", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$queryStats", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$querySettings", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$operationMetrics", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listCachedAndActiveUsers", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listSampledQueries", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listMqlEntities", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listCatalog", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$listClusterCatalog", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$shardedDataDistribution", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$changeStream", Class: Change, Lead: Rules, Over: Nowhere},
 	{Name: "$changeStreamSplitLargeEvent"},
 })
 

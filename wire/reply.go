@@ -42,6 +42,7 @@ const (
 	MechanismUnavailable     Code = 334
 	Overloaded               Code = 462
 	BSONObjectTooLarge       Code = 10334
+	NotOneField              Code = 40323
 	UnknownStage             Code = 40324
 	DuplicateField           Code = 40413
 	FailedToParse            Code = 40414

@@ -1,0 +1,395 @@
+package proxy
+
+import (
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// shipping runs a pipeline whose parts have different places. What the homes bring is shipped as
+// $documents to where the next part runs, so that no stage is ever evaluated here:
+//
+//	homes ─▶ prefix, at once ─▶ documents ─▶ { aggregate: 1, pipeline: [{ $documents: … }, rest …] }
+type shipping struct {
+	c      *clientConn
+	t      *routing.Table
+	tx     *txn
+	tenant uint32
+	main   *routing.Segment // that reads the collection which the command names
+	cur    *cursor          // of the whole command
+	opened []*stream        // all that have been, for their cursors to be ended when the command fails
+}
+
+// aggregate answers a pipeline by its segments.
+func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
+	leave, err := c.enterRoom(d.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], cur: c.ownCursor()}
+	if d.Tenant != nil {
+		s.tenant = d.Tenant.Num
+	}
+	last := &d.Segments[len(d.Segments)-1]
+	s.cur.merged = &merged{skip: last.Skip, left: -1}
+	if last.Limit > 0 {
+		s.cur.merged.left = last.Limit
+	}
+	streams, err := s.run(d.Segments)
+	if err != nil {
+		s.end()
+		return nil, err
+	}
+	s.cur.merged.streams = streams
+	f, _ := c.req.Field("cursor")
+	options, _ := f.Value.Doc()
+	size, _ := options.Lookup("batchSize")
+	return c.firstOfMerged(s.cur, size, tx)
+}
+
+// ownCursor is a cursor of this command under the names that the client has given.
+func (c *clientConn) ownCursor() *cursor {
+	return &cursor{principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(c.req.DB), coll: string(c.req.Coll())}
+}
+
+// end ends the cursors of a command that has failed.
+func (s *shipping) end() {
+	for _, x := range s.opened {
+		if x.id != 0 {
+			s.c.killPart(x.cursorPart, s.cur)
+		}
+	}
+}
+
+// run runs segments one after the other; the documents of the last are left where they are.
+func (s *shipping) run(segs []routing.Segment) (streams []*stream, err *wire.Error) {
+	for i := range segs {
+		seg := &segs[i]
+		if i == 0 {
+			if streams, err = s.first(seg, len(segs) == 1); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if len(seg.Also) > 0 {
+			more, err := s.run(seg.Also)
+			if err != nil {
+				return nil, err
+			}
+			streams = append(streams, more...)
+		}
+		if len(seg.Stages) == 0 {
+			continue // nothing but a $unionWith
+		}
+		docs, err := s.drain(streams, seg)
+		if err != nil {
+			return nil, err
+		}
+		if streams, err = s.ship(seg, docs); err != nil {
+			return nil, err
+		}
+	}
+	return streams, nil
+}
+
+// first runs the segment that reads the pipeline's collection.
+func (s *shipping) first(seg *routing.Segment, last bool) ([]*stream, *wire.Error) {
+	trips := make([]*trip, len(seg.Targets))
+	for i, x := range seg.Targets {
+		sub, err := s.command(seg, func(d []byte) []byte {
+			d = routing.AppendStages(d, "pipeline", s.t.StagesAt(seg, x))
+			if f, ok := s.c.req.Field("cursor"); ok && last {
+				return f.Value.AppendTo(d, "cursor")
+			}
+			return appendAllAtOnce(d)
+		})
+		if err != nil {
+			return nil, err
+		}
+		trips[i] = s.trip(x, sub, s.tx)
+	}
+	return s.open(trips, seg, s.tx)
+}
+
+// appendAllAtOnce asks for batches as large as they can be.
+func appendAllAtOnce(d []byte) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
+	d = bsoncore.AppendInt32Element(d, "batchSize", 1<<30)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+func (s *shipping) trip(x *routing.Target, sub *subRequest, tx *txn) *trip {
+	tr := s.c.sideTrip(s.t, x, tx)
+	tr.sub, tr.tenant = sub, s.tenant
+	return tr
+}
+
+// open sends the trips and makes a stream of what each begins.
+func (s *shipping) open(trips []*trip, seg *routing.Segment, tx *txn) ([]*stream, *wire.Error) {
+	parts := s.c.scatter(trips, tx)
+	defer free(parts)
+	var streams []*stream
+	var failed *wire.Error
+	for i := range parts {
+		p := &parts[i]
+		if p.err == nil && !p.tr.facts.ok {
+			p.err = noDocuments(s.c.replied(p.tr))
+		}
+		if p.err != nil {
+			if failed == nil {
+				failed = p.err
+			}
+			continue
+		}
+		docs, id, ns := firstBatch(p.tr.facts.cursor)
+		x := &stream{cursorPart: partOf(p.tr, id, ns), apart: tx == nil, info: seg.Info}
+		x.bring(docs)
+		streams = append(streams, x)
+	}
+	s.opened = append(s.opened, streams...)
+	return streams, failed
+}
+
+// noDocuments says what is the matter where servers can not be given documents.
+func noDocuments(err *wire.Error) *wire.Error {
+	if !strings.Contains(err.Text, "$documents") {
+		return err
+	}
+	return wire.Errorf(wire.CommandNotSupported,
+		"this cluster's servers know no $documents (they are older than 5.1), so that documents of several databases can not be "+
+			"brought together; add the tenant field to the first $match")
+}
+
+// whole is how many bytes of documents one command brings to a server: a command is one document.
+const whole = wire.MaxDocument - 256<<10
+
+func (s *shipping) limit() int { return int(min(s.c.srv.settings.Load().ship, whole)) }
+
+// drain reads the streams to their ends. Parts of groups that are too many are combined in rounds.
+func (s *shipping) drain(streams []*stream, seg *routing.Segment) (docs []wire.Doc, err *wire.Error) {
+	limit := s.limit()
+	size, rounds := 0, 0 // bytes, and how many of them a round has left
+	for _, x := range streams {
+		for more := true; more; {
+			size += sizeOf(x.docs)
+			docs, x.docs = append(docs, x.docs...), nil
+			if size > limit && seg.Round != nil && size > 2*rounds {
+				if docs, err = s.round(docs, seg); err != nil {
+					return nil, err
+				}
+				size = sizeOf(docs)
+				rounds = size
+			}
+			if size > limit {
+				return nil, wire.Errorf(wire.QueryMemoryLimit,
+					"the pipeline brings more than %d bytes of documents of several databases together; begin it with a $match, "+
+						"best of one tenant, or raise ship_limit (to no more than 16 MB)", limit)
+			}
+			if more = x.id != 0; more {
+				err = s.c.fetch(s.cur, x, s.tx)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return docs, nil
+}
+
+// all reads the streams to their ends, however much that is.
+func (s *shipping) all(streams []*stream) (docs []wire.Doc, err *wire.Error) {
+	for _, x := range streams {
+		for x.id != 0 {
+			if err := s.c.fetch(s.cur, x, s.tx); err != nil {
+				return nil, err
+			}
+		}
+		docs, x.docs = append(docs, x.docs...), nil
+	}
+	return docs, nil
+}
+
+// shipped is what a document adds to a command.
+func shipped(d wire.Doc) int { return len(d) + 32 }
+
+func sizeOf(docs []wire.Doc) (n int) {
+	for _, d := range docs {
+		n += shipped(d)
+	}
+	return n
+}
+
+// round makes fewer documents of parts of groups, as many at a time as a command can bring.
+func (s *shipping) round(docs []wire.Doc, seg *routing.Segment) (fewer []wire.Doc, err *wire.Error) {
+	part := &routing.Segment{Targets: seg.Targets, Stages: seg.Round}
+	for len(docs) > 0 {
+		n, size := 0, 0
+		for n < len(docs) && (n == 0 || size+shipped(docs[n]) <= whole) {
+			size += shipped(docs[n])
+			n++
+		}
+		streams, err := s.ship(part, docs[:n])
+		if err != nil {
+			return nil, err
+		}
+		some, err := s.all(streams)
+		if err != nil {
+			return nil, err
+		}
+		fewer, docs = append(fewer, some...), docs[n:]
+	}
+	return fewer, nil
+}
+
+// ship runs a segment on documents. One that reads no collection has no part in the client's
+// transaction: any server would do.
+func (s *shipping) ship(seg *routing.Segment, docs []wire.Doc) ([]*stream, *wire.Error) {
+	tx := s.tx
+	if !seg.Reads {
+		tx = nil
+	}
+	trips := make([]*trip, len(seg.Targets))
+	for i, x := range seg.Targets {
+		stages := append([]wire.Doc{documents(docs)}, s.t.StagesAt(seg, x)...)
+		sub, err := s.command(seg, func(d []byte) []byte {
+			d = routing.AppendStages(d, "pipeline", stages)
+			return appendAllAtOnce(d)
+		})
+		if err != nil {
+			return nil, err
+		}
+		trips[i] = s.trip(x, sub, tx)
+	}
+	streams, err := s.open(trips, seg, tx)
+	if err != nil || seg.Joined == "" {
+		return streams, err
+	}
+	return s.join(streams, seg.Joined, len(docs))
+}
+
+// documents is the stage that gives these documents. Each is a literal of its own: the stage takes
+// expressions, and a stored string "$x" would be read as a field's path and vanish.
+func documents(docs []wire.Doc) wire.Doc {
+	return build(func(d []byte) []byte {
+		i, d := bsoncore.AppendArrayElementStart(d, "$documents")
+		for n, doc := range docs {
+			j, e := bsoncore.AppendDocumentElementStart(d, itoa(n))
+			e = bsoncore.AppendDocumentElement(e, "$literal", bsoncore.Document(doc))
+			d, _ = bsoncore.AppendDocumentEnd(e, j)
+		}
+		d, _ = bsoncore.AppendArrayEnd(d, i)
+		return d
+	})
+}
+
+// join makes one document of those that each stream has of it, with the array that each has a part
+// of.
+func (s *shipping) join(streams []*stream, array string, n int) ([]*stream, *wire.Error) {
+	all := make([][]wire.Doc, len(streams))
+	for i, x := range streams {
+		docs, err := s.drain([]*stream{x}, &routing.Segment{})
+		if err != nil {
+			return nil, err
+		}
+		if len(docs) != n {
+			return nil, wire.Errorf(wire.OperationFailed, "a join of %d documents has come back with %d", n, len(docs))
+		}
+		all[i] = docs
+	}
+	joined := all[0]
+	for i := range joined {
+		for _, other := range all[1:] {
+			joined[i] = longer(joined[i], other[i], array)
+		}
+	}
+	return []*stream{{docs: joined}}, nil
+}
+
+// longer is the document with the other's array behind its own.
+func longer(d, other wire.Doc, array string) wire.Doc {
+	more, _ := other.Lookup(array)
+	tail, _ := more.Array()
+	if len(tail) <= 5 {
+		return d
+	}
+	return build(func(out []byte) []byte {
+		for it := d.Iter(); it.Next(); {
+			if string(it.Key) != array {
+				out = append(out, d[it.Start:it.End()]...)
+				continue
+			}
+			i, e := bsoncore.AppendArrayElementStart(out, array)
+			n := 0
+			for _, part := range []wire.Value{it.Value, more} {
+				a, _ := part.Array()
+				for v := a.Iter(); v.Next(); n++ {
+					e = v.Value.AppendTo(e, itoa(n))
+				}
+			}
+			out, _ = bsoncore.AppendArrayEnd(e, i)
+		}
+		return out
+	})
+}
+
+// command is the client's command for a segment, with what fill adds: the pipeline and the cursor.
+func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*subRequest, *wire.Error) {
+	c, late := s.c, false
+	body := build(func(d []byte) []byte {
+		if seg.Coll != nil {
+			d = bsoncore.AppendStringElement(d, "aggregate", string(seg.Coll))
+		} else {
+			d = bsoncore.AppendInt32Element(d, "aggregate", 1)
+		}
+		d = fill(d)
+		for it := c.msg.Body.Iter(); it.Next(); {
+			switch key := string(it.Key); key {
+			case "aggregate", "pipeline", "cursor", "explain", "bypassDocumentValidation":
+			case "maxTimeMS":
+				var left wire.Value
+				left, late = s.timeLeft(it.Value)
+				d = left.AppendTo(d, key)
+			case "hint":
+				if seg == s.main {
+					d = append(d, c.msg.Body[it.Start:it.End()]...)
+				}
+			case "readConcern", "txnNumber", "autocommit", "startTransaction":
+				if seg.Reads {
+					d = append(d, c.msg.Body[it.Start:it.End()]...)
+				}
+			default:
+				d = append(d, c.msg.Body[it.Start:it.End()]...)
+			}
+		}
+		return d
+	})
+	if late {
+		return nil, wire.Errorf(wire.MaxTimeMSExpired, "the time limit has passed while the databases of several tenants were asked")
+	}
+	if len(body) > wire.MaxDocument {
+		return nil, wire.Errorf(wire.QueryMemoryLimit, "the pipeline and the documents that it brings together are more than 16 MB; begin it with a $match")
+	}
+	x := &subRequest{}
+	x.buf.B = wire.AppendMessage(nil, 0, 0, 0, body)
+	if err := x.msg.Parse(x.buf.B); err != nil {
+		return nil, wire.Errorf(wire.BSONObjectTooLarge, "a part of the command is too large: %v", err)
+	}
+	return x, x.req.Parse(&x.msg)
+}
+
+// timeLeft is what is left of the client's time limit; late says that it has passed. What is none a
+// server refuses.
+func (s *shipping) timeLeft(given wire.Value) (left wire.Value, late bool) {
+	limit, ok := given.Int()
+	if !ok || limit <= 0 {
+		return given, false
+	}
+	n := limit - time.Since(s.c.start).Milliseconds()
+	return wire.Value{Type: bsoncore.TypeInt64, Data: bsoncore.AppendInt64(nil, n)}, n <= 0
+}

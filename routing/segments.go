@@ -1,0 +1,604 @@
+package routing
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Segment is a part of a pipeline that runs in one go: the first at every home that it concerns,
+// over a collection; each further one at one target, over the documents that the one before brings
+// there. A join with a collection of which no tenant is known runs at every holder of that.
+type Segment struct {
+	Targets []*Target
+	Stages  []wire.Doc // at a target: see [Table.StagesAt]
+	Coll    []byte     // of the first; nil for those of documents that are brought
+	Reads   bool       // some collection is read
+	Info    bool       // its documents tell of servers and name databases
+	Joined  string     // each target has a part of this array of each document, in the same order
+	Also    []Segment  // what brings documents that follow those of the segment before
+	Round   []wire.Doc // stages that make fewer documents of the same kind of what is brought; nil for none
+	Skip    int64      // of the documents of all targets together
+	Limit   int64      // likewise; 0 for no limit
+
+	of        *Collection // that Scope is about
+	scope     Scope
+	collation wire.Value
+}
+
+// StagesAt are the segment's stages as the target gets them: with what keeps documents out whose
+// home is elsewhere.
+func (t *Table) StagesAt(s *Segment, target *Target) []wire.Doc {
+	if s.of == nil || s.Info {
+		return s.Stages
+	}
+	pred := t.predicate(s.of, s.scope, target, s.collation)
+	if pred == nil {
+		return s.Stages
+	}
+	if s.Joined != "" {
+		return []wire.Doc{narrowJoin(s.Stages[0], pred)}
+	}
+	return narrowed(s.Stages, pred)
+}
+
+// narrowed are the stages with a $match before them, or behind a first that must stay the first.
+func narrowed(stages []wire.Doc, pred wire.Doc) []wire.Doc {
+	at := 0
+	if len(stages) > 0 && rowOf(stages[0]) != nil {
+		at = int(rowOf(stages[0]).Lead)
+	}
+	match := build(func(d []byte) []byte { return bsoncore.AppendDocumentElement(d, "$match", bsoncore.Document(pred)) })
+	return slices.Insert(slices.Clone(stages), at, match)
+}
+
+func rowOf(s wire.Doc) *Stage {
+	it := s.Iter()
+	if !it.Next() {
+		return nil
+	}
+	return stages[string(it.Key)]
+}
+
+// narrowJoin is a $lookup of which the foreign documents match the predicate.
+func narrowJoin(join, pred wire.Doc) wire.Doc {
+	it := join.Iter()
+	it.Next()
+	spec, _ := it.Value.Doc()
+	return stage("$lookup", func(d []byte) []byte {
+		var sub []wire.Doc
+		for it := spec.Iter(); it.Next(); {
+			if string(it.Key) == "pipeline" {
+				sub = docsOf(it.Value)
+				continue
+			}
+			d = append(d, spec[it.Start:it.End()]...)
+		}
+		return AppendStages(d, "pipeline", narrowed(sub, pred))
+	})
+}
+
+func docsOf(array wire.Value) (docs []wire.Doc) {
+	a, _ := array.Array()
+	for it := a.Iter(); it.Next(); {
+		if d, ok := it.Value.Doc(); ok {
+			docs = append(docs, d)
+		}
+	}
+	return docs
+}
+
+// AppendStages appends stages as an array with the name.
+func AppendStages(d []byte, name string, stages []wire.Doc) []byte {
+	return appendArray(d, name, func(d []byte) []byte {
+		for i, s := range stages {
+			d = bsoncore.AppendDocumentElement(d, strconv.Itoa(i), bsoncore.Document(s))
+		}
+		return d
+	})
+}
+
+// step is one stage of a pipeline that is planned.
+type step struct {
+	doc  wire.Doc
+	name []byte
+	spec wire.Value
+	row  *Stage     // nil for an unknown stage
+	uses []stageUse // of it and of the pipelines inside of it
+}
+
+// stepsOf takes a pipeline apart.
+func stepsOf(pipeline wire.Value) ([]step, *wire.Error) {
+	a, ok := pipeline.Array()
+	if !ok && pipeline.Type != 0 {
+		return nil, wire.Errorf(wire.FailedToParse, "a pipeline must be an array")
+	}
+	var steps []step
+	it := a.Iter()
+	for it.Next() {
+		s := step{}
+		if s.doc, ok = it.Value.Doc(); !ok {
+			return nil, wire.Errorf(wire.FailedToParse, "each stage of a pipeline must be a document")
+		}
+		e := s.doc.Iter()
+		e.Next()
+		s.name, s.spec = e.Key, e.Value
+		if e.Value.Type == 0 || e.Next() || e.Err() != nil {
+			return nil, wire.Errorf(wire.NotOneField, "a stage of a pipeline must have exactly one field")
+		}
+		s.row = stages[string(s.name)]
+		var w walker
+		if err := w.stage(s.doc, 0, 0); err != nil {
+			return nil, err
+		}
+		s.uses = w.uses
+		steps = append(steps, s)
+	}
+	if pipeline.Type != 0 && it.Err() != nil {
+		return nil, wire.Errorf(wire.FailedToParse, "the pipeline is malformed BSON")
+	}
+	return steps, nil
+}
+
+// planner cuts a pipeline into segments.
+type planner struct {
+	t     *Table
+	r     *Request
+	h     *homes
+	x     extractor
+	only  []wire.Value // tenants that the pipeline names; nil for none
+	segs  []Segment
+	alive bool // the tenant field is still the collection's own
+}
+
+// segments plans the pipeline of a collection, with the tenants that h has collected.
+func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value) ([]Segment, *wire.Error) {
+	steps, err := stepsOf(pipeline)
+	if err != nil {
+		return nil, err
+	}
+	p := planner{t: t, r: r, h: h, alive: true, x: t.extractor(r, h.coll, r.value(fCollation))}
+	first := Segment{Targets: []*Target{h.target}, Coll: name, Reads: true, of: h.coll, collation: r.value(fCollation)}
+	switch {
+	case h.unknown:
+		first.Targets, first.scope.Open = t.holders(h.coll), true
+	case h.several || h.tenants > 1:
+		s := t.stagesSay(r, h, pipeline)
+		p.only = s.values()
+		first.Targets, first.scope.Only = t.homesOf(h.coll, p.only), p.only
+	}
+	if h.only.Type != 0 {
+		first.scope.Only = []wire.Value{h.only}
+	}
+	p.segs = []Segment{first}
+	for i := 0; i < len(steps); {
+		n, err := p.step(steps, i)
+		if err != nil {
+			return nil, err
+		}
+		i += n
+	}
+	return p.segs, p.narrowable()
+}
+
+// stagesSay is what a pipeline and the command's comment say about its tenants.
+func (t *Table) stagesSay(r *Request, h *homes, pipeline wire.Value) (s tenantSet) {
+	x := t.extractor(r, h.coll, r.value(fCollation))
+	x.stages(&s, pipeline)
+	h.comment(r, &s)
+	return s
+}
+
+// narrowable refuses a first segment that no $match can keep to the documents that are its own.
+func (p *planner) narrowable() *wire.Error {
+	s := &p.segs[0]
+	if len(s.Stages) == 0 || s.Info {
+		return nil
+	}
+	if row := rowOf(s.Stages[0]); row != nil && row.Lead == Rules && (s.scope.Only != nil || s.scope.Open && s.of.left()) {
+		return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with %s can not be narrowed to a tenant from outside", row.Name)
+	}
+	return nil
+}
+
+func (p *planner) last() *Segment { return &p.segs[len(p.segs)-1] }
+
+// several reports whether what runs now runs at several homes.
+func (p *planner) several() bool { return len(p.segs) == 1 && len(p.segs[0].Targets) > 1 }
+
+// step takes in the stage i and says how many stages it has seen to.
+func (p *planner) step(steps []step, i int) (n int, err *wire.Error) {
+	s := &steps[i]
+	switch {
+	case s.row == nil && p.several():
+		return 0, wire.Errorf(wire.UnknownStage, "unknown stage %q", s.name)
+	case s.row == nil:
+		return 1, p.add(s.doc)
+	case s.row.Class == Output:
+		return 0, wire.Errorf(wire.IllegalOperation,
+			"%s is not offered of what the databases of several tenants bring together; read it and write it by two commands", s.row.Name)
+	case s.row.Class == Change, s.row.Class == Info && i > 0, s.row.Over == Nowhere && (p.several() || s.row.Class == Info):
+		return 0, wire.Errorf(wire.IllegalOperation,
+			"%s is not offered on a collection whose tenants have databases of their own", s.row.Name)
+	case s.row.Class == Info:
+		p.segs[0].Info = true
+		return 1, p.add(s.doc)
+	case len(s.uses) > 0:
+		return 1, p.reach(s)
+	case !p.several():
+		return 1, p.add(s.doc)
+	}
+	return p.over(steps[i:])
+}
+
+// add appends a stage to the segment.
+func (p *planner) add(doc wire.Doc) *wire.Error {
+	if s := p.last(); s.Joined != "" {
+		p.bring(nil)
+	}
+	if len(p.segs) > 1 && readsMeta(doc, 0) {
+		return wire.Errorf(wire.IllegalOperation,
+			"the pipeline reads $meta behind a stage that brings documents of several databases together, where it is lost; "+
+				"put it into a field by $addFields before, or %s", addTenant)
+	}
+	it := doc.Iter()
+	it.Next()
+	p.alive = p.alive && p.x.passes(it.Key, it.Value, false)
+	s := p.last()
+	s.Stages = append(s.Stages, doc)
+	return nil
+}
+
+func (p *planner) addAll(docs []wire.Doc) *wire.Error {
+	for _, d := range docs {
+		if err := p.add(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readsMeta reports whether a stage asks for what a server knows of a document beside its fields.
+func readsMeta(d wire.Doc, depth int) bool {
+	for it := d.Iter(); it.Next() && depth < 64; {
+		if string(it.Key) == "$meta" {
+			return true
+		}
+		if s, ok := it.Value.Str(); ok && bytes.HasPrefix(s, []byte("$$SEARCH_META")) {
+			return true
+		}
+		if sub, ok := it.Value.AnyDoc(); ok && readsMeta(sub, depth+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// bring begins a segment at the target, nil for wherever: the documents go there. One that has not
+// read anything yet goes on there instead.
+func (p *planner) bring(target *Target) {
+	s := p.last()
+	free := len(p.segs) > 1 && !s.Reads
+	switch {
+	case target == nil && free:
+	case target == nil:
+		p.segs = append(p.segs, Segment{Targets: []*Target{p.h.coll.db.shared}})
+	case free:
+		s.Targets = []*Target{target}
+	default:
+		p.segs = append(p.segs, Segment{Targets: []*Target{target}})
+	}
+}
+
+// over takes in a stage at several homes that must not run at each of them as it is.
+func (p *planner) over(steps []step) (n int, err *wire.Error) {
+	s := &steps[0]
+	switch s.row.Over {
+	case Each:
+		return 1, p.add(s.doc)
+	case Order:
+		return p.order(steps)
+	case Nearest:
+		return 1, p.nearest(steps)
+	case Bounds:
+		skip, limit, n := bounds(steps)
+		p.limit(skip, limit)
+		if n == len(steps) && n > 0 {
+			p.last().Skip, p.last().Limit = skip, limit
+			return n, nil
+		}
+	case Groups:
+		return p.group(s)
+	case Random:
+		return p.sample(s)
+	}
+	p.bring(nil)
+	return 0, nil
+}
+
+// bounds reads $skip and $limit at the front; n is how many stages that is, 0 where a server would
+// refuse one of them.
+func bounds(steps []step) (skip, limit int64, n int) {
+	for n < len(steps) && limit == 0 {
+		v, ok := steps[n].spec.Int()
+		switch string(steps[n].name) {
+		case "$skip":
+			if n > 0 || !ok || v < 0 {
+				return skip, limit, n
+			}
+			skip = v
+		case "$limit":
+			if !ok || v <= 0 || v > 1<<61 || skip > 1<<61 {
+				return skip, 0, 0
+			}
+			limit = v
+		default:
+			return skip, limit, n
+		}
+		n++
+	}
+	return skip, limit, n
+}
+
+// limit lets no home bring more documents than could be needed of it.
+func (p *planner) limit(skip, limit int64) {
+	if limit > 0 {
+		s := p.last()
+		s.Stages = append(s.Stages, counted("$limit", skip+limit))
+	}
+}
+
+// order takes in a $sort: of each home its first documents are enough where a $limit follows.
+func (p *planner) order(steps []step) (int, *wire.Error) {
+	if p.orderless(steps[1:]) {
+		return 1, p.add(steps[0].doc)
+	}
+	if skip, limit, _ := bounds(steps[1:]); limit > 0 {
+		s := p.last()
+		s.Stages = append(s.Stages, steps[0].doc)
+		p.limit(skip, limit)
+	}
+	p.bring(nil)
+	return 0, nil
+}
+
+// orderless reports whether the order of documents before the stages is only of each home's own
+// matter.
+func (p *planner) orderless(steps []step) bool {
+	alive := p.alive
+	for i := range steps {
+		s := &steps[i]
+		if s.row == nil || len(s.uses) > 0 {
+			return false
+		}
+		switch s.row.Over {
+		case Each:
+			alive = alive && p.x.passes(s.name, s.spec, false)
+			continue
+		case Order:
+			return true
+		case Groups:
+			g, ok := s.grouped()
+			return ok && !g.ordered || alive && p.apart(s)
+		}
+		return false
+	}
+	return false
+}
+
+// nearest takes in a $geoNear, which sorts by distance.
+func (p *planner) nearest(steps []step) *wire.Error {
+	spec, _ := steps[0].spec.Doc()
+	v, _ := spec.Lookup("distanceField")
+	field, ok := v.Str()
+	if !ok {
+		return wire.Errorf(wire.IllegalOperation,
+			"$geoNear over the databases of several tenants needs a distanceField to merge by; give one, or %s", addTenant)
+	}
+	s := p.last()
+	s.Stages = append(s.Stages, steps[0].doc)
+	skip, limit, _ := bounds(steps[1:])
+	p.limit(skip, limit)
+	p.bring(nil)
+	return p.add(sortBy(string(field), 1))
+}
+
+// group takes in a stage that groups: groups that hold the tenant are each of one home, others are
+// made in parts.
+func (p *planner) group(s *step) (int, *wire.Error) {
+	if p.apart(s) {
+		return 1, p.add(s.doc)
+	}
+	g, ok := s.grouped()
+	if !ok {
+		p.bring(nil)
+		return 0, nil
+	}
+	if err := p.add(g.part); err != nil {
+		return 0, err
+	}
+	p.bring(nil)
+	p.last().Round = g.round()
+	return 1, p.addAll(g.whole())
+}
+
+// apart reports whether the groups of a $group never span tenants: its _id is the tenant field, or
+// has it for one of its fields. Strings under a collation may be one group and two tenants.
+func (p *planner) apart(s *step) bool {
+	spec, _ := s.spec.Doc()
+	id, _ := spec.Lookup("_id")
+	if string(s.name) != "$group" || !p.alive || !p.x.exact || p.x.rebound {
+		return false
+	}
+	if p.x.isField(id) {
+		return true
+	}
+	d, _ := id.Doc()
+	for it := d.Iter(); it.Next() && len(it.Key) > 0 && it.Key[0] != '$'; {
+		if p.x.isField(it.Value) {
+			return true
+		}
+	}
+	return false
+}
+
+// randomKey is the name under which documents carry what a sample is drawn by.
+const randomKey = partName + "random"
+
+// sample takes in a $sample: as many of each home would be too many of a small one.
+func (p *planner) sample(s *step) (int, *wire.Error) {
+	spec, _ := s.spec.Doc()
+	v, _ := spec.Lookup("size")
+	size, ok := v.Int()
+	if !ok || size <= 0 {
+		p.bring(nil)
+		return 0, nil
+	}
+	first := []wire.Doc{sortBy(randomKey, 1), counted("$limit", size)}
+	at := p.last()
+	at.Stages = append(append(at.Stages, stage("$addFields", func(d []byte) []byte {
+		return appendDoc(d, randomKey, func(d []byte) []byte {
+			return appendDoc(d, "$rand", func(d []byte) []byte { return d })
+		})
+	})), first...)
+	p.bring(nil)
+	gone := build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$unset", randomKey) })
+	return 1, p.addAll(append(first, gone))
+}
+
+// reach takes in a stage that reads other collections.
+func (p *planner) reach(s *step) *wire.Error {
+	target, spread, err := p.place(s)
+	switch {
+	case err != nil:
+		return err
+	case spread && string(s.name) == "$unionWith":
+		return p.follow(s)
+	case spread:
+		return p.joinAll(s)
+	case target != nil && (p.several() || p.last().Targets[0] != target || p.last().Joined != ""):
+		p.bring(target)
+	}
+	if target != nil {
+		p.last().Reads = true
+	}
+	if p.several() {
+		p.bring(nil) // a $facet whose pipelines read nothing
+	}
+	return p.add(s.doc)
+}
+
+// place is the one target where all collections are that a stage reads; nil where it reads none.
+// spread says that there is no such target.
+func (p *planner) place(s *step) (target *Target, spread bool, err *wire.Error) {
+	db := p.h.coll.db
+	for i := range s.uses {
+		u := &s.uses[i]
+		if u.row == nil {
+			continue
+		}
+		if u.row.Class > Union && u.row.Class != Source {
+			return nil, false, wire.Errorf(wire.IllegalOperation,
+				"%s is not offered on a collection whose tenants have databases of their own", u.row.Name)
+		}
+		c, err := db.read(u)
+		if err != nil {
+			return nil, false, err
+		}
+		if c == nil {
+			continue
+		}
+		at := c.db.shared
+		if c.touched() {
+			if !p.h.oneTenant() || u.row.Class == Union && !p.h.narrowed(u, c, p.x.exact) {
+				spread = true
+				continue
+			}
+			at = p.h.tenant.home(c)
+		}
+		if target != nil && target != at {
+			spread = true
+		}
+		target = at
+	}
+	return target, spread, nil
+}
+
+// joinAll takes in a $lookup of a collection that several databases hold.
+func (p *planner) joinAll(s *step) *wire.Error {
+	as, c := p.h.coll.db.plainJoin(s)
+	if c == nil {
+		return wire.Errorf(wire.IllegalOperation,
+			"%s reads collections of different databases, which only a plain $lookup by localField and foreignField can; "+
+				"begin the pipeline with a $match of one tenant, or make two queries", s.name)
+	}
+	targets := p.t.holders(c)
+	if p.only != nil && !p.h.shared {
+		targets = p.t.homesOf(c, p.only)
+	} else if err := p.t.everywhere(p.r, c); err != nil {
+		return err
+	}
+	p.segs = append(p.segs, Segment{
+		Targets: targets, Stages: []wire.Doc{s.doc}, Reads: true, Joined: as,
+		of: c, scope: Scope{Open: true}, collation: p.r.value(fCollation),
+	})
+	p.alive = false
+	return nil
+}
+
+// plainJoin is the array that a $lookup makes and the collection that it reads, where what it makes
+// of several databases is what each makes, one after the other; nil where that is not so.
+func (db *Database) plainJoin(s *step) (as string, c *Collection) {
+	spec, _ := s.spec.Doc()
+	if string(s.name) != "$lookup" || len(s.uses) != 1 {
+		return "", nil
+	}
+	v, _ := spec.Lookup("as")
+	path, ok := v.Str()
+	if !ok || !plainName(path) {
+		return "", nil
+	}
+	sub, piped := spec.Lookup("pipeline")
+	_, equal := spec.Lookup("foreignField")
+	steps, err := stepsOf(sub)
+	if err != nil || !piped && !equal {
+		return "", nil
+	}
+	for i := range steps {
+		if row := steps[i].row; row == nil || row.Class != Row || row.Over != Each {
+			return "", nil
+		}
+	}
+	return string(path), db.collection(s.uses[0].coll)
+}
+
+// follow takes in a $unionWith whose documents are read as by a command of their own.
+func (p *planner) follow(s *step) *wire.Error {
+	u := &s.uses[0]
+	var sub wire.Value
+	if spec, ok := u.spec.Doc(); ok {
+		sub, _ = spec.Lookup("pipeline")
+	}
+	h := homes{t: p.t, coll: p.h.coll.db.collection(u.coll), asked: p.h.asked}
+	says := p.t.stagesSay(p.r, &h, sub)
+	h.set(&says)
+	if h.target == nil {
+		h.target = h.coll.db.shared
+	}
+	if h.unknown {
+		if err := p.t.everywhere(p.r, h.coll); err != nil {
+			return err
+		}
+	}
+	also, err := p.t.segments(p.r, &h, u.coll, sub)
+	if h.holds {
+		p.h.holds, p.h.held = true, h.held
+	}
+	p.segs = append(p.segs, Segment{Targets: []*Target{p.h.coll.db.shared}, Also: also})
+	p.alive = false
+	return err
+}
