@@ -12,8 +12,8 @@ import (
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
-// documents are a batch with _ids from 0 on, of these tenants.
-func documents(tenants ...string) (docs bson.A) {
+// docsOf is a batch with _ids from 0 on, of these tenants.
+func docsOf(tenants ...string) (docs bson.A) {
 	for i, tenant := range tenants {
 		docs = append(docs, d("_id", i, "tenantId", tenant))
 	}
@@ -71,7 +71,7 @@ func TestSplitInsert(t *testing.T) {
 			g := newGround(t, nil)
 			g.insert(t, 3, "acme") // so that the fourth is there already
 			g.server.Forget()
-			r := g.client.Run("app", d("insert", "orders", "documents", documents(tenants...), "ordered", c.ordered,
+			r := g.client.Run("app", d("insert", "orders", "documents", docsOf(tenants...), "ordered", c.ordered,
 				"lsid", session(1), "txnNumber", int64(1)))
 			if got := outcomeOf(r); got != c.want {
 				t.Errorf("%s, want %s: %v", got, c.want, r)
@@ -86,7 +86,7 @@ func TestSplitInsert(t *testing.T) {
 
 // A document that is refused here is a write error like a server's: an ordered batch ends with it.
 func TestSplitRefused(t *testing.T) {
-	docs := documents("acme", "", "globex")
+	docs := docsOf("acme", "", "globex")
 	docs[1] = d("_id", 1, "tenantId", bson.A{"acme"})
 	for ordered, want := range map[bool]string{true: "n 1, 1: 2", false: "n 2, 1: 2"} {
 		g := newGround(t, nil)
@@ -102,7 +102,7 @@ func TestSplitRefused(t *testing.T) {
 func TestSplitLostReply(t *testing.T) {
 	for _, ordered := range []bool{true, false} {
 		g := newGround(t, nil)
-		cmd := d("insert", "orders", "documents", documents("acme", "globex", "acme"), "ordered", ordered, "lsid", session(1), "txnNumber", int64(1))
+		cmd := d("insert", "orders", "documents", docsOf("acme", "globex", "acme"), "ordered", ordered, "lsid", session(1), "txnNumber", int64(1))
 		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
 			if c.Name == "insert" && c.DB == "app" {
 				g.server.Handle(nil)
@@ -152,7 +152,7 @@ func TestSplitHalfDead(t *testing.T) {
 		}
 		return wiretest.Pass()
 	})
-	r := g.client.Run("app", d("insert", "orders", "documents", documents("acme", "globex", "globex")))
+	r := g.client.Run("app", d("insert", "orders", "documents", docsOf("acme", "globex", "globex")))
 	if got := outcomeOf(r); got != "n 1, 1: 6" {
 		t.Errorf("%s: %v", got, r)
 	}

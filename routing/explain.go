@@ -8,8 +8,8 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
-// Explain tells where a command of an open connection would go: { action, tenant, targets, why } or
-// the refusal's code and text. The command may leave $db to the default.
+// Explain tells where a command of an open connection would go: { action, tenant, targets, why },
+// for a pipeline that no one database can run its segments, or the refusal's code and text. The command may leave $db to the default.
 func Explain(t *Table, cmd wire.Doc, db string) (wire.Doc, *wire.Error) {
 	msg := &wire.Message{Frame: cmd, Body: cmd}
 	var r Request
@@ -26,7 +26,8 @@ func Explain(t *Table, cmd wire.Doc, db string) (wire.Doc, *wire.Error) {
 	if d.Tenant != nil {
 		out = bsoncore.AppendStringElement(out, "tenant", d.Tenant.Key)
 	}
-	out = appendTargets(out, &d, &r)
+	out = appendTargets(out, targetsOf(&d), &r)
+	out = appendSegments(out, "segments", d.Segments, &r)
 	why := d.Why
 	if d.Err != nil {
 		out = bsoncore.AppendInt32Element(out, "code", int32(d.Err.Code))
@@ -40,11 +41,36 @@ func Explain(t *Table, cmd wire.Doc, db string) (wire.Doc, *wire.Error) {
 	return out, nil
 }
 
-func appendTargets(out []byte, d *Decision, r *Request) []byte {
-	targets := d.Targets
+func targetsOf(d *Decision) []*Target {
 	if d.Target != nil {
-		targets = []*Target{d.Target}
+		return []*Target{d.Target}
 	}
+	return d.Targets
+}
+
+// appendSegments appends the parts of a pipeline: { targets, stages, joins, follows } each.
+func appendSegments(out []byte, name string, segs []Segment, r *Request) []byte {
+	if len(segs) == 0 {
+		return out
+	}
+	return appendArray(out, name, func(d []byte) []byte {
+		for n := range segs {
+			s := &segs[n]
+			d = appendDoc(d, fmt.Sprint(n), func(d []byte) []byte {
+				d = appendSegments(d, "follows", s.Also, r)
+				d = appendTargets(d, s.Targets, r)
+				d = AppendStages(d, "stages", s.Stages)
+				if s.Joined != "" {
+					d = bsoncore.AppendStringElement(d, "joins", s.Joined)
+				}
+				return d
+			})
+		}
+		return d
+	})
+}
+
+func appendTargets(out []byte, targets []*Target, r *Request) []byte {
 	if len(targets) == 0 {
 		return out
 	}

@@ -206,6 +206,7 @@ type homes struct {
 	held    wire.Value
 	holds   bool
 	apart   bool       // a pipeline's collections are not all where it begins
+	mixed   bool       // a $unionWith has brought documents that are not the tenant's
 	guard   bool       // some write may change the tenant field or make a document
 	fit     bool       // something is sent otherwise than it came
 	only    wire.Value // the comment's tenant, where the filters do not say as much themselves
@@ -565,7 +566,7 @@ func (t *Table) spreadWrite(h *homes, d Decision) Decision {
 // several homes.
 func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
 	own := *h // planning keeps it, and h is of every command's stack
-	segments, err := t.segments(r, &own, r.Coll(), r.value(fPipeline))
+	segments, err := t.segments(r, &own, r.Coll(), r.value(fPipeline), true)
 	switch {
 	case err != nil:
 		return refuseWith(err)
@@ -707,7 +708,7 @@ func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
 
 // oneTenant reports whether the command concerns one tenant's documents, or none at all: then all
 // that is joined is that tenant's too.
-func (h *homes) oneTenant() bool { return !h.unknown && !h.shared && h.tenants <= 1 }
+func (h *homes) oneTenant() bool { return !h.unknown && !h.shared && !h.mixed && h.tenants <= 1 }
 
 // joinHome notes whether a collection that a stage reads is not where the pipeline begins.
 func (h *homes) joinHome(u *stageUse, exact bool) *wire.Error {
@@ -715,8 +716,8 @@ func (h *homes) joinHome(u *stageUse, exact bool) *wire.Error {
 	if err != nil || c == nil {
 		return err
 	}
-	h.apart = h.apart || h.tenant.home(c) != h.target ||
-		c.touched() && (!h.oneTenant() || u.row.Class == Union && !h.narrowed(u, c, exact))
+	h.apart = h.apart || h.tenant.home(c) != h.target || c.touched() && !h.follows(u, c, exact)
+	h.mixed = h.mixed || u.row.Class == Union && !h.narrowed(u, c, exact)
 	return nil
 }
 
@@ -732,6 +733,11 @@ func (db *Database) read(u *stageUse) (*Collection, *wire.Error) {
 		return nil, wire.Errorf(wire.IllegalOperation, "%s of a view is not offered while tenants have databases of their own", u.row.Name)
 	}
 	return db.collection(u.coll), nil
+}
+
+// follows reports whether what a stage reads of a tenant collection is the pipeline's own tenant's.
+func (h *homes) follows(u *stageUse, c *Collection, exact bool) bool {
+	return h.oneTenant() && (u.row.Class != Union || h.narrowed(u, c, exact))
 }
 
 // narrowed reports whether a $unionWith of a tenant collection is narrowed to the pipeline's own

@@ -30,6 +30,31 @@ type Segment struct {
 	collation wire.Value
 }
 
+// Flows reports whether the segment's stages work on one document after the other, so that batches
+// of what is brought can go through one at a time.
+func (s *Segment) Flows() bool {
+	for _, d := range s.Stages {
+		if row := rowOf(d); row == nil || row.Class != Join && (row.Class != Row || row.Over != Each) {
+			return false
+		}
+	}
+	return true
+}
+
+// Clone is a copy that does not point into the request.
+func (s *Segment) Clone() *Segment {
+	c := *s
+	c.Stages, c.Coll, c.collation.Data = nil, slices.Clone(s.Coll), slices.Clone(s.collation.Data)
+	for _, d := range s.Stages {
+		c.Stages = append(c.Stages, slices.Clone(d))
+	}
+	c.scope.Only = nil
+	for _, v := range s.scope.Only {
+		c.scope.Only = append(c.scope.Only, wire.Value{Type: v.Type, Data: slices.Clone(v.Data)})
+	}
+	return &c
+}
+
 // StagesAt are the segment's stages as the target gets them: with what keeps documents out whose
 // home is elsewhere.
 func (t *Table) StagesAt(s *Segment, target *Target) []wire.Doc {
@@ -153,15 +178,17 @@ type planner struct {
 	only  []wire.Value // tenants that the pipeline names; nil for none
 	segs  []Segment
 	alive bool // the tenant field is still the collection's own
+	whole bool // it is the whole command's pipeline, not a $unionWith's
 }
 
-// segments plans the pipeline of a collection, with the tenants that h has collected.
-func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value) ([]Segment, *wire.Error) {
+// segments plans the pipeline of a collection, with the tenants that h has collected; whole says
+// that it is the command's own.
+func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value, whole bool) ([]Segment, *wire.Error) {
 	steps, err := stepsOf(pipeline)
 	if err != nil {
 		return nil, err
 	}
-	p := planner{t: t, r: r, h: h, alive: true, x: t.extractor(r, h.coll, r.value(fCollation))}
+	p := planner{t: t, r: r, h: h, alive: true, whole: whole, x: t.extractor(r, h.coll, r.value(fCollation))}
 	first := Segment{Targets: []*Target{h.target}, Coll: name, Reads: true, of: h.coll, collation: r.value(fCollation)}
 	switch {
 	case h.unknown:
@@ -171,6 +198,7 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value)
 		p.only = s.values()
 		first.Targets, first.scope.Only = t.homesOf(h.coll, p.only), p.only
 	}
+	h.mixed = false
 	if h.only.Type != 0 {
 		first.scope.Only = []wire.Value{h.only}
 	}
@@ -307,7 +335,7 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 	case Bounds:
 		skip, limit, n := bounds(steps)
 		p.limit(skip, limit)
-		if n == len(steps) && n > 0 {
+		if n == len(steps) && n > 0 && p.whole {
 			p.last().Skip, p.last().Limit = skip, limit
 			return n, nil
 		}
@@ -512,9 +540,10 @@ func (p *planner) place(s *step) (target *Target, spread bool, err *wire.Error) 
 		if c == nil {
 			continue
 		}
-		at := c.db.shared
+		at, follows := c.db.shared, p.h.follows(u, c, p.x.exact)
+		p.h.mixed = p.h.mixed || u.row.Class == Union && !p.h.narrowed(u, c, p.x.exact)
 		if c.touched() {
-			if !p.h.oneTenant() || u.row.Class == Union && !p.h.narrowed(u, c, p.x.exact) {
+			if !follows {
 				spread = true
 				continue
 			}
@@ -533,11 +562,11 @@ func (p *planner) joinAll(s *step) *wire.Error {
 	as, c := p.h.coll.db.plainJoin(s)
 	if c == nil {
 		return wire.Errorf(wire.IllegalOperation,
-			"%s reads collections of different databases, which only a plain $lookup by localField and foreignField can; "+
-				"begin the pipeline with a $match of one tenant, or make two queries", s.name)
+			"%s reads collections of different databases, which only a $lookup can whose array is no path and whose pipeline, if any, "+
+				"works on one document after the other; begin the pipeline with a $match of one tenant, or make two queries", s.name)
 	}
 	targets := p.t.holders(c)
-	if p.only != nil && !p.h.shared {
+	if p.only != nil && !p.h.shared && !p.h.mixed {
 		targets = p.t.homesOf(c, p.only)
 	} else if err := p.t.everywhere(p.r, c); err != nil {
 		return err
@@ -594,7 +623,7 @@ func (p *planner) follow(s *step) *wire.Error {
 			return err
 		}
 	}
-	also, err := p.t.segments(p.r, &h, u.coll, sub)
+	also, err := p.t.segments(p.r, &h, u.coll, sub, false)
 	if h.holds {
 		p.h.holds, p.h.held = true, h.held
 	}

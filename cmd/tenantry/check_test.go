@@ -120,6 +120,7 @@ func TestExplain(t *testing.T) {
 		{`{"find": "users"}`, "forward", "app", ""},
 		{`{"find": "things", "$db": "elsewhere"}`, "forward", "elsewhere", ""},
 		{`{"find": "orders", "filter": {"_id": {"$oid": "65f000000000000000000000"}}}`, "scatter", "app_tenant_acme", ""},
+		{`{"aggregate": "orders", "pipeline": [{"$sort": {"x": 1}}]}`, "scatter", "app_tenant_acme", `"segments"`},
 		{`{"createIndexes": "orders", "indexes": []}`, "each", "app_tenant_acme", ""},
 		{`{"listIndexes": "orders"}`, "first", "app", ""},
 		{`{"listDatabases": 1, "$db": "admin"}`, "clusters", "", ""},
