@@ -27,7 +27,11 @@ type stream struct {
 	docs  []wire.Doc
 	apart bool // its cursor is outside of the command's transaction
 	info  bool // its documents name databases
+	flow  *flow
 }
+
+// more reports whether the stream may have documents beside those that it has brought.
+func (s *stream) more() bool { return s.id != 0 || s.flow != nil && s.flow.more() }
 
 // sortKey is the name under which servers are asked for the key that they sort a document by. It is
 // taken off before the document leaves. Strings in it are collation keys where a collation is in
@@ -184,11 +188,17 @@ func (c *clientConn) killOpened(parts []part) {
 	}
 }
 
-func (c *clientConn) killStreams(cur *cursor) {
-	for _, s := range cur.merged.streams {
+func (c *clientConn) killStreams(cur *cursor) { c.killAll(cur.merged.streams, cur) }
+
+func (c *clientConn) killAll(streams []*stream, cur *cursor) {
+	for _, s := range streams {
 		if s.id != 0 {
 			c.killPart(s.cursorPart, cur)
 			s.id = 0
+		}
+		if s.flow != nil {
+			c.killAll(s.flow.from, cur)
+			s.flow.from = nil
 		}
 	}
 }
@@ -208,7 +218,7 @@ func (m *merged) done() bool {
 		return true
 	}
 	for _, s := range m.streams {
-		if s.id != 0 || len(s.docs) > 0 {
+		if s.more() || len(s.docs) > 0 {
 			return false
 		}
 	}
@@ -221,7 +231,7 @@ func (c *clientConn) ready(cur *cursor, tx *txn) (*stream, *wire.Error) {
 	m := cur.merged
 	var best *stream
 	for _, s := range m.streams {
-		for len(s.docs) == 0 && s.id != 0 {
+		for len(s.docs) == 0 && s.more() {
 			if m.down == nil && best != nil {
 				break
 			}
@@ -341,6 +351,9 @@ func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 
 // fetch reads the next batch of one stream.
 func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
+	if s.flow != nil {
+		return s.flow.fetch(c, s, tx)
+	}
 	if s.apart {
 		tx = nil
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ type shipping struct {
 	tx     *txn
 	tenant uint32
 	main   *routing.Segment // that reads the collection which the command names
+	body   wire.Doc         // the command's
 	cur    *cursor          // of the whole command
 	opened []*stream        // all that have been, for their cursors to be ended when the command fails
 }
@@ -31,7 +33,7 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 		return nil, err
 	}
 	defer leave()
-	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], cur: c.ownCursor()}
+	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, cur: c.ownCursor()}
 	if d.Tenant != nil {
 		s.tenant = d.Tenant.Num
 	}
@@ -40,7 +42,7 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 	if last.Limit > 0 {
 		s.cur.merged.left = last.Limit
 	}
-	streams, err := s.run(d.Segments)
+	streams, err := s.run(d.Segments, true)
 	if err != nil {
 		s.end()
 		return nil, err
@@ -58,43 +60,111 @@ func (c *clientConn) ownCursor() *cursor {
 }
 
 // end ends the cursors of a command that has failed.
-func (s *shipping) end() {
-	for _, x := range s.opened {
-		if x.id != 0 {
-			s.c.killPart(x.cursorPart, s.cur)
+func (s *shipping) end() { s.c.killAll(s.opened, s.cur) }
+
+// run runs segments one after the other; the documents of the last are left where they are. open
+// says that what follows takes them as they come.
+func (s *shipping) run(segs []routing.Segment, open bool) ([]*stream, *wire.Error) {
+	flows := 0 // the first of those segments at the end that take documents as they come
+	for i := range segs {
+		if i > 0 && !(open && segs[i].Flows()) {
+			flows = i
 		}
 	}
+	streams, err := s.first(&segs[0], open && flows == 0)
+	for i := 1; i < len(segs) && err == nil; i++ {
+		if seg := &segs[i]; i > flows {
+			streams, err = s.through(streams, seg)
+		} else {
+			streams, err = s.after(streams, seg)
+		}
+	}
+	return streams, err
 }
 
-// run runs segments one after the other; the documents of the last are left where they are.
-func (s *shipping) run(segs []routing.Segment) (streams []*stream, err *wire.Error) {
-	for i := range segs {
-		seg := &segs[i]
-		if i == 0 {
-			if streams, err = s.first(seg, len(segs) == 1); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if len(seg.Also) > 0 {
-			more, err := s.run(seg.Also)
-			if err != nil {
-				return nil, err
-			}
-			streams = append(streams, more...)
-		}
-		if len(seg.Stages) == 0 {
-			continue // nothing but a $unionWith
-		}
-		docs, err := s.drain(streams, seg)
+// after runs a segment on all documents of the one before.
+func (s *shipping) after(streams []*stream, seg *routing.Segment) ([]*stream, *wire.Error) {
+	if len(seg.Also) > 0 {
+		more, err := s.run(seg.Also, len(seg.Stages) == 0)
 		if err != nil {
 			return nil, err
 		}
-		if streams, err = s.ship(seg, docs); err != nil {
+		streams = append(streams, more...)
+	}
+	if len(seg.Stages) == 0 {
+		return streams, nil // nothing but a $unionWith
+	}
+	docs, err := s.drain(streams, seg)
+	if err != nil {
+		return nil, err
+	}
+	return s.ship(seg, docs)
+}
+
+// through lets the documents flow through a segment, batch by batch as they are asked for.
+func (s *shipping) through(streams []*stream, seg *routing.Segment) ([]*stream, *wire.Error) {
+	if len(seg.Also) > 0 {
+		more, err := s.run(seg.Also, true)
+		if err != nil {
 			return nil, err
 		}
+		streams = append(streams, more...)
 	}
-	return streams, nil
+	if len(seg.Stages) == 0 {
+		return streams, nil
+	}
+	f := &flow{s: *s, seg: seg.Clone(), from: streams}
+	f.s.main, f.s.body, f.s.opened = nil, slices.Clone(s.body), nil
+	return []*stream{{flow: f}}, nil
+}
+
+// flow is a segment that takes documents batch by batch.
+type flow struct {
+	s    shipping // of the command that began it
+	seg  *routing.Segment
+	from []*stream
+}
+
+func (f *flow) more() bool {
+	for _, x := range f.from {
+		if len(x.docs) > 0 || x.more() {
+			return true
+		}
+	}
+	return false
+}
+
+// fetch ships the next batch for a command, which may be a later one than that which began the flow.
+func (f *flow) fetch(c *clientConn, to *stream, tx *txn) *wire.Error {
+	for len(f.from) > 0 && len(f.from[0].docs) == 0 && !f.from[0].more() {
+		f.from = f.from[1:]
+	}
+	if len(f.from) == 0 {
+		return nil
+	}
+	s := f.s
+	s.c, s.tx = c, tx
+	x := f.from[0]
+	if len(x.docs) == 0 {
+		return c.fetch(s.cur, x, tx)
+	}
+	n, size := 0, 0
+	for n < len(x.docs) && size+shipped(x.docs[n]) <= whole {
+		size += shipped(x.docs[n])
+		n++
+	}
+	if n == 0 {
+		return tooMany(whole)
+	}
+	streams, err := s.ship(f.seg, x.docs[:n])
+	if err == nil {
+		x.docs = x.docs[n:]
+		to.docs, err = s.all(streams)
+	}
+	if err != nil {
+		s.end()
+	}
+	return err
 }
 
 // first runs the segment that reads the pipeline's collection.
@@ -187,11 +257,9 @@ func (s *shipping) drain(streams []*stream, seg *routing.Segment) (docs []wire.D
 				rounds = size
 			}
 			if size > limit {
-				return nil, wire.Errorf(wire.QueryMemoryLimit,
-					"the pipeline brings more than %d bytes of documents of several databases together; begin it with a $match, "+
-						"best of one tenant, or raise ship_limit (to no more than 16 MB)", limit)
+				return nil, tooMany(limit)
 			}
-			if more = x.id != 0; more {
+			if more = x.more(); more {
 				err = s.c.fetch(s.cur, x, s.tx)
 			}
 			if err != nil {
@@ -202,15 +270,20 @@ func (s *shipping) drain(streams []*stream, seg *routing.Segment) (docs []wire.D
 	return docs, nil
 }
 
+func tooMany(limit int) *wire.Error {
+	return wire.Errorf(wire.QueryMemoryLimit,
+		"the pipeline brings more than %d bytes of documents of several databases together; begin it with a $match, "+
+			"best of one tenant, or raise ship_limit (to no more than 16 MB)", limit)
+}
+
 // all reads the streams to their ends, however much that is.
 func (s *shipping) all(streams []*stream) (docs []wire.Doc, err *wire.Error) {
 	for _, x := range streams {
-		for x.id != 0 {
+		for docs, x.docs = append(docs, x.docs...), nil; x.more(); docs, x.docs = append(docs, x.docs...), nil {
 			if err := s.c.fetch(s.cur, x, s.tx); err != nil {
 				return nil, err
 			}
 		}
-		docs, x.docs = append(docs, x.docs...), nil
 	}
 	return docs, nil
 }
@@ -340,7 +413,7 @@ func longer(d, other wire.Doc, array string) wire.Doc {
 
 // command is the client's command for a segment, with what fill adds: the pipeline and the cursor.
 func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*subRequest, *wire.Error) {
-	c, late := s.c, false
+	late := false
 	body := build(func(d []byte) []byte {
 		if seg.Coll != nil {
 			d = bsoncore.AppendStringElement(d, "aggregate", string(seg.Coll))
@@ -348,7 +421,7 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 			d = bsoncore.AppendInt32Element(d, "aggregate", 1)
 		}
 		d = fill(d)
-		for it := c.msg.Body.Iter(); it.Next(); {
+		for it := s.body.Iter(); it.Next(); {
 			switch key := string(it.Key); key {
 			case "aggregate", "pipeline", "cursor", "explain", "bypassDocumentValidation":
 			case "maxTimeMS":
@@ -357,14 +430,14 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 				d = left.AppendTo(d, key)
 			case "hint":
 				if seg == s.main {
-					d = append(d, c.msg.Body[it.Start:it.End()]...)
+					d = append(d, s.body[it.Start:it.End()]...)
 				}
 			case "readConcern", "txnNumber", "autocommit", "startTransaction":
 				if seg.Reads {
-					d = append(d, c.msg.Body[it.Start:it.End()]...)
+					d = append(d, s.body[it.Start:it.End()]...)
 				}
 			default:
-				d = append(d, c.msg.Body[it.Start:it.End()]...)
+				d = append(d, s.body[it.Start:it.End()]...)
 			}
 		}
 		return d
