@@ -198,6 +198,8 @@ var pipelines = []struct {
 	{"users' bosses", "orders", false, `[{"$match":{"n":{"$lt":5}}},{"$graphLookup":{"from":"users","startWith":"$user","connectFromField":"boss","connectToField":"_id","as":"any"}}]`},
 	{"orders and items", "orders", false, `[{"$project":{"n":1}},{"$unionWith":{"coll":"order_items","pipeline":[{"$project":{"qty":1}}]}}]`},
 	{"items of one among orders of another", "orders", false, `[{"$match":{"tenantId":"beta"}},{"$unionWith":{"coll":"order_items","pipeline":[{"$match":{"tenantId":"big"}},{"$limit":100}]}},{"$count":"n"}]`},
+	{"some items behind orders", "orders", false, `[{"$match":{"n":{"$lt":4}}},{"$project":{"_id":{"$literal":1}}},{"$unionWith":{"coll":"order_items","pipeline":[{"$match":{"order":{"$in":[5,8]}}},{"$project":{"_id":{"$literal":2}}},{"$skip":1},{"$limit":2}]}}]`},
+	{"items behind orders, joined", "orders", false, `[{"$unionWith":{"coll":"order_items","pipeline":[{"$project":{"user":"$qty"}}]}},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$match":{"u.name":{"$ne":"user2"}}},{"$lookup":{"from":"orders","localField":"_id","foreignField":"_id","as":"any"}}]`},
 	{"users behind orders", "orders", false, `[{"$match":{"state":"open"}},{"$unionWith":"users"},{"$group":{"_id":{"$type":"$name"},"n":{"$sum":1}}}]`},
 	{"countDocuments", "orders", false, `[{"$match":{"state":"open"}},{"$group":{"_id":1,"n":{"$sum":1}}}]`},
 	{"countDocuments of none", "orders", false, `[{"$match":{"state":"none"}},{"$group":{"_id":1,"n":{"$sum":1}}}]`},
