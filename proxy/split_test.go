@@ -327,7 +327,7 @@ func TestDrop(t *testing.T) {
 }
 
 // Figures are those of all homes together.
-func TestFigures(t *testing.T) {
+func TestSummedFigures(t *testing.T) {
 	g := newGround(t, nil)
 	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
 		n := int32(10)
