@@ -82,6 +82,9 @@ func (t *Table) boundTarget(r *Request, tn *Tenant) Decision {
 			return refuseWith(err)
 		}
 	}
+	if db != nil && r.Watches() {
+		return t.watchOwn(r, tn.targets[db.num], "the connection's tenant")
+	}
 	if db != nil {
 		return Decision{Action: Forward, Target: tn.targets[db.num], Tenant: tn, Why: "the connection's tenant"}
 	}

@@ -115,6 +115,10 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 	case InFilter:
 		r.narrowFilter(r.Cmd.Tenant.Path, t.predicate(c, d.Scope, target, r.value(fCollation)), p)
 	case InStages:
+		if stage := t.plainWatch(r); stage != nil {
+			r.insertStage(1, stage, p)
+			return nil
+		}
 		return r.narrowStages(t.predicate(c, d.Scope, target, r.value(fCollation)), p)
 	case InUpdates, InDeletes:
 		o := r.ops()

@@ -188,7 +188,7 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", in.unknown, in.Cmd.Name)
 	}
 	d := t.byRow(in, db)
-	if d.Action == Scatter || d.Action == Split {
+	if d.Action == Scatter || d.Action == Split || d.Action == Follow {
 		return refuse(wire.IllegalOperation, "explain of a command without a tenant is not offered; %s", addTenant)
 	}
 	return d

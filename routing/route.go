@@ -26,10 +26,11 @@ const (
 	Clusters               // to every cluster
 	AtCursor               // where the cursor is
 	AtTxn                  // where the transaction is
+	Follow                 // a change stream, see [Watch]
 )
 
 func (a Action) String() string {
-	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction"}[a]
+	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction", "follow"}[a]
 }
 
 // Decision is all that the proxy needs for one command; a later stage never asks an earlier one.
@@ -42,6 +43,7 @@ type Decision struct {
 	Tenant  *Tenant // the one that the command names; nil for none, several, or one in no table
 	Held    wire.Value
 	Coll    *Collection
+	Watch   *Watch // of a change stream
 	Scope
 	Fit bool // what is sent differs from what came in more than names: see [Table.Fit]
 	// Segments are the parts of a pipeline that no one database can run whole; nil for any other.
@@ -73,7 +75,7 @@ func (t *Table) Route(r *Request) Decision {
 		return refuseWith(err)
 	}
 	if !touched && (r.Cmd == nil || r.Cmd.Plain) && !t.narrows(r, db) {
-		return Decision{Action: Forward, Target: t.plainTarget(db), Why: "no route touches it"}
+		return Decision{Action: Forward, Target: t.plainTarget(db), Fit: t.plainWatch(r) != nil, Why: "no route touches it"}
 	}
 	if r.Cmd == nil {
 		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
@@ -293,6 +295,9 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	if r.Cmd.Tenant.Kind == InBulkOps {
 		return t.bulk(r, d)
 	}
+	if d.Coll == nil && r.Watches() {
+		return t.watch(r, db, d)
+	}
 	if db == nil || d.Coll == nil {
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
@@ -303,6 +308,9 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	}
 	if r.index[fUUID] != 0 || r.index[fEncryption] != 0 {
 		return refuse(wire.InvalidNamespace, "a collection must be named, and not by UUID or encryption state")
+	}
+	if r.Watches() {
+		return t.watch(r, db, d)
 	}
 	h := homes{t: t, coll: d.Coll, asked: r.Unlisted}
 	if err := t.collect(r, &h); err != nil {

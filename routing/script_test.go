@@ -125,6 +125,13 @@ func (p *player) decide(t testing.TB, command string) string {
 		line += "\n= " + sent(t, p.table, r, &d, d.Target)
 	case d.Segments != nil:
 		line += p.segments(d.Segments, "")
+	case p.renamed && d.Action == Follow:
+		for _, s := range d.Watch.Streams {
+			line += "\n= " + s.Target.Cluster + "/" + s.Target.DB
+			for _, stage := range s.Stages {
+				line += " " + bson.Raw(stage).String()
+			}
+		}
 	case p.renamed && d.Action == Scatter:
 		for _, x := range d.Targets {
 			line += "\n= " + sent(t, p.table, r, &d, x)
@@ -399,7 +406,7 @@ func told(d Decision) string {
 		line = fmt.Sprintf("refuse %s", d.Err.Code.Name())
 	case Forward:
 		line += place(d.Target)
-	case Scatter, Split, EachOf, FirstOf:
+	case Scatter, Split, EachOf, FirstOf, Follow:
 		for _, x := range d.Targets {
 			line += place(x)
 		}
