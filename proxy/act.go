@@ -35,6 +35,9 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (reply *wire.Buf
 		return c.refused(err), false
 	}
 	defer leave()
+	if d.Action == routing.Follow {
+		return c.follow(t, d), false
+	}
 	return c.forward(t, d)
 }
 

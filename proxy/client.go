@@ -172,6 +172,10 @@ func (c *clientConn) close() {
 // abort ends the connection from another goroutine, and the round trip it may wait for.
 func (c *clientConn) abort() {
 	_ = c.wc.Close()
+	c.interrupt()
+}
+
+func (c *clientConn) interrupt() {
 	if b := c.inUse.Load(); b != nil {
 		b.Interrupt()
 	}

@@ -27,6 +27,7 @@ type cursor struct {
 	db, coll  string // as the client names them
 	tenant    uint32
 	names     routing.ReplyKind // where its batches name namespaces
+	watch     *watch            // of a change stream
 	used      time.Time         // guarded by the shard's mutex
 
 	mu     sync.Mutex // guards the following; held while a batch is fetched
@@ -133,6 +134,10 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 	idAt := 0
 	for it.Next() {
 		switch string(it.Key) {
+		case "postBatchResumeToken":
+			if d, ok := it.Value.Doc(); ok && tr.watch != nil {
+				tr.watch.token, tr.watch.since = bytes.Clone(d), uint32(f.operation>>32)
+			}
 		case "id":
 			id, _ = it.Value.Int()
 			idAt = f.cursorAt + it.At
@@ -168,7 +173,7 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 
 func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 	cur := c.newCursor(ns, tr.target)
-	cur.tenant, cur.names = tr.tenant, tr.names
+	cur.tenant, cur.names, cur.watch = tr.tenant, tr.names, tr.watch
 	cur.part = cursorPart{tr.target, tr.address, id, cur.coll}
 	return c.srv.cursors.add(cur)
 }
@@ -216,6 +221,9 @@ func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
 	if cur.merged != nil {
 		return c.nextMerged(cur, tx)
 	}
+	if cur.watch != nil {
+		return c.nextWatched(t, cur)
+	}
 	return c.nextOf(t, cur, tx)
 }
 
@@ -223,20 +231,49 @@ func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
 func (c *clientConn) nextOf(t *routing.Table, cur *cursor, tx *txn) *wire.Buf {
 	part := &cur.part
 	tr := c.newTrip(t, part.target, tx)
-	tr.tenant, tr.cursor, tr.names = cur.tenant, cur, cur.names
+	tr.tenant, tr.cursor, tr.names, tr.watch = cur.tenant, cur, cur.names, cur.watch
 	tr.sel = backend.Select{Address: part.address}
 	var id [8]byte
 	binary.LittleEndian.PutUint64(id[:], uint64(part.id))
 	tr.edit = func(p *wire.Patch) { p.Replace(c.req.ValueAt, 8, id[:]) }
 	c.outcome.target = part.target
-	reply, err := c.roundTrip(&tr)
+	reply, err := c.send(&tr)
+	if err == nil && cur.watch != nil && tr.facts.ok {
+		if opened, err := c.replan(cur); err != nil {
+			reply.Free()
+			return c.failWatch(cur, err)
+		} else if opened {
+			reply.Free()
+			return c.nextEvents(cur)
+		}
+	}
+	if err == nil {
+		reply, err = c.finish(&tr, reply)
+	}
 	if err != nil {
+		if cur.watch != nil {
+			err = resumable(err)
+		}
 		return c.refuse(err)
 	}
 	if !tr.facts.ok && tr.facts.code == wire.CursorNotFound {
 		c.srv.cursors.remove(cur.id)
 	}
 	return reply
+}
+
+// nextWatched gives the next batch of a change stream, which goes on to be passed on while nothing
+// else has to be seen.
+func (c *clientConn) nextWatched(t *routing.Table, cur *cursor) *wire.Buf {
+	if cur.watch.plan == nil {
+		if _, err := c.replan(cur); err != nil {
+			return c.failWatch(cur, err)
+		}
+	}
+	if cur.watch.plan == nil {
+		return c.nextOf(t, cur, nil)
+	}
+	return c.nextEvents(cur)
 }
 
 // killCursors ends those of the named cursors that are the client's.
@@ -255,6 +292,10 @@ func (c *clientConn) killCursors() *wire.Buf {
 			continue
 		}
 		c.srv.cursors.remove(id)
+		if killed = append(killed, id); cur.watch != nil {
+			c.endWatch(cur)
+			continue
+		}
 		cur.mu.Lock()
 		if cur.merged != nil {
 			c.killStreams(cur)
@@ -262,7 +303,6 @@ func (c *clientConn) killCursors() *wire.Buf {
 			c.killPart(cur.part, cur)
 		}
 		cur.mu.Unlock()
-		killed = append(killed, id)
 	}
 	return replyOf(func(d []byte) []byte {
 		d = appendIDs(d, "cursorsKilled", killed)

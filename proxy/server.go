@@ -69,6 +69,7 @@ type Server struct {
 	mu        sync.Mutex // guards the following
 	listeners []net.Listener
 	clients   map[*clientConn]struct{}
+	sides     map[*clientConn]struct{} // without a client: they wait for change streams
 	closed    bool
 	wg        sync.WaitGroup
 }
@@ -90,7 +91,7 @@ func New(o Options) *Server {
 	s := &Server{
 		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), recalls: newRecalls(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
 		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
-		clients: map[*clientConn]struct{}{},
+		clients: map[*clientConn]struct{}{}, sides: map[*clientConn]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registerer, s)
@@ -240,6 +241,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.mu.Lock()
 	for c := range s.clients {
 		c.abort()
+	}
+	for c := range s.sides {
+		c.interrupt()
 	}
 	s.mu.Unlock()
 	<-done

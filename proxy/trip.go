@@ -30,6 +30,7 @@ type trip struct {
 	edit    func(*wire.Patch) // further changes of the client's frame
 	names   routing.ReplyKind // where the reply names namespaces
 	cursor  *cursor           // whose next batch this is
+	watch   *watch            // the change stream that this opens, or goes on with
 	address string            // of the server that answered
 	facts   replyFacts
 }
@@ -64,16 +65,18 @@ func (c *clientConn) sideTrip(t *routing.Table, target *routing.Target, tx *txn)
 }
 
 // selectServer says which server the command wants.
-func (c *clientConn) selectServer(tx *txn) backend.Select {
+func (c *clientConn) selectServer(tx *txn) backend.Select { return c.serverFor(&c.req, tx) }
+
+func (c *clientConn) serverFor(r *routing.Request, tx *txn) backend.Select {
 	if tx != nil {
 		tx.mu.Lock()
 		defer tx.mu.Unlock()
 		return backend.Select{Write: tx.address == "", Address: tx.address}
 	}
-	if c.req.Writes() {
+	if r.Writes() {
 		return backend.Select{Write: true}
 	}
-	f, ok := c.req.Field("$readPreference")
+	f, ok := r.Field("$readPreference")
 	if !ok {
 		return backend.Select{}
 	}
@@ -392,6 +395,11 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 	tr := c.newTrip(t, d.Target, tx)
 	if d.Fit {
 		tr.fit = d
+	}
+	if c.req.Watches() {
+		if werr = c.passOn(t, &tr); werr != nil {
+			return c.refuse(werr), false
+		}
 	}
 	c.outcome.target, c.outcome.tenant = d.Target, d.Tenant
 	if d.Tenant != nil {

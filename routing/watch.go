@@ -223,6 +223,15 @@ func (w *Watch) moved(db *Database, set *collectionSet) wire.Doc {
 	return docOf(func(d []byte) []byte { return appendDocs(d, "$or", either) })
 }
 
+// Homes calls yield for each home that the stream sees.
+func (w *Watch) Homes(yield func(*Target) bool) {
+	for _, h := range w.homes {
+		if !yield(h.target) {
+			return
+		}
+	}
+}
+
 // Keep adds the homes of another plan of the same stream that this one lacks: what happened there
 // may not have been read yet.
 func (w *Watch) Keep(old *Watch) {
@@ -387,7 +396,7 @@ func (t *Table) secretNames() (names []wire.Value) {
 	}
 	if t.isolating {
 		for _, db := range t.databases {
-			names = append(names, regexValue(`\A`+quoted([]byte(db.prefix))+`.+`+quoted([]byte(db.suffix))+`\z`))
+			names = append(names, regexValue("^"+quoted([]byte(db.prefix))+".+"+quoted([]byte(db.suffix))+"$"))
 		}
 	}
 	return names

@@ -35,6 +35,7 @@ const (
 	CommandNotSupported      Code = 115
 	FailedToSatisfyReadPref  Code = 133
 	NoSuchTransaction        Code = 251
+	InvalidResumeToken       Code = 260
 	OperationNotSupportedTxn Code = 263
 	QueryMemoryLimit         Code = 292
 	UnsupportedOpQuery       Code = 352
@@ -60,7 +61,7 @@ var codeNames = map[Code]string{
 	MaxTimeMSExpired: "MaxTimeMSExpired", CommandNotFound: "CommandNotFound",
 	ShardKeyNotFound: "ShardKeyNotFound", WriteConcernFailed: "WriteConcernFailed",
 	MultipleErrorsOccurred: "MultipleErrorsOccurred", ImmutableField: "ImmutableField",
-	InvalidOptions: "InvalidOptions", InvalidNamespace: "InvalidNamespace",
+	InvalidResumeToken: "InvalidResumeToken", InvalidOptions: "InvalidOptions", InvalidNamespace: "InvalidNamespace",
 	ShutdownInProgress: "ShutdownInProgress", OperationFailed: "OperationFailed",
 	CommandNotSupported: "CommandNotSupported", NoSuchTransaction: "NoSuchTransaction",
 	OperationNotSupportedTxn: "OperationNotSupportedInTransaction",
