@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -480,14 +481,23 @@ func (c *clientConn) collect(w *watch, q *question) *wire.Error {
 		defer w.mu.Unlock()
 		return c.receive(f, b)
 	}
+	late := time.NewTimer(time.Until(q.until) + lateness)
+	defer late.Stop()
 	for first := true; ; first = false {
 		found, err := c.harvest(w)
 		if found || err != nil || !w.dispatch(q, first) {
 			return err
 		}
-		<-w.bell
+		select {
+		case <-w.bell:
+		case <-late.C: // one that an earlier getMore has asked to wait longer
+			return nil
+		}
 	}
 }
+
+// lateness is how much later than the client's time is over a feed may say that it has nothing.
+const lateness = 100 * time.Millisecond
 
 // harvest takes in what the feeds have brought; found says that there are events.
 func (c *clientConn) harvest(w *watch) (found bool, err *wire.Error) {
