@@ -36,7 +36,7 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (reply *wire.Buf
 	}
 	defer leave()
 	if d.Action == routing.Follow {
-		return c.follow(t, d), false
+		return c.follow(t, d)
 	}
 	return c.forward(t, d)
 }

@@ -222,6 +222,7 @@ func (c *clientConn) atCursor(t *routing.Table) *wire.Buf {
 		return c.nextMerged(cur, tx)
 	}
 	if cur.watch != nil {
+		c.outcome.waits = true
 		return c.nextWatched(t, cur)
 	}
 	return c.nextOf(t, cur, tx)

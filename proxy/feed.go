@@ -172,6 +172,7 @@ func deliveryOf(tr *trip) *delivery {
 // receive takes in what a feed has brought; the watch's mutex is held.
 func (c *clientConn) receive(f *feed, b *delivery) *wire.Error {
 	if b.err != nil {
+		f.id = 0 // what failed is closed on its server, or out of reach
 		return b.err
 	}
 	c.times.note(&b.facts)

@@ -17,6 +17,7 @@ type outcome struct {
 	code   wire.Code // 0 is success
 	target *routing.Target
 	tenant *routing.Tenant
+	waits  bool // for events that come when they come: it is not slow
 }
 
 // metrics counts what the room does. Series are resolved once and kept, so that a command costs
@@ -114,7 +115,7 @@ func (c *clientConn) observe() {
 		x.commands.Inc()
 		x.seconds.Observe(took.Seconds())
 	}
-	if slow := c.srv.settings.Load().slow; slow > 0 && took >= slow && c.req.Cmd != nil && c.req.Cmd.Access != routing.None {
+	if slow := c.srv.settings.Load().slow; slow > 0 && took >= slow && !o.waits && c.req.Cmd != nil && c.req.Cmd.Access != routing.None {
 		e := c.log.Info().Str("command", c.req.Cmd.Name).Bytes("database", c.req.DB).Bytes("collection", c.req.Coll()).
 			Dur("took", took).Str("outcome", word)
 		if o.tenant != nil {

@@ -405,7 +405,12 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 	if d.Tenant != nil {
 		tr.tenant = d.Tenant.Num
 	}
-	if reply, werr = c.send(&tr); werr == nil {
+	if reply, werr = c.send(&tr); werr == nil && tr.watch != nil && c.srv.opts.Router.Current() != t {
+		c.killOpened([]part{{tr: &tr, reply: reply}})
+		reply.Free()
+		return nil, true // it may have begun without a home that is new
+	}
+	if werr == nil {
 		if d.Coll != nil && d.Tenant != nil && c.findsOne() {
 			c.remember(d.Coll, d.Tenant, &tr)
 		}

@@ -135,29 +135,13 @@ func (c *clientConn) passOn(t *routing.Table, tr *trip) *wire.Error {
 	return x.parse(c.bound)
 }
 
-// follow opens a change stream that is made of feeds.
-func (c *clientConn) follow(t *routing.Table, d *routing.Decision) *wire.Buf {
+// follow opens a change stream that is made of feeds. Under another table than it was decided by it
+// would begin without a home that is new: then it is decided again.
+func (c *clientConn) follow(t *routing.Table, d *routing.Decision) (reply *wire.Buf, again bool) {
 	c.outcome.target = d.Watch.Streams[0].Target
-	w, err := c.newWatch(t, c.homeOf(t, d))
-	if err == nil && len(c.srv.fleetKey()) == 0 {
-		err = c.label(wire.Errorf(wire.HostUnreachable, "the fleet key has not been read yet; the home cluster is not reachable"), true)
-	}
-	var s start
-	if err == nil {
-		s, err = w.start()
-	}
-	if _, options := c.req.ChangeStream(); err == nil && len(d.Watch.Streams) > 1 {
-		if v, ok := options.Lookup("startAtOperationTime"); ok && v.Type == bsoncore.TypeTimestamp {
-			err = wire.Errorf(wire.InvalidOptions,
-				"startAtOperationTime is one cluster's time, and this change stream has several; begin without it, or with a resume token")
-		}
-	}
+	w, err := c.openWatch(t, d)
 	if err != nil {
-		return c.refuse(err)
-	}
-	w.plan, w.since = d.Watch, s.since
-	if w.feeds, err = c.openFeeds(w, d.Watch.Streams, &s); err != nil {
-		return c.refuse(w.told(err))
+		return c.refuse(err), false
 	}
 	cur := &cursor{
 		principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(c.req.DB), coll: "$cmd.aggregate", watch: w,
@@ -165,29 +149,61 @@ func (c *clientConn) follow(t *routing.Table, d *routing.Decision) *wire.Buf {
 	if w.plan.Coll != "" {
 		cur.coll = w.plan.Coll
 	}
-	size := 101
-	if f, ok := c.req.Field("cursor"); ok {
-		options, _ := f.Value.Doc()
-		if n, ok := options.Lookup("batchSize"); ok {
-			i, _ := n.Int()
-			size = int(min(max(i, 0), 1<<30))
-		}
+	if c.srv.opts.Router.Current() != t {
+		c.endWatch(cur)
+		return nil, true
 	}
-	events, over, err := c.give(w, size)
+	events, over, err := c.give(w, c.firstSize())
 	if err != nil {
 		c.endWatch(cur)
-		return c.refuse(err)
+		return c.refuse(w.told(err)), false
 	}
 	if over {
 		c.endWatch(cur)
 	} else {
 		cur.id = c.srv.cursors.add(cur)
 	}
-	return c.eventsReply(cur, "firstBatch", events)
+	return c.eventsReply(cur, "firstBatch", events), false
+}
+
+func (c *clientConn) openWatch(t *routing.Table, d *routing.Decision) (*watch, *wire.Error) {
+	w, err := c.newWatch(t, homeOf(t, d))
+	if err != nil {
+		return nil, err
+	}
+	if len(c.srv.fleetKey()) == 0 {
+		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the fleet key has not been read yet; the home cluster is not reachable"), true)
+	}
+	s, err := w.start()
+	if err != nil {
+		return nil, err
+	}
+	_, options := c.req.ChangeStream()
+	if v, ok := options.Lookup("startAtOperationTime"); ok && v.Type == bsoncore.TypeTimestamp && len(d.Watch.Streams) > 1 {
+		return nil, wire.Errorf(wire.InvalidOptions,
+			"startAtOperationTime is one cluster's time, and this change stream has several; begin without it, or with a resume token")
+	}
+	w.plan, w.since = d.Watch, s.since
+	if w.feeds, err = c.openFeeds(w, d.Watch.Streams, &s); err != nil {
+		return nil, w.told(err)
+	}
+	return w, nil
+}
+
+// firstSize is how many documents the client wants at once from a cursor that it opens.
+func (c *clientConn) firstSize() int {
+	f, _ := c.req.Field("cursor")
+	options, _ := f.Value.Doc()
+	n, ok := options.Lookup("batchSize")
+	if !ok {
+		return 101
+	}
+	size, _ := n.Int()
+	return int(min(max(size, 0), 1<<30))
 }
 
 // homeOf is the cluster that a server's own token is of.
-func (c *clientConn) homeOf(t *routing.Table, d *routing.Decision) string {
+func homeOf(t *routing.Table, d *routing.Decision) string {
 	if d.Watch.Own {
 		return d.Watch.Streams[0].Target.Cluster
 	}
@@ -249,7 +265,7 @@ func (c *clientConn) change(cur *cursor, plan *routing.Watch, feeds []*feed) {
 		c.killPart(cur.part, cur)
 	}
 	for _, f := range old {
-		if w.feedOf(f.target.Cluster) != f {
+		if w.feedOf(f.target.Cluster) != f && f.id != 0 {
 			c.killPart(f.cursorPart, f.as)
 		}
 	}
@@ -285,6 +301,7 @@ func (w *watch) position() position {
 func (c *clientConn) nextEvents(cur *cursor) *wire.Buf {
 	w := cur.watch
 	q := c.question(len(w.feeds) > 1)
+	c.outcome.target = w.feeds[0].target
 	var events []wire.Doc
 	for asked := false; ; {
 		opened, err := c.replan(cur)
@@ -462,13 +479,20 @@ func (c *clientConn) endWatch(cur *cursor) {
 	w := cur.watch
 	w.closed.Store(true)
 	w.mu.Lock()
-	feeds, passed := w.feeds, w.plan == nil
+	passed := w.plan == nil
+	feeds := w.feeds
+	parts := make([]cursorPart, len(feeds))
+	for i, f := range feeds {
+		parts[i] = f.cursorPart
+	}
 	w.mu.Unlock()
 	if passed {
 		c.killPart(cur.part, cur)
 	}
-	for _, f := range feeds {
-		c.killPart(f.cursorPart, f.as)
+	for i, f := range feeds {
+		if parts[i].id != 0 {
+			c.killPart(parts[i], f.as)
+		}
 	}
 }
 

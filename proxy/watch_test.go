@@ -31,6 +31,7 @@ type journal struct {
 	opened  []bson.D        // the options of each $changeStream
 	has     map[string]bool // namespaces that listCollections tells of
 	gate    chan struct{}   // holds back answers to getMore
+	opening func()          // is run once, before a stream is opened
 	waiting int
 }
 
@@ -107,6 +108,13 @@ func (j *journal) handle(c wiretest.Command) wiretest.Reply {
 }
 
 func (j *journal) open(c wiretest.Command) wiretest.Reply {
+	j.mu.Lock()
+	opening := j.opening
+	j.opening = nil
+	j.mu.Unlock()
+	if opening != nil {
+		opening()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	pipeline := c.Value("pipeline").(bson.A)
@@ -531,6 +539,25 @@ func TestWatchReopens(t *testing.T) {
 			if got := s.ids(); !slices.Equal(got, []any{int32(1), int32(2), int32(3), int32(4)}) {
 				t.Errorf("events of %v", got)
 			}
+		})
+	}
+}
+
+// TestWatchOpens: a home that comes while a stream is opened is seen from where that begins.
+func TestWatchOpens(t *testing.T) {
+	for name, before := range map[string][]string{"passed on": nil, "one more": {"globex"}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBanks(t, before...)
+			b.home.add("insert", "app", "orders", int32(1))
+			s := b.watch(t, nil)
+			b.home.opening = func() {
+				b.router.Publish(banksTable(t, 2, append(before, "acme")...))
+				b.home.add("insert", "app_t_acme", "orders", int32(2))
+				b.home.add("insert", "app", "orders", int32(3))
+			}
+			again := b.watch(t, d("resumeAfter", s.token))
+			again.until(2)
+			again.want(int32(2), int32(3))
 		})
 	}
 }
