@@ -112,14 +112,22 @@ func (p *Process) WaitUntil(limit time.Duration, ready func() error) error {
 	}
 }
 
-// FreeAddress is a loopback address that nobody listened on a moment ago.
+// addresses are those that FreeAddress has given.
+var addresses sync.Map
+
+// FreeAddress is a loopback address that nobody listened on a moment ago; never the same twice.
 func FreeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		addr := l.Addr().String()
+		l.Close()
+		if _, given := addresses.LoadOrStore(addr, true); !given {
+			return addr, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // output is a buffer that is written and read from different goroutines.
