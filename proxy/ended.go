@@ -1,11 +1,16 @@
 package proxy
 
 import (
+	"slices"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
+
+// endings are the events after which a collection, or a database, is gone.
+var endings = []string{"drop", "rename", "dropDatabase"}
 
 // judge looks at an event of a stream over several homes. That a collection, or a database, is gone
 // in one home says nothing while another still has it; where it was the last, the client is told
@@ -16,26 +21,28 @@ func (c *clientConn) judge(w *watch, doc wire.Doc) (shown, last bool, err *wire.
 	}
 	v, _ := doc.Lookup("operationType")
 	op, _ := v.Str()
-	db, coll := namespaceOf(doc)
-	switch string(op) {
-	case "drop", "rename", "dropDatabase":
-	default:
-		if len(w.gone) > 0 {
-			delete(w.gone, db+"."+coll)
-			delete(w.gone, db+".")
-		}
+	ends := slices.Contains(endings, string(op))
+	if !ends && len(w.gone) == 0 {
 		return true, false, nil
 	}
-	if w.gone[db+"."+coll] {
-		return false, false, nil
+	db, coll := namespaceOf(doc)
+	if !ends {
+		delete(w.gone, db+"."+coll)
+		delete(w.gone, db+".")
+		return true, false, nil
 	}
-	if left, err := c.anyLeft(w.table, db, coll); left || err != nil {
-		return false, false, err
+	if holders := w.table.Holders(db, coll); len(holders) > 1 {
+		if w.gone[db+"."+coll] {
+			return false, false, nil
+		}
+		if left, err := c.anyLeft(holders, coll); left || err != nil {
+			return false, false, err
+		}
+		if w.gone == nil {
+			w.gone = map[string]bool{}
+		}
+		w.gone[db+"."+coll] = true
 	}
-	if w.gone == nil {
-		w.gone = map[string]bool{}
-	}
-	w.gone[db+"."+coll] = true
 	switch {
 	case w.plan.Coll != "":
 		last = string(op) != "dropDatabase"
@@ -61,13 +68,8 @@ func namespaceOf(doc wire.Doc) (db, coll string) {
 	return db, coll
 }
 
-// anyLeft reports whether one of several homes of the collection still has it; without a name, any
-// collection of the database.
-func (c *clientConn) anyLeft(t *routing.Table, db, coll string) (bool, *wire.Error) {
-	holders := t.Holders(db, coll)
-	if len(holders) < 2 {
-		return false, nil
-	}
+// anyLeft reports whether one of the homes still has the collection; without a name, any.
+func (c *clientConn) anyLeft(holders []*routing.Target, coll string) (bool, *wire.Error) {
 	trips := make([]*trip, len(holders))
 	for i, x := range holders {
 		trips[i] = &trip{target: x, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, make: func() wire.Doc {

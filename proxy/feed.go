@@ -51,7 +51,7 @@ func (c *clientConn) openFeeds(w *watch, streams []routing.Stream, s *start) ([]
 				"the resume token tells neither a place on the cluster %q nor a time; begin the change stream without it", x.Target.Cluster)
 		}
 		tr := c.sideTrip(w.table, x.Target, nil)
-		tr.sub, tr.sel = w.open, c.serverFor(&w.open.req, nil)
+		tr.sub, tr.sel, tr.tenant = w.open, c.serverFor(&w.open.req, nil), tenantOf(x.Target)
 		tr.edit = func(p *wire.Patch) { w.edit(p, x, s) }
 		trips[i] = tr
 	}
@@ -74,6 +74,14 @@ func (c *clientConn) openFeeds(w *watch, streams []routing.Stream, s *start) ([]
 		f.docs, f.after, f.at = b.docs, b.token, uint32(b.facts.operation>>32)
 	}
 	return feeds, nil
+}
+
+// tenantOf is the tenant whose connections to the server a target's commands use; 0 for nobody's.
+func tenantOf(x *routing.Target) uint32 {
+	if x.Tenant == nil {
+		return 0
+	}
+	return x.Tenant.Num
 }
 
 // beside is a connection without a client: it asks for a feed's batches while the client's own goes
@@ -236,7 +244,7 @@ func (c *clientConn) ask(f *feed, q *question) *delivery {
 	})
 	tr := &trip{
 		target: f.target, patch: &wire.Patch{}, msg: &wire.Message{}, make: func() wire.Doc { return body }, cursor: f.as,
-		sel: backend.Select{Address: f.address},
+		sel: backend.Select{Address: f.address}, tenant: tenantOf(f.target),
 	}
 	reply, err := c.send(tr)
 	if err != nil {
