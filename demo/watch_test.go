@@ -65,6 +65,11 @@ func TestWatchGoesOn(t *testing.T) {
 	db := open(t, first.URI).Database(shared)
 	insert(t, db, "orders", "a", isolated)
 	open1 := watch(t, db.Collection("orders"), options.ChangeStream())
+	whole, err := db.Client().Watch(t.Context(), mongo.Pipeline{}, options.ChangeStream().SetMaxAwaitTime(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close(context.Background())
 	insert(t, db, "orders", "b", isolated)
 	insert(t, db, "orders", "c", "initech")
 	place := open1.next(t, "b")
@@ -83,6 +88,9 @@ func TestWatchGoesOn(t *testing.T) {
 	}
 	open1.next(t, "d")
 	open1.next(t, "e")
+	for _, id := range []string{"b", "c", "d", "e"} { // and nothing of the control database, which the flip has written
+		tail{whole}.next(t, id)
+	}
 	late := watch(t, db, options.ChangeStream().SetStartAfter(place))
 	for _, id := range []string{"c", "d", "e"} {
 		late.next(t, id)

@@ -12,7 +12,7 @@
 //   - find without a tenant by anything else than _id; updateMany, deleteMany,
 //     count, aggregate, distinct without a tenant on tenant collections
 //   - one batch with documents of several tenants
-//   - watch over several homes, updates given as pipelines, $lookup from
+//   - updates given as pipelines, $lookup from
 //     platform collections, drop, dropDatabase, renameCollection
 // Not in here because it ends with isolation: one _id used by two tenants (an
 // index that does not lead with the tenant is unique per home only).
