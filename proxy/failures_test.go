@@ -21,7 +21,7 @@ func TestServersWords(t *testing.T) {
 	g := newGround(t, nil)
 	many := d("_id", d("$in", bson.A{1, 2}))
 	in := func(n int64, cmd bson.D) bson.D {
-		return append(cmd, d("lsid", session(3), "txnNumber", n, "autocommit", false, "startTransaction", true)...)
+		return append(cmd, d("lsid", session(byte(n)), "txnNumber", n, "autocommit", false, "startTransaction", true)...)
 	}
 	for name, c := range map[string]struct {
 		command string

@@ -41,7 +41,6 @@ func TestNamesInRows(t *testing.T) {
 			"documentKey", d("_id", id), "fullDocument", d("_id", id, "ns", "app_t_acme.orders"))
 	}
 	for name, cmd := range map[string]bson.D{
-		"change stream":   d("aggregate", "orders", "pipeline", bson.A{d("$changeStream", d())}, "cursor", d()),
 		"collStats":       d("aggregate", "orders", "pipeline", bson.A{d("$collStats", d("count", d()))}, "cursor", d()),
 		"listIndexes":     d("listIndexes", "orders"),
 		"listCollections": d("listCollections", 1),

@@ -436,6 +436,13 @@ func (c *clientConn) replied(tr *trip) *wire.Error {
 		e.Code = wire.HostUnreachable
 		return c.label(e, false)
 	}
+	v, _ := tr.msg.Body.Lookup("errorLabels")
+	a, _ := v.Array()
+	for it := a.Iter(); it.Next(); {
+		if l, ok := it.Value.Str(); ok {
+			e.Labels = append(e.Labels, string(l))
+		}
+	}
 	r := renamer{target: tr.target, rule: errorTexts}
 	e.Reply = build(func(d []byte) []byte {
 		for it := tr.msg.Body.Iter(); it.Next(); {

@@ -457,6 +457,7 @@ var serverToken = regexp.MustCompile(`_data"?: ?"[^"]*"`)
 // anew where a cluster could not be reached.
 func (w *watch) told(err *wire.Error) *wire.Error {
 	told := *err
+	told.Reply = nil // it has the text as the server wrote it
 	told.Text = serverToken.ReplaceAllString(err.Text, `_data: "..."`)
 	if w.plan != nil {
 		for x := range w.plan.Homes {
