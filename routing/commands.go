@@ -316,7 +316,7 @@ var rows = []Command{
 	},
 	{
 		Name: "validate", Names: coll, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
-		Fields: fields("full repair metadata checkBSONConformance background"),
+		Fields: fields("full scandata repair metadata checkBSONConformance background"),
 	},
 	{
 		Name: "planCacheClear", Names: coll, Access: Server, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
