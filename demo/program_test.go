@@ -30,8 +30,16 @@ func TestPrograms(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Run("generated", func(t *testing.T) { generate(t, g) })
+	if !t.Run("generated", func(t *testing.T) { generate(t, g) }) {
+		return
+	}
 	t.Logf("commands on collections of tenants with databases of their own:\n%s", g.Coverage)
+	if kinds := g.Coverage.Unserved(); len(kinds) > 0 {
+		t.Errorf("not once served: %q", kinds)
+	}
+	if refusals := g.Coverage.Unused(); long() && len(refusals) > 0 {
+		t.Errorf("tolerated and not met; take them out of the list: %q", refusals)
+	}
 }
 
 func replay(t *testing.T, g *work.Ground, file string) {
@@ -50,7 +58,7 @@ func replay(t *testing.T, g *work.Ground, file string) {
 }
 
 func generate(t *testing.T, g *work.Ground) {
-	setDefault(t, "rapid.checks", map[bool]string{false: "100", true: "3000"}[long()])
+	setDefault(t, "rapid.checks", map[bool]string{false: "200", true: "3000"}[long()])
 	setDefault(t, "rapid.nofailfile", "true") // the text below is easier to keep
 	setDefault(t, "rapid.shrinktime", "5s")
 	var failed *work.Program

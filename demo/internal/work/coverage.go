@@ -2,6 +2,7 @@ package work
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -9,37 +10,97 @@ import (
 )
 
 // Coverage counts how often each kind of command was served and refused while tenants of its
-// collection had databases of their own.
-type Coverage map[string]*Count
+// collection had databases of their own, and each refusal that is tolerated.
+type Coverage struct {
+	kinds    map[string]*count
+	refusals map[*refusal]int
+}
 
-// Count is one kind's.
-type Count struct{ Served, Refused int }
+type count struct{ served, refused int }
 
-func (c Coverage) note(r *Routing, l Line, refused bool) {
+func newCoverage() *Coverage {
+	return &Coverage{kinds: map[string]*count{}, refusals: map[*refusal]int{}}
+}
+
+func (c *Coverage) note(r *Routing, l Line, no *refusal) {
+	if no != nil {
+		c.refusals[no]++
+	}
 	k := kind(r, l)
 	if k == "" {
 		return
 	}
-	if c[k] == nil {
-		c[k] = &Count{}
+	n := c.kinds[k]
+	if n == nil {
+		n = &count{}
+		c.kinds[k] = n
 	}
-	if refused {
-		c[k].Refused++
+	if no != nil {
+		n.refused++
 	} else {
-		c[k].Served++
+		n.served++
 	}
 }
 
-// String is a table, a kind a line.
-func (c Coverage) String() string {
-	var b strings.Builder
-	kinds := make([]string, 0, len(c))
-	for k := range c {
-		kinds = append(kinds, k)
+// mustServe are the kinds that no run may leave out; what the proxy learns to serve is added.
+var mustServe = []string{
+	"abortTransaction",
+	"aggregate of one home",
+	"aggregate with $group of one home",
+	"commitTransaction",
+	"count of one home",
+	"create",
+	"createIndexes",
+	"delete by _id",
+	"delete of one home",
+	"delete of one home, many",
+	"distinct of one home",
+	"dropIndexes",
+	"find by _id",
+	"find of one home",
+	"findAndModify by _id",
+	"findAndModify by replacement by _id",
+	"findAndModify of one home",
+	"getMore",
+	"in a transaction: delete by _id",
+	"in a transaction: find of one home",
+	"in a transaction: insert of one home",
+	"in a transaction: update by _id",
+	"insert of one home",
+	"killCursors",
+	"listCollections",
+	"listIndexes",
+	"update by _id",
+	"update by replacement by _id",
+	"update of one home",
+	"update of one home, many",
+}
+
+// Unserved are the kinds that a run has served never, and would have had to.
+func (c *Coverage) Unserved() []string {
+	return slices.DeleteFunc(slices.Clone(mustServe), func(k string) bool { return c.kinds[k] != nil && c.kinds[k].served > 0 })
+}
+
+// Unused are refusals that are tolerated and have not happened: the proxy serves what they are
+// about, or says it in other words.
+func (c *Coverage) Unused() []string {
+	var out []string
+	for i := range tolerated {
+		if t := &tolerated[i]; c.refusals[t] == 0 {
+			out = append(out, t.String())
+		}
 	}
-	slices.Sort(kinds)
-	for _, k := range kinds {
-		fmt.Fprintf(&b, "%-48s %6d served %6d refused\n", k, c[k].Served, c[k].Refused)
+	return out
+}
+
+// String is a table, a kind a line.
+func (c *Coverage) String() string {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(c.kinds)) {
+		fmt.Fprintf(&b, "%-60s %6d served %6d refused\n", k, c.kinds[k].served, c.kinds[k].refused)
+	}
+	for i := range tolerated {
+		fmt.Fprintf(&b, "%6d times %s\n", c.refusals[&tolerated[i]], &tolerated[i])
 	}
 	return b.String()
 }
@@ -50,7 +111,7 @@ func kind(r *Routing, l Line) string {
 	if n == "aggregate" && !r.moved(c) && slices.ContainsFunc(array(get(l.Command, "pipeline")), func(s any) bool { return joins(r, doc(s)) }) {
 		return "aggregate of platform data joined with tenants'"
 	}
-	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections"}, n) {
+	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections", "bulkWrite", "listDatabases"}, n) {
 		return ""
 	}
 	s := subjectsOf(l.Command)

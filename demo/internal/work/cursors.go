@@ -25,6 +25,9 @@ type half struct {
 
 func newPair(l Line, want, got bson.D) *pair {
 	c := &pair{line: l, order: orderOf(l.Command)}
+	if name(l.Command) == "bulkWrite" {
+		c.order.total = true // by idx
+	}
 	c.want.take(want)
 	c.got.take(got)
 	return c
@@ -117,14 +120,15 @@ func (c *pair) compare() error {
 	return nil
 }
 
-// rows takes off what belongs to one server alone from rows about collections.
+// rows takes off what belongs to one server alone from rows that are no documents.
 func rows(command bson.D, docs bson.A) bson.A {
-	if name(command) != "listCollections" {
+	own := map[string]string{"listCollections": "info", "bulkWrite": "errmsg"}[name(command)]
+	if own == "" {
 		return docs
 	}
 	out := slices.Clone(docs)
 	for i, d := range out {
-		out[i] = slices.DeleteFunc(slices.Clone(doc(d)), func(e bson.E) bool { return e.Key == "info" })
+		out[i] = slices.DeleteFunc(slices.Clone(doc(d)), func(e bson.E) bool { return e.Key == own })
 	}
 	return out
 }
@@ -141,7 +145,7 @@ func (r *run) cursorLine(l Line) (done bool, err error) {
 		if c == nil || c.killed {
 			return true, nil // its opening was refused, or is not there any more
 		}
-		r.g.Coverage.note(&r.p.Routing, l, false)
+		r.g.Coverage.note(&r.p.Routing, l, nil)
 		return true, r.next(c, get(l.Command, "batchSize"))
 	case "killCursors":
 		return r.kill(l)
@@ -161,7 +165,7 @@ func (r *run) kill(l Line) (bool, error) {
 		if c == nil || c.killed {
 			continue
 		}
-		r.g.Coverage.note(&r.p.Routing, l, false)
+		r.g.Coverage.note(&r.p.Routing, l, nil)
 		if err := r.killPair(l, c); err != nil {
 			return true, err
 		}

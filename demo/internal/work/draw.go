@@ -301,7 +301,7 @@ func (w *world) index(c string, mayBeUnique bool) bson.D {
 
 // as puts a command into a session of its own, or into none.
 func (w *world) as(command bson.D) Line {
-	l := Line{Command: command}
+	l := Line{Command: w.with(command)}
 	if n := w.between("session", 0, 4); n > 0 && n < 3 {
 		l.Session = n
 	}
@@ -312,6 +312,25 @@ func (w *world) as(command bson.D) Line {
 		l.Again = w.often("again", 3)
 	}
 	return l
+}
+
+// with adds fields that any command may have.
+func (w *world) with(command bson.D) bson.D {
+	if !w.often("further field", 1) {
+		return command
+	}
+	more := []bson.E{
+		{Key: "comment", Value: "words"},
+		{Key: "maxTimeMS", Value: int32(20000)},
+		{Key: "$readPreference", Value: is("mode", "primaryPreferred")},
+	}
+	switch name(command) {
+	case "insert", "update", "delete", "findAndModify":
+		more = append(more, bson.E{Key: "writeConcern", Value: is("w", "majority")})
+	case "find", "aggregate", "count", "distinct":
+		more = append(more, bson.E{Key: "readConcern", Value: is("level", "local")})
+	}
+	return append(command, draw(w, "field", more...))
 }
 
 // isMany reports whether a command has a write of many documents, which carries no number.
@@ -328,7 +347,11 @@ func isMany(command bson.D) bool {
 func (w *world) step() []Line {
 	c := w.collection()
 	one := func(of func(string) bson.D) []Line { return []Line{w.as(of(c))} }
-	switch w.between("step", 0, 20) {
+	switch w.between("step", 0, 22) {
+	case 22:
+		return one(w.bulkWrite)
+	case 21:
+		return one(w.aggregate)
 	case 20:
 		return w.loadAndSave(c)
 	case 0, 1, 2:
@@ -373,6 +396,8 @@ func (w *world) wrong(c string) []Line {
 		bson.D{{Key: "killCursors", Value: c}, {Key: "cursors", Value: bson.A{int64(4711)}}},
 		bson.D{{Key: "dropIndexes", Value: c}, {Key: "index", Value: "no_1"}},
 		bson.D{{Key: "nonsense", Value: c}},
+		insert(c, bson.A{append(is("_id", "array-1"), is("tenantId", bson.A{mine[0].Value})...)}),
+		bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{bson.D{{Key: "q", Value: mine}, {Key: "u", Value: is("$set", is(tenantField(c), bson.A{"x"}))}}}}},
 	)
 	return []Line{w.as(command)}
 }
@@ -391,6 +416,11 @@ func (w *world) definition(c string) []Line {
 		command = bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "name", Value: c}}}}
 	case 4, 5:
 		command = bson.D{{Key: "listIndexes", Value: c}}
+	case 7:
+		command = draw(w, "rare",
+			bson.D{{Key: "drop", Value: c}},
+			bson.D{{Key: "collMod", Value: c}, {Key: "validator", Value: is("n", is("$ne", "never"))}},
+			bson.D{{Key: "listDatabases", Value: int32(1)}, {Key: "filter", Value: is("name", "$db")}, {Key: "nameOnly", Value: true}})
 	case 6:
 		command = bson.D{{Key: "dropIndexes", Value: c}, {Key: "index", Value: draw[any](w, "index", "*", "n_1_", "tags_-1_", bson.D{{Key: "n", Value: int32(1)}})}}
 	}

@@ -186,6 +186,14 @@ func (w *world) find(c string) bson.D {
 	if w.often("collation", 1) && get(d, "sort") == nil {
 		add("collation", draw(w, "collation", collation, is("locale", "simple")))
 	}
+	if w.often("hint", 1) {
+		add("hint", is("_id", int32(1)))
+	}
+	if w.often("let", 1) && c != "users" {
+		f := tenantField(c)
+		add("let", is("who", w.spell(w.tenant().id)))
+		d[1].Value = both(is("$expr", is("$eq", bson.A{"$" + f, "$$who"})), w.what(c, w.tenant()))
+	}
 	return d
 }
 

@@ -19,6 +19,8 @@ func (w *world) aggregate(c string) bson.D {
 		match := w.filter(c)
 		if w.often("one tenant", 7) {
 			match = both(is(tenantField(c), w.spell(p.owner.id)), w.what(c, p.owner))
+		} else if w.often("two tenants", 3) {
+			match = is(tenantField(c), is("$in", bson.A{p.owner.id, w.tenant().id}))
 		}
 		p.add("$match", match)
 	}
@@ -152,7 +154,7 @@ func (p *pipeline) facet() {
 func (p *pipeline) union() {
 	from := draw(p.world, "from", p.coll, "users", "invoices")
 	match := is(tenantField(from), p.spell(p.owner.id))
-	if from == "users" {
+	if from == "users" || p.often("everybody's", 2) {
 		match = bson.D{}
 	}
 	p.add("$unionWith", bson.D{{Key: "coll", Value: from}, {Key: "pipeline", Value: bson.A{is("$match", match)}}})

@@ -1,6 +1,7 @@
 package work
 
 import (
+	"fmt"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -12,6 +13,8 @@ type refusal struct {
 	code    int32
 	phrase  string // in its text
 }
+
+func (r *refusal) String() string { return fmt.Sprintf("%s %d %q", r.command, r.code, r.phrase) }
 
 // tolerated is all that the proxy may refuse. Each entry is a promise not kept yet, but for the
 // last ones, which docs/differences.md keeps; take out what the proxy has learnt to serve.
@@ -31,6 +34,9 @@ var tolerated = []refusal{
 	{"delete", 20, "a delete that is not of one document by _id"},
 	{"findAndModify", 20, "findAndModify without _id"},
 	{"findAndModify", 20, "an update by a pipeline is not offered"},
+	{"bulkWrite", 20, "the bulkWrite command is not offered"},
+	{"drop", 20, "drop is not offered"},
+	{"collMod", 20, "collMod is not offered"},
 	{"update", 20, "the documents are in the databases of several tenants"},
 	{"delete", 20, "the documents are in the databases of several tenants"},
 	{"findAndModify", 20, "the documents are in the databases of several tenants"},
@@ -44,14 +50,14 @@ var tolerated = []refusal{
 	{"", 263, "can not look on several clusters"},
 	{"", 263, "a transaction can not span clusters"},
 	{"", 2, "may not hold an array"},
-	{"insert", 2, "must hold one plain value"},
+	{"insert", 2, "would belong to several tenants"},
 }
 
-// refused reports whether the proxy has said no to a command, having done nothing of it, in a way
-// that is tolerated.
-func (r *Routing) refused(command, reply bson.D) (*refusal, bool) {
+// refused is how the proxy has said no to a command, having done nothing of it, in a way that is
+// tolerated; else nil.
+func (r *Routing) refused(command, reply bson.D) *refusal {
 	if r.Mode == "disabled" {
-		return nil, false
+		return nil
 	}
 	e := reply
 	if errs := array(get(reply, "writeErrors")); len(errs) == 1 && get(reply, "n") == int32(0) {
@@ -60,13 +66,13 @@ func (r *Routing) refused(command, reply bson.D) (*refusal, bool) {
 	code, _ := get(e, "code").(int32)
 	msg, _ := get(e, "errmsg").(string)
 	if !strings.HasPrefix(msg, "tenantry: ") {
-		return nil, false
+		return nil
 	}
 	for i := range tolerated {
 		t := &tolerated[i]
 		if t.code == code && (t.command == "" || t.command == name(command)) && strings.Contains(msg, t.phrase) {
-			return t, true
+			return t
 		}
 	}
-	return nil, false
+	return nil
 }

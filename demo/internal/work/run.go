@@ -15,7 +15,7 @@ import (
 
 // Ground is the servers that programs run on, one after the other, each in databases of its own.
 type Ground struct {
-	Coverage Coverage
+	Coverage *Coverage
 
 	t                 testing.TB
 	direct, home, big *client
@@ -28,7 +28,7 @@ type Ground struct {
 // NewGround starts the servers; they end with the test.
 func NewGround(t testing.TB) *Ground {
 	t.Helper()
-	g := &Ground{t: t, Coverage: Coverage{}}
+	g := &Ground{t: t, Coverage: newCoverage()}
 	start := func() (*client, string) {
 		address := host(secantus.Start(t, secantus.Options{}))
 		return g.dial(address), address
@@ -180,9 +180,9 @@ func (r *run) line(l Line) error {
 		if err != nil {
 			return fmt.Errorf("proxied: %w", err)
 		}
-		_, no := r.p.Routing.refused(l.Command, got)
+		no := r.p.Routing.refused(l.Command, got)
 		r.g.Coverage.note(&r.p.Routing, l, no)
-		if no {
+		if no != nil {
 			return r.refusal(l)
 		}
 		want, err := r.want.send(r, l, n > 0)
@@ -241,6 +241,32 @@ func ends(l Line) bool {
 	return n == "commitTransaction" || n == "abortTransaction"
 }
 
+// ofAdmin are commands of the database "admin". They name the program's own as "$db".
+var ofAdmin = []string{"commitTransaction", "abortTransaction", "bulkWrite", "listDatabases"}
+
+// named puts the database's name where a program's text has "$db" or "$db.…".
+func named(v any, database string) any {
+	switch v := v.(type) {
+	case bson.D:
+		out := slices.Clone(v)
+		for i := range out {
+			out[i].Value = named(out[i].Value, database)
+		}
+		return out
+	case bson.A:
+		out := slices.Clone(v)
+		for i := range out {
+			out[i] = named(out[i], database)
+		}
+		return out
+	case string:
+		if rest, ok := strings.CutPrefix(v, "$db"); ok && (rest == "" || rest[0] == '.') {
+			return database + rest
+		}
+	}
+	return v
+}
+
 // prepare gives a session that the line names its id.
 func (s *side) prepare(l Line) {
 	if l.Session == 0 || s.sessions[l.Session] != nil {
@@ -253,10 +279,12 @@ func (s *side) prepare(l Line) {
 
 // send sends the line's command with its session and transaction and returns the reply.
 func (s *side) send(r *run, l Line, again bool) (bson.D, error) {
-	command := append(slices.Clone(l.Command), bson.E{Key: "$db", Value: r.database})
-	if ends(l) {
-		command[len(command)-1].Value = "admin"
+	command, _ := named(l.Command, r.database).(bson.D)
+	database := r.database
+	if slices.Contains(ofAdmin, name(command)) {
+		database = "admin"
 	}
+	command = append(command, bson.E{Key: "$db", Value: database})
 	command = s.sign(command, l, again)
 	reply, err := s.do(command, r.p.Routing.Sections)
 	if err != nil {

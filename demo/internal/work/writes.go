@@ -1,8 +1,6 @@
 package work
 
 import (
-	"slices"
-
 	"go.mongodb.org/mongo-driver/v2/bson"
 )
 
@@ -47,12 +45,14 @@ func (w *world) change(c string, o owner, many bool) any {
 		return bson.A{is("$set", is("n", is("$add", bson.A{"$amount", int32(1)})))}
 	case 12:
 		return is("$unset", is(tenantField(c), ""))
+	case 13:
+		return set(is("tags.0", "z"))
 	}
 	if many {
 		return set(is("s", w.s()))
 	}
 	if w.often("given away", 2) {
-		o = w.tenant()
+		o = draw(w, "to", w.owners()...)
 	}
 	d := w.owned(bson.D{}, c, o)
 	return append(d, w.fields(c, o)...)
@@ -78,9 +78,37 @@ func (w *world) updateEntry(c string, many bool) bson.D {
 	}
 	e[0].Value = w.one(c, o)
 	if w.often("upsert", 2) {
+		e[0].Value, e[1].Value = w.upsert(c)
 		e = append(e, bson.E{Key: "upsert", Value: true})
 	}
 	return e
+}
+
+// upsert is a filter and an update by which a new document becomes that of the owner of its _id.
+func (w *world) upsert(c string) (filter, update bson.D) {
+	o := draw(w, "owner", w.owners()...)
+	filter = is("_id", w.anyID(c, o))
+	if c == "users" {
+		return filter, is("$set", w.fields(c, o))
+	}
+	switch w.between("upsert", 0, 4) {
+	case 0:
+		return filter, append(w.owned(bson.D{}, c, o), w.fields(c, o)...)
+	case 1, 2:
+		if o.id != nil {
+			return append(filter, bson.E{Key: tenantField(c), Value: w.spell(o.id)}), is("$set", w.fields(c, o))
+		}
+	case 3:
+		o = w.owners()[len(w.owners())-1] // nobody's
+		return is("_id", w.anyID(c, o)), is("$set", w.fields(c, o))
+	}
+	if o.id == nil {
+		return filter, is("$set", w.fields(c, o))
+	}
+	return filter, bson.D{
+		{Key: "$set", Value: w.fields(c, o)},
+		{Key: "$setOnInsert", Value: is(tenantField(c), w.spell(o.id))},
+	}
 }
 
 func (w *world) update(c string) bson.D {
@@ -118,6 +146,10 @@ func (w *world) delete(c string) bson.D {
 func (w *world) findAndModify(c string) bson.D {
 	o := w.tenant()
 	d := bson.D{{Key: "findAndModify", Value: c}}
+	if w.often("upsert", 1) {
+		filter, update := w.upsert(c)
+		return append(d, bson.E{Key: "query", Value: filter}, bson.E{Key: "update", Value: update}, bson.E{Key: "upsert", Value: true}, bson.E{Key: "new", Value: true})
+	}
 	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
 	if w.often("sorted", 3) {
 		add("query", w.filter(c))
@@ -132,14 +164,45 @@ func (w *world) findAndModify(c string) bson.D {
 		if w.often("new", 5) {
 			add("new", true)
 		}
-		if w.often("upsert", 2) && get(d, "sort") == nil {
-			add("upsert", true)
-		}
 	}
 	if w.often("fields", 2) {
 		add("fields", is("s", int32(1)))
 	}
 	return d
+}
+
+// bulkWrite is writes of two collections in one command.
+func (w *world) bulkWrite(c string) bson.D {
+	spaces := []string{c, w.collection()}
+	var ops bson.A
+	for range w.between("ops", 1, 5) {
+		n := w.between("namespace", 0, 1)
+		o := w.tenant()
+		switch w.between("op", 0, 3) {
+		case 0:
+			ops = append(ops, bson.D{{Key: "insert", Value: int32(n)}, {Key: "document", Value: w.document(spaces[n], o)}})
+		case 1:
+			ops = append(ops, bson.D{{Key: "delete", Value: int32(n)}, {Key: "filter", Value: w.one(spaces[n], o)}, {Key: "multi", Value: false}})
+		default:
+			many := w.often("many", 3)
+			filter := w.one(spaces[n], o)
+			if many {
+				filter = w.filter(spaces[n])
+			}
+			ops = append(ops, bson.D{
+				{Key: "update", Value: int32(n)}, {Key: "filter", Value: filter},
+				{Key: "updateMods", Value: w.change(spaces[n], o, many)}, {Key: "multi", Value: many},
+			})
+		}
+	}
+	info := bson.A{is("ns", "$db."+spaces[0]), is("ns", "$db."+spaces[1])}
+	if spaces[0] == spaces[1] {
+		info = bson.A{info[0]}
+		for _, op := range ops {
+			op.(bson.D)[0].Value = int32(0)
+		}
+	}
+	return w.ordered(bson.D{{Key: "bulkWrite", Value: int32(1)}, {Key: "ops", Value: ops}, {Key: "nsInfo", Value: info}})
 }
 
 // transactions are one, or two whose commands come mixed with each other's.
@@ -186,9 +249,6 @@ func (w *world) transaction(session int) []Line {
 		if w.often("aside", 2) {
 			out = append(out, Line{Command: w.find(c)})
 		}
-	}
-	if w.often("cursors of it", 2) {
-		out = slices.Concat(out[:len(out)-1:len(out)-1], out[len(out)-1:])
 	}
 	end := draw(w, "end", "commitTransaction", "commitTransaction", "abortTransaction")
 	add(bson.D{{Key: end, Value: int32(1)}})
