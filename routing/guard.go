@@ -26,6 +26,8 @@ type Op struct {
 	kind TenantKind // how the entry is written
 	doc  wire.Doc   // to be inserted
 	ns   int        // place of the namespace in a bulkWrite's list
+
+	updates bool // an operation of a bulkWrite that is an update
 }
 
 // Located is what is known of the one document that a write is for.
@@ -82,7 +84,7 @@ func (o *ops) next() bool {
 	return !o.bad
 }
 
-// Ops are the command's writes; false where its batch is no array of documents, which a server is
+// Ops are the command's writes; false where its batch is no array of whole writes, which a server is
 // left to say. c is the collection that the command itself names, if it does.
 func (t *Table) Ops(r *Request, c *Collection) ([]Op, bool) {
 	var all []Op
@@ -97,9 +99,29 @@ func (t *Table) Ops(r *Request, c *Collection) ([]Op, bool) {
 			}
 			op.Coll, op.Name = names[op.ns].coll, names[op.ns].name
 		}
+		if !op.complete() {
+			return nil, false
+		}
 		all = append(all, op)
 	}
 	return all, o.docs.ok && !o.bad
+}
+
+// complete reports whether the write has all that servers ask of one; they refuse the whole command
+// where one lacks something.
+func (op *Op) complete() bool {
+	switch {
+	case op.kind == InFindAndModify || op.inserts():
+		return true
+	case op.Filter == nil:
+		return false
+	case op.kind == InDeletes:
+		_, ok := op.Entry.Lookup("limit")
+		return ok
+	case op.kind == InUpdates || op.updates:
+		return formOf(op.Update) != noUpdate
+	}
+	return op.kind == InBulkOps
 }
 
 // bulkName is a namespace of a bulkWrite.
@@ -129,8 +151,11 @@ func (op *Op) readBulk(entry wire.Doc) bool {
 	if !it.Next() {
 		return false
 	}
-	n, _ := it.Value.Int()
-	op.ns = int(n)
+	n, ok := it.Value.Int()
+	if op.ns = int(n); !ok {
+		op.ns = -1
+	}
+	op.updates = string(it.Key) == "update"
 	seen := map[string]bool{}
 	for it.Next() {
 		key := string(it.Key)

@@ -322,9 +322,13 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 // bulk decides for a bulkWrite that some route touches: each of its writes goes to where its documents
 // are.
 func (t *Table) bulk(r *Request, d Decision) Decision {
+	if err := r.once(); err != nil {
+		return refuseWith(err)
+	}
 	all, ok := t.Ops(r, nil)
-	if !ok {
-		return refuse(wire.FailedToParse, "the operations of the bulkWrite are malformed, or name no namespace of nsInfo")
+	if !ok || len(all) == 0 {
+		d.Action, d.Target, d.Why = Forward, t.HomeAny, "a server is to say what is wrong with it"
+		return d
 	}
 	for i := range all {
 		op := &all[i]
@@ -367,11 +371,25 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 		for o.next() {
 			t.collectOp(r, h, &o.op)
 		}
-		if o.bad {
-			return wire.Errorf(wire.DuplicateField, "a write of the batch has a field twice; send it once")
-		}
+		return o.once()
 	}
 	return nil
+}
+
+// once refuses a write that has a field twice: two readers could see different ones.
+func (o *ops) once() *wire.Error {
+	if o.bad {
+		return wire.Errorf(wire.DuplicateField, "a write of the batch has a field twice; send it once")
+	}
+	return nil
+}
+
+// once is [ops.once] for all writes of the request.
+func (r *Request) once() *wire.Error {
+	o := r.ops()
+	for o.next() {
+	}
+	return o.once()
 }
 
 // filterSays is what a read's filter and comment say about its tenants.
