@@ -226,13 +226,14 @@ func (s *shipping) open(trips []*trip, seg *routing.Segment, tx *txn) ([]*stream
 	return streams, failed
 }
 
-// noDocuments says what is the matter where servers can not be given documents.
+// noDocuments says what is the matter where servers can not be given documents: they know no such
+// stage, or (FerretDB) no pipeline without a collection.
 func noDocuments(err *wire.Error) *wire.Error {
-	if !strings.Contains(err.Text, "$documents") {
+	if !strings.Contains(err.Text, "$documents") && !strings.Contains(err.Text, "'aggregate' field must specify") {
 		return err
 	}
 	return wire.Errorf(wire.CommandNotSupported,
-		"this cluster's servers know no $documents (they are older than 5.1), so that documents of several databases can not be "+
+		"this cluster's servers know no $documents (MongoDB has it since 5.1), so that documents of several databases can not be "+
 			"brought together; add the tenant field to the first $match")
 }
 
