@@ -188,6 +188,8 @@ var pipelines = []struct {
 	{"$match of two tenants", "orders", false, `[{"$match":{"tenantId":{"$in":["acme",42,"globex"]}}}]`},
 	{"$match of none", "orders", false, `[{"$match":{"tenantId":null}}]`},
 	{"$skip and $limit at the end", "orders", true, `[{"$match":{"_id":{"$in":[3,4]}}},{"$project":{"_id":0,"x":{"$literal":1}}},{"$limit":5},{"$skip":1}]`},
+	{"$skip at the end", "orders", true, `[{"$project":{"_id":0,"x":{"$literal":1}}},{"$skip":59}]`},
+	{"$skip and $limit at the end, of all", "orders", true, `[{"$project":{"_id":0,"x":{"$literal":1}}},{"$skip":57},{"$limit":50}]`},
 	{"page", "orders", true, `[{"$sort":{"n":-1,"_id":1}},{"$skip":11},{"$limit":17}]`},
 	{"page of joined", "orders", true, `[{"$sort":{"_id":1}},{"$skip":5},{"$limit":9},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$unwind":"$u"},{"$project":{"name":"$u.name"}}]`},
 	{"one tenant's with users", "orders", false, `[{"$match":{"tenantId":"acme"}},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}}]`},
@@ -200,6 +202,8 @@ var pipelines = []struct {
 	{"items of one among orders of another", "orders", false, `[{"$match":{"tenantId":"beta"}},{"$unionWith":{"coll":"order_items","pipeline":[{"$match":{"tenantId":"big"}},{"$limit":100}]}},{"$count":"n"}]`},
 	{"some items behind orders", "orders", false, `[{"$match":{"n":{"$lt":4}}},{"$project":{"_id":{"$literal":1}}},{"$unionWith":{"coll":"order_items","pipeline":[{"$match":{"order":{"$in":[5,8]}}},{"$project":{"_id":{"$literal":2}}},{"$skip":1},{"$limit":2}]}}]`},
 	{"items behind orders, joined", "orders", false, `[{"$unionWith":{"coll":"order_items","pipeline":[{"$project":{"user":"$qty"}}]}},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$match":{"u.name":{"$ne":"user2"}}},{"$lookup":{"from":"orders","localField":"_id","foreignField":"_id","as":"any"}}]`},
+	{"items joined behind users", "orders", false, `[{"$match":{"tenantId":"acme"}},{"$unionWith":"users"},{"$lookup":{"from":"order_items","localField":"_id","foreignField":"order","as":"any"}}]`},
+	{"items joined behind users, from shared", "orders", false, `[{"$match":{"tenantId":"globex"}},{"$unionWith":"users"},{"$lookup":{"from":"order_items","localField":"_id","foreignField":"order","as":"any"}}]`},
 	{"users behind orders", "orders", false, `[{"$match":{"state":"open"}},{"$unionWith":"users"},{"$group":{"_id":{"$type":"$name"},"n":{"$sum":1}}}]`},
 	{"countDocuments", "orders", false, `[{"$match":{"state":"open"}},{"$group":{"_id":1,"n":{"$sum":1}}}]`},
 	{"countDocuments of none", "orders", false, `[{"$match":{"state":"none"}},{"$group":{"_id":1,"n":{"$sum":1}}}]`},
@@ -207,11 +211,13 @@ var pipelines = []struct {
 	{"$count of none", "orders", false, `[{"$match":{"state":"none"}},{"$count":"all"}]`},
 	{"$sortByCount", "orders", false, `[{"$sortByCount":"$state"}]`},
 	{"$bucket", "orders", true, `[{"$bucket":{"groupBy":"$n","boundaries":[0,4,9,12],"default":"rest","output":{"n":{"$sum":1},"mean":{"$avg":"$n"}}}}]`},
+	{"$bucket that the first home lacks", "orders", true, `[{"$match":{"$or":[{"tenantId":"globex","n":{"$gte":9}},{"tenantId":"acme"}]}},{"$bucket":{"groupBy":"$n","boundaries":[0,4,9,20]}}]`},
 	{"$bucketAuto", "orders", true, `[{"$bucketAuto":{"groupBy":"$_id","buckets":4}}]`},
 	{"every accumulator", "orders", false, `[{"$group":{"_id":"$state","sum":{"$sum":"$v"},"n":{"$count":{}},"min":{"$min":"$v"},"max":{"$max":"$v"},"mean":{"$avg":"$v"},"any":{"$push":"$n"},"anySet":{"$addToSet":"$v"}}}]`},
 	{"means of nothing", "orders", false, `[{"$match":{"v":"x"}},{"$group":{"_id":null,"mean":{"$avg":"$v"},"min":{"$min":"$none"},"any":{"$push":"$none"}}}]`},
 	{"groups by tenant", "orders", false, `[{"$group":{"_id":"$tenantId","first":{"$min":"$_id"},"n":{"$sum":"$n"}}},{"$match":{"n":{"$gt":60}}}]`},
 	{"groups by tenant and state", "orders", true, `[{"$sort":{"_id":1}},{"$group":{"_id":{"t":"$tenantId","s":"$state"},"last":{"$last":"$_id"}}},{"$sort":{"last":1}}]`},
+	{"groups by what tenants share", "orders", false, `[{"$group":{"_id":{"$type":"$tenantId"},"n":{"$sum":1},"any":{"$addToSet":"$tenantId"}}}]`},
 	{"the latest of each", "orders", false, `[{"$sort":{"_id":1}},{"$group":{"_id":"$user","last":{"$last":"$$ROOT"}}}]`},
 	{"order told by $push", "orders", false, `[{"$sort":{"n":1,"_id":1}},{"$group":{"_id":"$user","list":{"$push":"$_id"}}}]`},
 	{"sorted and summed", "orders", true, `[{"$sort":{"n":1}},{"$group":{"_id":"$user","n":{"$sum":"$n"}}},{"$sort":{"_id":1}},{"$limit":3}]`},
@@ -253,6 +259,40 @@ func TestPipelines(t *testing.T) {
 	t.Run("$sample", func(t *testing.T) { g.samples(t) })
 	t.Run("transactions", func(t *testing.T) { g.inTransaction(t) })
 	t.Run("generated", func(t *testing.T) { g.generated(t) })
+}
+
+// TestPipelinesEmbedded: servers that can not be given documents answer what needs none, and the rest
+// is refused in words.
+func TestPipelinesEmbedded(t *testing.T) {
+	skipShort(t)
+	front := proxy.Start(t, config("mixed", startFerret(t)))
+	orders := open(t, front.URI).Database(shared).Collection("orders")
+	if _, err := orders.InsertMany(t.Context(), []any{
+		bson.D{{Key: "_id", Value: 1}, {Key: "tenantId", Value: "acme"}, {Key: "n", Value: 1}},
+		bson.D{{Key: "_id", Value: 2}, {Key: "tenantId", Value: "globex"}, {Key: "n", Value: 2}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		text string
+		code int32
+	}{
+		{`[{"$match":{"n":{"$gt":0}}},{"$set":{"m":1}}]`, 0},
+		{`[{"$limit":2}]`, 0},
+		{`[{"$match":{"tenantId":"acme"}},{"$sort":{"n":1}}]`, 0},
+		{`[{"$sort":{"n":1}}]`, 115},
+		{`[{"$match":{}},{"$group":{"_id":1,"n":{"$sum":1}}}]`, 115},
+	} {
+		var pipeline bson.A
+		if err := bson.UnmarshalExtJSON([]byte(tt.text), false, &pipeline); err != nil {
+			t.Fatal(err)
+		}
+		_, err := orders.Aggregate(t.Context(), pipeline)
+		var failed mongo.CommandError
+		if errors.As(err, &failed); failed.Code != tt.code || (err != nil) != (tt.code != 0) {
+			t.Errorf("%s: %v, want code %d", tt.text, err, tt.code)
+		}
+	}
 }
 
 // samples: as many as were asked for, each once, and of every home in the long run.
