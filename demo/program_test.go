@@ -52,13 +52,13 @@ func replay(t *testing.T, g *work.Ground, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Run(p); err != nil {
+	if err := g.Run(t, p); err != nil {
 		t.Error(err)
 	}
 }
 
 func generate(t *testing.T, g *work.Ground) {
-	setDefault(t, "rapid.checks", map[bool]string{false: "200", true: "3000"}[long()])
+	setDefault(t, "rapid.checks", map[bool]string{false: "150", true: "2500"}[long()])
 	setDefault(t, "rapid.nofailfile", "true") // the text below is easier to keep
 	setDefault(t, "rapid.shrinktime", "5s")
 	var failed *work.Program
@@ -66,12 +66,12 @@ func generate(t *testing.T, g *work.Ground) {
 		if failed == nil {
 			return
 		}
-		p, err := g.Reduce(failed)
+		p, err := g.Reduce(t, failed)
 		t.Logf("reduced, to be kept in testdata/programs: %v\n%s", err, p)
 	}()
 	rapid.Check(t, func(r *rapid.T) {
 		p := work.Draw().Draw(r, "program")
-		if err := g.Run(p); err != nil {
+		if err := g.Run(t, p); err != nil {
 			failed = p
 			r.Fatal("a difference; the reduced program is below")
 		}

@@ -20,7 +20,7 @@ var volatile = []string{
 }
 
 // outline is what must be equal of two replies, by field.
-func outline(command, reply bson.D) []string {
+func outline(reply bson.D) []string {
 	var out []string
 	for _, e := range reply {
 		if slices.Contains(volatile, e.Key) {

@@ -182,5 +182,8 @@ func (r *run) drop() error {
 			return err
 		}
 	}
+	if r.p.Routing.Control {
+		return drop(r.g.home, r.controlDB())
+	}
 	return nil
 }

@@ -59,7 +59,6 @@ var mustServe = []string{
 	"find by _id",
 	"find of one home",
 	"findAndModify by _id",
-	"findAndModify by replacement by _id",
 	"findAndModify of one home",
 	"getMore",
 	"in a transaction: delete by _id",

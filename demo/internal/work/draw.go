@@ -16,6 +16,7 @@ func Draw() *rapid.Generator[*Program] {
 		w := &world{r: t, p: &Program{Routing: drawRouting(t)}}
 		w.p.Lines = append(w.p.Lines, w.definitions()...)
 		w.p.Lines = append(w.p.Lines, w.seed()...)
+		w.p.Lines = append(w.p.Lines, w.met()...)
 		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) []Line {
 			return (&world{r: t, p: w.p}).step()
 		}), 8, 40).Draw(t, "steps")
@@ -56,6 +57,7 @@ func mustID(hex string) bson.ObjectID {
 func drawRouting(t *rapid.T) Routing {
 	r := Routing{
 		Mode:     rapid.SampledFrom([]string{"mixed", "mixed", "mixed", "mixed", "forced", "disabled"}).Draw(t, "mode"),
+		Control:  rapid.IntRange(0, 1<<30).Draw(t, "routes")%40 == 7, // takes a proxy of its own
 		Sections: rapid.Bool().Draw(t, "sections"),
 	}
 	n := rapid.IntRange(2, 4).Draw(t, "tenants")
@@ -234,6 +236,18 @@ func (w *world) seed() []Line {
 			if c == "users" {
 				break
 			}
+		}
+	}
+	return out
+}
+
+// met names each tenant once, so that it has been flipped before a transaction is open: a flip waits
+// for those to end.
+func (w *world) met() []Line {
+	var out []Line
+	for _, o := range w.owners() {
+		if w.p.Routing.Control && o.listed {
+			out = append(out, Line{Command: bson.D{{Key: "find", Value: "orders"}, {Key: "filter", Value: is("tenantId", o.id)}}})
 		}
 	}
 	return out

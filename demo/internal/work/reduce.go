@@ -2,6 +2,7 @@ package work
 
 import (
 	"slices"
+	"testing"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -11,8 +12,8 @@ const reduceLimit = 30 * time.Second
 
 // Reduce takes off a failing program what it fails without: tenants' homes, lines, and elements of
 // their commands' arrays.
-func (g *Ground) Reduce(p *Program) (*Program, error) {
-	why := g.Run(p)
+func (g *Ground) Reduce(t *testing.T, p *Program) (*Program, error) {
+	why := g.Run(t, p)
 	deadline := time.Now().Add(reduceLimit)
 	for shrunk := true; shrunk && why != nil; {
 		shrunk = false
@@ -20,7 +21,7 @@ func (g *Ground) Reduce(p *Program) (*Program, error) {
 			if time.Now().After(deadline) {
 				return p, why
 			}
-			if err := g.Run(smaller); err != nil {
+			if err := g.Run(t, smaller); err != nil {
 				p, why, shrunk = smaller, err, true
 				break
 			}
@@ -38,6 +39,13 @@ func (p *Program) smaller(yield func(*Program) bool) {
 			if !yield(&q) {
 				return
 			}
+		}
+	}
+	if p.Routing.Control {
+		q := *p
+		q.Routing.Control = false
+		if !yield(&q) {
+			return
 		}
 	}
 	for i := range p.Routing.Tenants {

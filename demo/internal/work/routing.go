@@ -11,6 +11,7 @@ import (
 // Routing is where the proxy keeps the tenants while a program runs.
 type Routing struct {
 	Mode     string // disabled, mixed, forced
+	Control  bool   // tenants are flipped as they are met, and their routes kept; else the file alone decides
 	Sections bool   // batches travel as document sequences, as drivers send them
 	Tenants  []Tenant
 }
@@ -99,6 +100,9 @@ func number(v any) (float64, bool) {
 func (r *Routing) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "mode %s\n", r.Mode)
+	if r.Control {
+		b.WriteString("routes kept\n")
+	}
 	if r.Sections {
 		b.WriteString("batches in sections\n")
 	}
@@ -114,6 +118,8 @@ func (r *Routing) parse(line string, err *error) bool {
 	switch {
 	case words[0] == "mode" && len(words) == 2:
 		r.Mode = words[1]
+	case line == "routes kept":
+		r.Control = true
 	case line == "batches in sections":
 		r.Sections = true
 	case words[0] == "tenant" && len(words) >= 4:
@@ -130,7 +136,7 @@ func (r *Routing) parse(line string, err *error) bool {
 }
 
 // config is the proxy's configuration for the routing with a logical database of the name.
-func (r *Routing) config(database, home, big string) string {
+func (r *Routing) config(database, control string, clusters [2]string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `
 [[listeners]]
@@ -143,7 +149,7 @@ address = "$ADMIN"
 level = "warn" # else a line for each reload
 
 [control]
-enabled = false
+%s
 
 [clusters.home]
 uri = "mongodb://%s/"
@@ -160,7 +166,7 @@ tenant_database = %q
 [routing.tenant_fields]
 tasks = %q
 
-`, home, big, r.Mode, database, ownName(database, "{key}"), ownerField)
+`, control, clusters[0], clusters[1], r.Mode, database, ownName(database, "{key}"), ownerField)
 	b.WriteString("[modules]\n")
 	for _, m := range modules {
 		fmt.Fprintf(&b, "%s = [%s]\n", m.name, quoted(m.collections))

@@ -189,10 +189,8 @@ func (w *world) bulkWrite(c string) bson.D {
 			if many {
 				filter = w.filter(spaces[n])
 			}
-			ops = append(ops, bson.D{
-				{Key: "update", Value: int32(n)}, {Key: "filter", Value: filter},
-				{Key: "updateMods", Value: w.change(spaces[n], o, many)}, {Key: "multi", Value: many},
-			})
+			mods := w.change(spaces[n], o, many)
+			ops = append(ops, bson.D{{Key: "update", Value: int32(n)}, {Key: "filter", Value: filter}, {Key: "updateMods", Value: mods}, {Key: "multi", Value: many}})
 		}
 	}
 	info := bson.A{is("ns", "$db."+spaces[0]), is("ns", "$db."+spaces[1])}
