@@ -9,7 +9,7 @@ VULN_VERSION := v1.8.0
 LINT := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 VULN := $(CACHE)/bin/govulncheck-$(VULN_VERSION)
 
-.PHONY: help build run setup test test-main test-demo test-long check vuln fuzz clean
+.PHONY: help build run setup test test-main test-demo test-long suites check vuln fuzz clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -42,6 +42,9 @@ fuzz:            ## each fuzz target for FUZZTIME
 
 test-long: export TENANTRY_LONG = 1
 test-long: test fuzz ## the tests at length, and the fuzz targets
+
+suites: build setup ## pymongo's own tests, directly and through the proxy (MODULES=test_gridfs for some)
+	$(CACHE)/venv/bin/python demo/suites/run.py $(CACHE)/bin/tenantry $(MODULES)
 
 check: $(LINT)   ## vet, format, linters, lockfiles, known vulnerabilities
 	$(GO) vet ./...
