@@ -47,11 +47,36 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 		s.end()
 		return nil, err
 	}
+	if d.Segments[0].Counts {
+		docs, err := s.drain(streams, &d.Segments[0])
+		if err != nil {
+			s.end()
+			return nil, err
+		}
+		streams = []*stream{{docs: summedDocs(docs)}}
+	}
 	s.cur.merged.streams = streams
 	f, _ := c.req.Field("cursor")
 	options, _ := f.Value.Doc()
 	size, _ := options.Lookup("batchSize")
 	return c.firstOfMerged(s.cur, size, tx)
+}
+
+// summedDocs is one document with the sums of what the documents count; none where there is none.
+func summedDocs(docs []wire.Doc) []wire.Doc {
+	if len(docs) < 2 {
+		return docs
+	}
+	return []wire.Doc{build(func(d []byte) []byte {
+		for it := docs[0].Iter(); it.Next(); {
+			if key := string(it.Key); key == "_id" {
+				d = it.Value.AppendTo(d, key)
+			} else {
+				d = appendSum(d, key, docs)
+			}
+		}
+		return d
+	})}
 }
 
 // ownCursor is a cursor of this command under the names that the client has given.

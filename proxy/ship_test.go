@@ -370,3 +370,29 @@ func TestFigures(t *testing.T) {
 		t.Errorf("rows: %v", r)
 	}
 }
+
+// What counts all documents comes to the sum of what the homes count, and nothing is shipped.
+func TestCountsAreSummed(t *testing.T) {
+	g := newGround(t, nil)
+	answers := map[string][]any{"app": {d("_id", 1, "n", int32(3))}, "app_t_acme": {d("_id", 1, "n", int32(4))}}
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "aggregate" {
+			return wiretest.Cursor(c.DB+".orders", 0, true, answers[c.DB]...)
+		}
+		return wiretest.Pass()
+	})
+	count := d("aggregate", "orders", "pipeline", bson.A{d("$match", d("x", 1)), d("$group", d("_id", 1, "n", d("$sum", 1)))}, "cursor", d())
+	want := func(want string) {
+		t.Helper()
+		g.server.Forget()
+		docs, _ := wiretest.Get(g.client.Run("app", count), "cursor", "firstBatch").(bson.A)
+		if got := fmt.Sprint(docs); got != want || len(g.server.Commands("aggregate")) != 2 {
+			t.Errorf("%s after %d commands, want %s after 2", got, len(g.server.Commands("aggregate")), want)
+		}
+	}
+	want(fmt.Sprint(bson.A{d("_id", int32(1), "n", int32(7))}))
+	answers["app"] = nil
+	want(fmt.Sprint(bson.A{d("_id", int32(1), "n", int32(4))}))
+	answers["app_t_acme"] = nil
+	want("[]")
+}

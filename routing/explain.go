@@ -60,6 +60,9 @@ func appendSegments(out []byte, name string, segs []Segment, r *Request) []byte 
 				d = appendSegments(d, "follows", s.Also, r)
 				d = appendTargets(d, s.Targets, r)
 				d = AppendStages(d, "stages", s.Stages)
+				if s.Counts {
+					d = bsoncore.AppendBooleanElement(d, "summed", true)
+				}
 				if s.Joined != "" {
 					d = bsoncore.AppendStringElement(d, "joins", s.Joined)
 				}

@@ -186,6 +186,30 @@ func (g *grouping) appendParts(d []byte) []byte {
 	return d
 }
 
+// counts reports whether the grouping makes one group of all documents and only counts in it.
+func (g *grouping) counts() bool {
+	if !g.only && !constantGroup(g.part) {
+		return false
+	}
+	for i := range g.outputs {
+		o := &g.outputs[i]
+		n, ok := o.arg.Int()
+		if !g.only && string(o.op) != "$count" && (string(o.op) != "$sum" || !ok || n != 1 || o.arg.Type != bsoncore.TypeInt32) {
+			return false
+		}
+	}
+	return true
+}
+
+// constantGroup reports whether a $group's _id is null or a number.
+func constantGroup(group wire.Doc) bool {
+	it := group.Iter()
+	it.Next()
+	spec, _ := it.Value.Doc()
+	id, ok := spec.Lookup("_id")
+	return string(it.Key) == "$group" && ok && (null(id) || id.IsNumber())
+}
+
 // round are the stages that make parts of fewer documents of the homes' parts.
 func (g *grouping) round() []wire.Doc {
 	if g.only {

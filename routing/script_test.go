@@ -190,6 +190,9 @@ func (p *player) segments(segs []Segment, indent string) string {
 		if s.Joined != "" {
 			line += " joined " + s.Joined
 		}
+		if s.Counts {
+			line += " summed"
+		}
 		if s.Skip > 0 || s.Limit > 0 {
 			line += fmt.Sprintf(" skip %d limit %d", s.Skip, s.Limit)
 		}

@@ -24,6 +24,7 @@ type Segment struct {
 	Round   []wire.Doc // stages that make fewer documents of the same kind of what is brought; nil for none
 	Skip    int64      // of the documents of all targets together
 	Limit   int64      // likewise; 0 for no limit
+	Counts  bool       // each target brings at most one document of numbers, which are to be summed
 
 	of        *Collection // that Scope is about
 	scope     Scope
@@ -340,7 +341,7 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 			return n, nil
 		}
 	case Groups:
-		return p.group(s)
+		return p.group(steps)
 	case Random:
 		return p.sample(s)
 	}
@@ -436,12 +437,17 @@ func (p *planner) nearest(steps []step) *wire.Error {
 }
 
 // group takes in a stage that groups: groups that hold the tenant are each of one home, others are
-// made in parts.
-func (p *planner) group(s *step) (int, *wire.Error) {
+// made in parts. What counts all documents, as drivers' countDocuments does, comes to a sum.
+func (p *planner) group(steps []step) (int, *wire.Error) {
+	s := &steps[0]
 	if p.apart(s) {
 		return 1, p.add(s.doc)
 	}
 	g, ok := s.grouped()
+	if ok && len(steps) == 1 && p.whole && g.counts() {
+		p.last().Counts = true
+		return 1, p.add(s.doc)
+	}
 	if !ok {
 		p.bring(nil)
 		return 0, nil
