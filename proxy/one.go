@@ -98,7 +98,7 @@ func (s *split) modifyNowhere() (*wire.Buf, *wire.Error) {
 		if err := s.t.Guard(&s.c.req, op, home); err != nil {
 			return nil, err
 		}
-		op.Tenant = v
+		op.Tenant, op.Made = v, true
 		reply, _, err := s.modify(home)
 		return reply, err
 	}

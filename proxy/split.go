@@ -403,7 +403,7 @@ func (s *split) upsert(i int) *wire.Error {
 			return s.broken([]int{i}, s.c.moving())
 		}
 		if err = s.t.Guard(&s.c.req, op, home); err == nil {
-			op.Tenant = v
+			op.Tenant, op.Made = v, true
 			return s.sendAll([]batch{{home, []int{i}}})
 		}
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -246,6 +247,15 @@ func TestSplitUpsert(t *testing.T) {
 		t.Errorf("findAndModify: %v", r)
 	}
 	g.wantHeld(t, "[1]", "[0 3]")
+	// Equality in the filter would put the tenant's field before those of the update.
+	upsert(d("_id", 4), d("$set", d("qty", 1, "tenantId", "globex")))
+	g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 5), "update", d("$set", d("qty", 1, "tenantId", "globex")), "upsert", true))
+	for _, doc := range g.server.Docs("app", "orders") {
+		if qty, tenant := strings.Index(fmt.Sprint(doc), "qty"), strings.Index(fmt.Sprint(doc), "tenantId"); tenant < qty {
+			t.Errorf("the fields of %v are in another order than the update's", doc)
+		}
+	}
+	g.wantHeld(t, "[1 4 5]", "[0 3]")
 }
 
 // Reads of all homes leave out what a move has left in shared; skip and limit count over all.

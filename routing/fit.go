@@ -207,6 +207,10 @@ func (t *Table) fitFilter(op *Op, target *Target) wire.Doc {
 		if pred := t.predicate(c, op.Scope, target, op.Collation); pred != nil {
 			add(pred)
 		}
+	case target.Tenant == nil && op.Made:
+		// Two values, since of one a server makes a field of the document, and the first one at
+		// that. What has no tenant is in shared whatever happens.
+		add(c.onlyOf([]wire.Value{op.Tenant, {Type: bsoncore.TypeNull}}, op.Collation))
 	case target.Tenant == nil:
 		add(c.onlyOf([]wire.Value{op.Tenant}, op.Collation))
 	}

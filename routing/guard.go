@@ -36,6 +36,8 @@ type Located struct {
 	Tenant wire.Value // the tenant field's value, null where it lacks it; zero where nothing is known
 	// Exists says that the write makes no document.
 	Exists bool
+	// Made says that nobody has the document: Tenant is what an upsert's update says of it.
+	Made bool
 }
 
 // ops goes through the writes of a command.

@@ -314,6 +314,9 @@ func (o *operation) upsert(filter, update any) (any, error) {
 		}
 	}
 	for _, e := range f {
+		if in, ok := Get(f, e.Key, "$in").(bson.A); ok && len(in) > 1 {
+			continue // no equality
+		}
 		if ops, ok := e.Value.(bson.D); strings.HasPrefix(e.Key, "$") || ok && len(ops) > 0 && strings.HasPrefix(ops[0].Key, "$") {
 			return nil, unsupported("an upsert by " + e.Key)
 		}
