@@ -3,6 +3,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,7 +34,7 @@ const (
 )
 
 var (
-	tenantCollections   = []string{"orders", "order_items", "invoices", "transactions", "employees", "projects", "tasks"}
+	tenantCollections   = []string{"orders", "order_items", "invoices", "transactions", "employees", "projects", "tasks", "jobs", "stock", "papers", "ledger"}
 	platformCollections = []string{"tenants", "packages", "users", "roles"}
 )
 
@@ -45,26 +46,29 @@ func TestMain(m *testing.M) {
 
 // program is a client that does its work on the database "smetasc_shared" of a
 // server and prints what each operation came to.
+//
+// What it does on several clusters is less: its mode is then "apart".
 type program struct {
-	name string
-	run  func(t *testing.T, ctx context.Context, uri string) (string, error)
+	name    string
+	layouts []layout
+	run     func(t *testing.T, ctx context.Context, uri, mode string) (string, error)
 }
 
 var programs = []program{
-	{"mongoose", func(t *testing.T, ctx context.Context, uri string) (string, error) {
-		return command(ctx, needNode(t), tree.Path(t, "demo", "node", "erp.mjs"), uri, shared)
+	{"mongoose", allLayouts, func(t *testing.T, ctx context.Context, uri, mode string) (string, error) {
+		return command(ctx, needNode(t), tree.Path(t, "demo", "node", "erp.mjs"), uri, shared, mode)
 	}},
-	{"pymongo", func(t *testing.T, ctx context.Context, uri string) (string, error) {
+	{"pymongo", allLayouts, func(t *testing.T, ctx context.Context, uri, mode string) (string, error) {
 		python := tree.Path(t, ".cache", "venv", "bin", "python")
 		tree.NeedSetup(t, python)
-		return command(ctx, python, tree.Path(t, "demo", "python", "erp.py"), uri, shared)
+		return command(ctx, python, tree.Path(t, "demo", "python", "erp.py"), uri, shared, mode)
 	}},
-	{"go", func(_ *testing.T, ctx context.Context, uri string) (string, error) {
+	{"go", modeLayouts, func(_ *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		var out bytes.Buffer
 		err := runGo(ctx, &out, uri, shared, false)
 		return out.String(), err
 	}},
-	{"mongosh", func(t *testing.T, ctx context.Context, uri string) (string, error) {
+	{"mongosh", modeLayouts[:2], func(t *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		node := needNode(t)
 		shell := tree.Path(t, ".cache", "node", "node_modules", "mongosh", "bin", "mongosh.js")
 		tree.NeedSetup(t, shell)
@@ -97,11 +101,11 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-func (p program) log(t *testing.T, uri string) string {
+func (p program) log(t *testing.T, uri, mode string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
-	out, err := p.run(t, ctx, uri)
+	out, err := p.run(t, ctx, uri, mode)
 	if err != nil {
 		t.Fatalf("%s stopped after %d lines: %v", p.name, strings.Count(out, "\n"), err)
 	}
@@ -113,8 +117,9 @@ func TestProgramsAreDeterministic(t *testing.T) {
 	skipShort(t)
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
-			first := p.log(t, secantus.Start(t, secantus.Options{}))
-			second := p.log(t, secantus.Start(t, secantus.Options{}))
+			t.Parallel()
+			first := p.log(t, secantus.Start(t, secantus.Options{}), "")
+			second := p.log(t, secantus.Start(t, secantus.Options{}), "")
 			if strings.Count(first, "\n") < 10 {
 				t.Fatalf("it printed too little:\n%s", first)
 			}
@@ -123,24 +128,135 @@ func TestProgramsAreDeterministic(t *testing.T) {
 	}
 }
 
+// layout is a way in which the tenants are laid out behind a proxy.
+type layout struct {
+	name   string
+	long   bool // for test-long only
+	config func(home, big string) string
+	// homeOf is the database of a tenant's documents of a collection, and whether it is on the
+	// second cluster.
+	homeOf func(owner, coll string) (db string, big bool)
+}
+
+func (l *layout) apart() string {
+	if _, big := l.homeOf(isolated, "orders"); big {
+		return "apart"
+	}
+	return ""
+}
+
+var modeLayouts = []layout{
+	{
+		name:   "mixed",
+		config: func(home, _ string) string { return config("mixed", home) },
+		homeOf: ownFor(tenantCollections, isolated),
+	},
+	{
+		name:   "disabled",
+		config: func(home, _ string) string { return config("disabled", home) },
+		homeOf: ownFor(nil),
+	},
+	{
+		name: "forced",
+		config: func(home, _ string) string {
+			return strings.ReplaceAll(config("forced", home), "mode = \"shared\"\n", "")
+		},
+		homeOf: ownFor(tenantCollections, isolated, "globex", "initech"),
+	},
+}
+
+// modules are those of the configuration, with their collections.
+var modules = []struct {
+	name        string
+	collections []string
+}{
+	{"orders", []string{"orders", "order_items", "stock"}},
+	{"accounting", []string{"invoices", "transactions", "ledger"}},
+	{"hrm", []string{"employees"}},
+	{"projects", []string{"projects", "tasks", "jobs"}},
+	{"archive", []string{"papers"}},
+}
+
+// allLayouts are also a tenant of which each module alone has been opted in, and one on a cluster
+// of its own.
+var allLayouts = func() []layout {
+	all := append(slices.Clone(modeLayouts), layout{
+		name: "apart",
+		config: func(home, big string) string {
+			return opted(config("mixed", home), "cluster = \"big\"") + fmt.Sprintf("\n[clusters.big]\nuri = %q\n", big)
+		},
+		homeOf: func(owner, coll string) (string, bool) {
+			db, _ := ownFor(tenantCollections, isolated)(owner, coll)
+			return db, db == own
+		},
+	})
+	for _, m := range modules {
+		all = append(all, layout{
+			name: "module " + m.name, long: m.name != "orders",
+			config: func(home, _ string) string {
+				return opted(config("mixed", home), fmt.Sprintf("modules = [%q]", m.name))
+			},
+			homeOf: ownFor(m.collections, isolated),
+		})
+	}
+	return all
+}()
+
+// opted is a configuration with one more line about the isolated tenant.
+func opted(text, line string) string {
+	return strings.Replace(text, "mode = \"per-tenant\"\n", "mode = \"per-tenant\"\n"+line+"\n", 1)
+}
+
+// ownFor is a layout where these tenants have these collections in databases of their own.
+func ownFor(collections []string, tenants ...string) func(owner, coll string) (string, bool) {
+	return func(owner, coll string) (string, bool) {
+		if slices.Contains(tenants, owner) && slices.Contains(collections, coll) {
+			return "smetasc_tenant_" + owner, false
+		}
+		return shared, false
+	}
+}
+
 // The same work, once directly and once through the proxy in front of another
-// fresh server: nobody may see a difference, in no mode, and the documents must
-// be where the mode says.
+// fresh server: nobody may see a difference, in no layout, and the documents must
+// be where the layout says.
 func TestSameWorkTwice(t *testing.T) {
 	skipShort(t)
 	proxy.Binary(t) // skips here rather than after half of the work
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
-			direct := secantus.Start(t, secantus.Options{})
-			want := p.log(t, direct)
-			for _, mode := range []string{"mixed", "disabled"} {
-				t.Run(mode, func(t *testing.T) {
-					behind := secantus.Start(t, secantus.Options{})
-					front := proxy.Start(t, config(mode, behind))
-					compare(t, "direct", want, "proxied", p.log(t, front.URI))
-					checkHomes(t, mode, direct, behind)
-				})
+			t.Parallel()
+			p.twice(t, func(t *testing.T) string { return secantus.Start(t, secantus.Options{}) })
+		})
+	}
+}
+
+// direct is what a program did without a proxy.
+type direct struct{ uri, log string }
+
+func (p program) twice(t *testing.T, start func(*testing.T) string) {
+	t.Helper()
+	done := map[string]direct{} // by the program's mode
+	for i := range p.layouts {
+		l := &p.layouts[i]
+		if l.long && !long() {
+			continue
+		}
+		want, ok := done[l.apart()]
+		if !ok {
+			want.uri = start(t)
+			want.log = p.log(t, want.uri, l.apart())
+			done[l.apart()] = want
+		}
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel() // most of the time is one waiting for another
+			home, big := start(t), ""
+			if l.apart() != "" {
+				big = start(t)
 			}
+			front := proxy.Start(t, l.config(home, big))
+			compare(t, "direct", want.log, "proxied", p.log(t, front.URI, l.apart()))
+			checkHomes(t, l, want.uri, home, big)
 		})
 	}
 }
@@ -149,21 +265,12 @@ func TestSameWorkTwice(t *testing.T) {
 func TestSameWorkTwiceEmbedded(t *testing.T) {
 	skipShort(t)
 	proxy.Binary(t)
-	plain := program{"go", func(_ *testing.T, ctx context.Context, uri string) (string, error) {
+	plain := program{"go", modeLayouts[:2], func(_ *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		var out bytes.Buffer
 		err := runGo(ctx, &out, uri, shared, true)
 		return out.String(), err
 	}}
-	direct := startFerret(t)
-	want := plain.log(t, direct)
-	for _, mode := range []string{"mixed", "disabled"} {
-		t.Run(mode, func(t *testing.T) {
-			behind := startFerret(t)
-			front := proxy.Start(t, config(mode, behind))
-			compare(t, "direct", want, "proxied", plain.log(t, front.URI))
-			checkHomes(t, mode, direct, behind)
-		})
-	}
+	plain.twice(t, startFerret)
 }
 
 func TestEmbeddedIsDeterministic(t *testing.T) {
@@ -215,10 +322,11 @@ tenant_database = "smetasc_tenant_{key}"
 tenant_field = "tenantId"
 
 [modules]
-orders = ["orders", "order_items"]
-accounting = ["invoices", "transactions"]
+orders = ["orders", "order_items*", "stock"]
+accounting = ["invoices", "transactions", "ledger"]
 hrm = ["employees"]
-projects = ["projects", "tasks"]
+projects = ["projects", "tasks", "jobs"]
+archive = ["papers"]
 
 [platform]
 collections = ["tenants", "packages", "users", "roles"]
@@ -289,35 +397,54 @@ func around(s string, at int) string {
 
 // checkHomes looks at the servers behind the proxy's back: every document is
 // there once, as on the server that had no proxy, and in the right database.
-func checkHomes(t *testing.T, mode, direct, behind string) {
+func checkHomes(t *testing.T, l *layout, direct, home, big string) {
 	t.Helper()
-	want, got := open(t, direct), open(t, behind)
-	inOwn := 0
+	want := open(t, direct)
+	clients := map[bool]*mongo.Client{false: open(t, home)}
+	if big != "" {
+		clients[true] = open(t, big)
+	}
 	for _, coll := range slices.Concat(tenantCollections, platformCollections) {
-		expected := documents(t, want, shared, coll)
-		common, separate := documents(t, got, shared, coll), documents(t, got, own, coll)
-		inOwn += len(separate)
 		wrong, example := 0, ""
+		expected := documents(t, want, shared, coll)
+		held, n := everywhere(t, clients, coll)
 		for id, doc := range expected {
 			owner, _ := doc.Lookup("tenantId").StringValueOK()
-			home, name := common, shared
-			if mode != "disabled" && owner == isolated && slices.Contains(tenantCollections, coll) {
-				home, name = separate, own
-			}
-			if !bytes.Equal(home[id], doc) {
-				wrong, example = wrong+1, fmt.Sprintf("%s of tenant %q is in %s as %q, want %q", id, owner, name, home[id], doc)
+			db, far := l.homeOf(owner, coll)
+			if got := held[place{db, far}][id]; !bytes.Equal(got, doc) {
+				wrong, example = wrong+1, fmt.Sprintf("%s of tenant %q is in %s as %q, want %q", id, owner, db, got, doc)
 			}
 		}
 		if wrong > 0 {
 			t.Errorf("%s: %d documents are not what and where they ought to be; %s", coll, wrong, example)
 		}
-		if n := len(common) + len(separate); n != len(expected) {
-			t.Errorf("%s: %d documents in shared and %d in the tenant's own database, want %d in all", coll, len(common), len(separate), len(expected))
+		if n != len(expected) {
+			t.Errorf("%s: %d documents in all databases, want %d", coll, n, len(expected))
 		}
 	}
-	if mode != "disabled" && inOwn == 0 {
-		t.Errorf("nothing is in %s: the proxy isolated nobody", own)
+}
+
+// place is a database of one of the two clusters.
+type place struct {
+	db  string
+	big bool
+}
+
+// everywhere is what each database holds of a collection, and how many documents that is.
+func everywhere(t *testing.T, clients map[bool]*mongo.Client, coll string) (held map[place]map[string]bson.Raw, n int) {
+	t.Helper()
+	held = map[place]map[string]bson.Raw{}
+	for big, client := range clients {
+		names, err := client.ListDatabaseNames(t.Context(), bson.D{{Key: "name", Value: bson.Regex{Pattern: "^smetasc_"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, db := range names {
+			docs := documents(t, client, db, coll)
+			held[place{db, big}], n = docs, n+len(docs)
+		}
 	}
+	return held, n
 }
 
 func open(t *testing.T, uri string) *mongo.Client {
@@ -349,4 +476,49 @@ func documents(t *testing.T, client *mongo.Client, database, coll string) map[st
 		t.Errorf("%s.%s holds an _id twice", database, coll)
 	}
 	return byID
+}
+
+// What no server can do is refused as one thing, and nothing of it stays.
+func TestTransactionOverClusters(t *testing.T) {
+	skipShort(t)
+	proxy.Binary(t)
+	apart := allLayouts[slices.IndexFunc(allLayouts, func(l layout) bool { return l.apart() != "" })]
+	home, big := secantus.Start(t, secantus.Options{}), secantus.Start(t, secantus.Options{})
+	db := open(t, proxy.Start(t, apart.config(home, big)).URI).Database(shared)
+	insert := func(ctx context.Context, coll, tenant string) error {
+		_, err := db.Collection(coll).InsertOne(ctx, bson.D{{Key: "tenantId", Value: tenant}})
+		return err
+	}
+	for _, coll := range []string{"orders", "users"} {
+		for _, tenant := range []string{isolated, "globex"} {
+			if err := insert(t.Context(), coll, tenant); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, second := range [][2]string{{"orders", "globex"}, {"users", isolated}} {
+		session, err := db.Client().StartSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = mongo.WithSession(t.Context(), session, func(ctx context.Context) error {
+			if err := session.StartTransaction(); err != nil {
+				return err
+			}
+			if err := insert(ctx, "orders", isolated); err != nil {
+				return err
+			}
+			return insert(ctx, second[0], second[1])
+		})
+		session.EndSession(t.Context())
+		var refused mongo.CommandError
+		if !errors.As(err, &refused) || refused.Code != 263 {
+			t.Errorf("a transaction over %s of two clusters: %v, want 263", second[0], err)
+		}
+	}
+	for _, coll := range []string{"orders", "users"} {
+		if n, err := db.Collection(coll).CountDocuments(t.Context(), bson.D{}); n != 2 || err != nil {
+			t.Errorf("%s holds %d documents, want 2 (%v)", coll, n, err)
+		}
+	}
 }

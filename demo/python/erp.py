@@ -1,6 +1,6 @@
 """The same small ERP as ../node/erp.mjs, with pymongo.
 
-    python erp.py URI DATABASE
+    python erp.py URI DATABASE [apart]
 
 One line of JSON per operation, the same bytes from two fresh servers. What is
 left out, and why, stands in erp.mjs; further, because SecantusDB's texts are
@@ -8,10 +8,7 @@ its own: unknown commands and fields, the inside of explain.
 """
 
 import sys
-from datetime import datetime, timedelta, timezone
 
-from bson import ObjectId
-from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 from pymongo import (
     ASCENDING,
     DESCENDING,
@@ -25,74 +22,12 @@ from pymongo import (
     UpdateMany,
     UpdateOne,
 )
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-TENANTS = ["acme", "globex", "initech"]
-KINDS = ["user", "order", "item", "invoice", "transaction", "employee", "project", "task"]
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
-
-line = 0
-
-
-def oid(tenant, kind, n):
-    return ObjectId(f"65c0{TENANTS.index(tenant) + 1:04x}{KINDS.index(kind) + 1:04x}{n:012x}")
-
-
-def day(n):
-    return START + timedelta(days=n)
-
-
-def report(op, **fact):
-    global line
-    line += 1
-    print(dumps({"n": line, "op": op, **fact}, json_options=RELAXED_JSON_OPTIONS), flush=True)
-
-
-def failure(err):
-    fact = {"type": type(err).__name__}
-    if isinstance(err, BulkWriteError):
-        d = err.details
-        fact["counts"] = {k: d[k] for k in ("nInserted", "nMatched", "nModified", "nRemoved", "nUpserted")}
-        fact["writeErrors"] = [
-            {k: e.get(k) for k in ("index", "code", "errmsg", "keyPattern", "keyValue")} for e in d["writeErrors"]
-        ]
-    elif isinstance(err, OperationFailure):
-        d = err.details or {}
-        fact["code"] = err.code
-        fact["codeName"] = d.get("codeName")
-        fact["message"] = d.get("errmsg")
-        fact["keyPattern"] = d.get("keyPattern")
-        fact["keyValue"] = d.get("keyValue")
-    else:
-        fact["message"] = str(err)
-    return fact
-
-
-def step(op, work):
-    """What it came to is a line either way, and the run goes on."""
-    try:
-        result = work()
-    except PyMongoError as err:
-        report(op, error=failure(err))
-    else:
-        report(op, result=result)
-
-
-def bulk_counts(r):
-    return {
-        "inserted": r.inserted_count,
-        "matched": r.matched_count,
-        "modified": r.modified_count,
-        "deleted": r.deleted_count,
-        "upserted": {str(k): v for k, v in sorted((r.upserted_ids or {}).items())},
-    }
-
-
-def changed(r):
-    return {"matched": r.matched_count, "modified": r.modified_count, "upserted": r.upserted_id}
-
+import day
+from ground import TENANTS, bulk_counts, changed, oid, step
+from ground import day as date
 
 def make_indexes(db):
     unique = {"orders": ["number"], "order_items": ["order", "sku"], "invoices": ["number"], "projects": ["code"]}
@@ -124,7 +59,7 @@ def fill(db, t):
                     "customer": {"name": f"Customer {n % 2}", "address": {"city": "Rome" if n % 2 else "Oslo"}},
                     "tags": ["web", f"t{n}"] if n % 2 else ["phone"],
                     "total": n * 12.5,
-                    "placedAt": day(n),
+                    "placedAt": date(n),
                     "createdBy": oid(t, "user", 1 + n % 2),
                 },
             )
@@ -272,7 +207,7 @@ def fail(db, t):
     step(f"{t}: unknown stage", lambda: list(orders.aggregate([{"$match": mine}, {"$odd": {}}])))
 
 
-def transact(client, db, t):
+def transact(client, db, t, apart):
     orders, mine = db.orders, {"tenantId": t}
     with client.start_session(causal_consistency=True) as session:
 
@@ -291,10 +226,11 @@ def transact(client, db, t):
             db.transactions.insert_many([{"_id": oid(t, "transaction", n), "tenantId": t, "amount": n} for n in (60, 61)], session=s)
             return [db.transactions.count_documents(mine, session=s), [i["number"] for i in db.invoices.find(mine, session=s).sort("number")]]
 
-        step(
-            f"{t}: transaction that commits",
-            lambda: session.with_transaction(commits, read_concern=ReadConcern("majority"), write_concern=WriteConcern("majority")),
-        )
+        if not apart:  # users are the platform's
+            step(
+                f"{t}: transaction that commits",
+                lambda: session.with_transaction(commits, read_concern=ReadConcern("majority"), write_concern=WriteConcern("majority")),
+            )
         step(f"{t}: after it", lambda: [orders.find_one({"_id": oid(t, "order", 1)}), db.invoices.find_one({"_id": oid(t, "invoice", 60)})])
 
         def aborts():
@@ -336,7 +272,8 @@ def definitions(db):
     step("no such collection", lambda: [list(db.nothing.find()), db.nothing.count_documents({}), list(db.nothing.list_indexes())])
 
 
-def main(uri, name):
+def main(uri, name, mode=""):
+    apart = mode == "apart"
     with MongoClient(uri, tz_aware=True, serverSelectionTimeoutMS=10_000) as client:
         db = client[name]
         step("ping", lambda: client.admin.command("ping")["ok"])
@@ -350,14 +287,15 @@ def main(uri, name):
         for t in TENANTS:
             fail(db, t)
         for t in TENANTS:
-            transact(client, db, t)
+            transact(client, db, t, apart)
         ids = [oid(t, "order", n) for t in TENANTS for n in (1, 2)]
         step("orders of all tenants by _id", lambda: list(db.orders.find({"_id": {"$in": ids}}, {"tenantId": 1, "number": 1}).sort("_id", -1)))
         step("the same, two at a time", lambda: [d["_id"] for d in db.orders.find({"_id": {"$in": ids}}).sort("_id").batch_size(2)])
+        day.work(uri, client, db, apart)
         definitions(db)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(f"usage: {sys.argv[0]} URI DATABASE")
+    if len(sys.argv) not in (3, 4):
+        sys.exit(f"usage: {sys.argv[0]} URI DATABASE [apart]")
     main(*sys.argv[1:])
