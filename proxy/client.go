@@ -212,6 +212,7 @@ func (c *clientConn) command() error {
 	}
 	c.start, c.outcome = time.Now(), outcome{}
 	c.times.reset()
+	c.snapshot = snapshot{}
 	silent := c.msg.Flags&wire.MoreToCome != 0
 	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
 	var reply *wire.Buf

@@ -63,13 +63,21 @@ func (c *clientConn) pinAll(tx *txn, trips []*trip) *wire.Error {
 // transaction, and returns when all are back.
 func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 	parts := make([]part, len(trips))
+	var first []part
+	var err *wire.Error
 	if tx != nil && len(trips) > 0 {
-		if err := c.pinAll(tx, trips); err != nil {
-			for i, tr := range trips {
-				parts[i] = part{tr: tr, err: err}
-			}
-			return parts
+		err = c.pinAll(tx, trips)
+	} else {
+		first, err = c.agree(trips)
+	}
+	switch {
+	case err != nil:
+		for i, tr := range trips {
+			parts[i] = part{tr: tr, err: err}
 		}
+		return parts
+	case first != nil:
+		return append(first, c.scatter(trips[1:], nil)...)
 	}
 	if tx != nil || len(trips) == 1 {
 		for i, tr := range trips {

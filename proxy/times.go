@@ -55,6 +55,70 @@ func (x *times) append(d []byte) []byte {
 	return d
 }
 
+// snapshot is the time that all parts of a read with read concern "snapshot" read at: what the first
+// of them has chosen. Another cluster's clock does not know it.
+type snapshot struct {
+	at      uint64 // 0 while none is chosen
+	cluster string
+}
+
+// snapshotRead finds the read concern of a read outside of transactions that wants one snapshot;
+// chosen says that the client has chosen its time.
+func snapshotRead(r *routing.Request) (f routing.Field, chosen, ok bool) {
+	if f, ok = r.Field("readConcern"); !ok || r.InTxn() {
+		return f, false, false
+	}
+	d, _ := f.Value.Doc()
+	level, _ := d.Lookup("level")
+	s, _ := level.Str()
+	_, chosen = d.Lookup("atClusterTime")
+	return f, chosen, string(s) == "snapshot"
+}
+
+// agree lets the first of several parts choose the time of the snapshot that all of them read.
+func (c *clientConn) agree(trips []*trip) (first []part, err *wire.Error) {
+	_, chosen, ok := snapshotRead(&c.req)
+	if !ok || len(trips) < 2 {
+		return nil, nil
+	}
+	for _, tr := range trips {
+		if tr.target.Cluster != trips[0].target.Cluster {
+			return nil, noSnapshot()
+		}
+	}
+	if chosen || c.snapshot.at != 0 {
+		return nil, nil
+	}
+	first = c.scatter(trips[:1], nil)
+	if p := &first[0]; p.err == nil && p.tr.facts.ok {
+		v, ok := p.tr.msg.Body.Lookup("atClusterTime") // of distinct
+		if !ok {
+			v, _ = p.tr.facts.cursor.Lookup("atClusterTime")
+		}
+		c.snapshot = snapshot{timestamp(v), trips[0].target.Cluster}
+	}
+	return first, nil
+}
+
+func noSnapshot() *wire.Error {
+	return wire.Errorf(wire.InvalidOptions, "one snapshot over several clusters is not possible; add the tenant field to the filter, or read without it")
+}
+
+// atSnapshot makes a part of the command read at the time that another has chosen.
+func (c *clientConn) atSnapshot(r *routing.Request, target *routing.Target, p *wire.Patch) *wire.Error {
+	f, chosen, ok := snapshotRead(r)
+	if !ok || chosen || c.snapshot.at == 0 {
+		return nil
+	}
+	if target.Cluster != c.snapshot.cluster {
+		return noSnapshot()
+	}
+	d, _ := f.Value.Doc()
+	at := bsoncore.AppendTimestampElement(nil, "atClusterTime", uint32(c.snapshot.at>>32), uint32(c.snapshot.at))
+	p.Replace(f.At+len(d)-1, 0, at, r.Msg.BodyAt, f.At)
+	return nil
+}
+
 // clocks remember the last operationTime of each cluster, by session.
 type clocks struct {
 	mu sync.Mutex // guards the following

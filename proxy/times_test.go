@@ -50,3 +50,35 @@ func TestClocks(t *testing.T) {
 		t.Errorf("a cluster's signed time reached the client: %v", r)
 	}
 }
+
+// All parts of a read with read concern "snapshot" read at the time that the first has chosen; no
+// time is one of two clusters.
+func TestSnapshot(t *testing.T) {
+	g := newGround(t, nil)
+	at := bson.Timestamp{T: 42, I: 1}
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name != "find" && c.Name != "distinct" {
+			return wiretest.Pass()
+		}
+		if c.Name == "distinct" {
+			return wiretest.OK(d("values", bson.A{}, "atClusterTime", at)...)
+		}
+		return wiretest.OK(d("cursor", d("firstBatch", bson.A{}, "id", int64(0), "ns", c.DB+".orders", "atClusterTime", at))...)
+	})
+	snapshot := d("level", "snapshot")
+	for _, cmd := range []bson.D{d("find", "orders"), d("distinct", "orders", "key", "x")} {
+		g.server.Forget()
+		g.client.Run("app", append(cmd, d("readConcern", snapshot)...))
+		var sent []any
+		for _, c := range g.server.Commands(cmd[0].Key) {
+			sent = append(sent, c.Value("readConcern", "atClusterTime"))
+		}
+		if len(sent) != 2 || sent[0] != nil || sent[1] != at {
+			t.Errorf("%s read at %v", cmd[0].Key, sent)
+		}
+	}
+	g = twoClusters(t)
+	if r := g.client.Run("app", d("find", "orders", "readConcern", snapshot)); wiretest.Get(r, "code") != int32(72) {
+		t.Errorf("over two clusters: %v", r)
+	}
+}

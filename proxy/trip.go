@@ -217,6 +217,9 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 		if err := c.timeLeft(r, p); err != nil {
 			return nil, err
 		}
+		if err := c.atSnapshot(r, tr.target, p); err != nil {
+			return nil, err
+		}
 	}
 	if tr.table != nil {
 		if err := tr.table.Rename(r, tr.target, p); err != nil {

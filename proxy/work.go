@@ -24,7 +24,8 @@ type work struct {
 	scratch    []byte // for the logical namespace of a reply
 	start      time.Time
 	outcome    outcome
-	times      times  // of what the command's parts have said
+	times      times // of what the command's parts have said
+	snapshot   snapshot
 	hintKey    []byte // of the document last asked for
 }
 
