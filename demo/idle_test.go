@@ -26,7 +26,7 @@ func TestIdleClientsAreCheap(t *testing.T) {
 		dial func(*testing.T, *proxy.Proxy, int)
 		most float64 // KiB for each
 	}{
-		{"after commands", dialIdle, 5},
+		{"after commands", dialIdle, 6}, // 4.5 to 5.0 on a machine that has time
 		{"monitors", dialMonitors, 10},
 	} {
 		t.Run(x.name, func(t *testing.T) {

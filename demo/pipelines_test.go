@@ -281,7 +281,8 @@ func TestPipelinesEmbedded(t *testing.T) {
 		{`[{"$limit":2}]`, 0},
 		{`[{"$match":{"tenantId":"acme"}},{"$sort":{"n":1}}]`, 0},
 		{`[{"$sort":{"n":1}}]`, 115},
-		{`[{"$match":{}},{"$group":{"_id":1,"n":{"$sum":1}}}]`, 115},
+		{`[{"$match":{}},{"$group":{"_id":1,"n":{"$sum":1}}}]`, 0},
+		{`[{"$group":{"_id":"$n","n":{"$sum":1}}}]`, 115},
 	} {
 		var pipeline bson.A
 		if err := bson.UnmarshalExtJSON([]byte(tt.text), false, &pipeline); err != nil {
