@@ -369,6 +369,9 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 	case InUpdates, InDeletes, InFindAndModify:
 		o := r.ops()
 		for o.next() {
+			if !o.op.complete() {
+				return wire.Errorf(wire.FailedToParse, "a write of the batch lacks a field that it needs: an update q and u, a delete q and limit")
+			}
 			t.collectOp(r, h, &o.op)
 		}
 		return o.once()
