@@ -404,6 +404,7 @@ func checkHomes(t *testing.T, l *layout, direct, home, big string) {
 	if big != "" {
 		clients[true] = open(t, big)
 	}
+	inOwn := 0
 	for _, coll := range slices.Concat(tenantCollections, platformCollections) {
 		wrong, example := 0, ""
 		expected := documents(t, want, shared, coll)
@@ -411,6 +412,9 @@ func checkHomes(t *testing.T, l *layout, direct, home, big string) {
 		for id, doc := range expected {
 			owner, _ := doc.Lookup("tenantId").StringValueOK()
 			db, far := l.homeOf(owner, coll)
+			if db != shared {
+				inOwn++
+			}
 			if got := held[place{db, far}][id]; !bytes.Equal(got, doc) {
 				wrong, example = wrong+1, fmt.Sprintf("%s of tenant %q is in %s as %q, want %q", id, owner, db, got, doc)
 			}
@@ -421,6 +425,9 @@ func checkHomes(t *testing.T, l *layout, direct, home, big string) {
 		if n != len(expected) {
 			t.Errorf("%s: %d documents in all databases, want %d", coll, n, len(expected))
 		}
+	}
+	if l.name != "disabled" && inOwn == 0 {
+		t.Error("nothing is in a database of its own: the program does nothing for who is isolated")
 	}
 }
 
@@ -476,6 +483,27 @@ func documents(t *testing.T, client *mongo.Client, database, coll string) map[st
 		t.Errorf("%s.%s holds an _id twice", database, coll)
 	}
 	return byID
+}
+
+// What is refused in a shell says why.
+func TestShellIsRefused(t *testing.T) {
+	skipShort(t)
+	proxy.Binary(t)
+	front := proxy.Start(t, config("mixed", secantus.Start(t, secantus.Options{})))
+	shell := tree.Path(t, ".cache", "node", "node_modules", "mongosh", "bin", "mongosh.js")
+	for line, want := range map[string]string{
+		"db.currentOp()": "$currentOp is not offered by a router of tenants",
+		"db.killOp(1)":   "killOp: this command is not offered by a router of tenants",
+	} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			out, err := command(t.Context(), needNode(t), shell, "--quiet", "--norc", front.URI+shared,
+				"--eval", "try { "+line+"; print('served') } catch (e) { print(e.code, e.message) }")
+			if err != nil || !strings.HasPrefix(out, "115 tenantry: "+want) {
+				t.Errorf("%q, %v; want 115 and %q", out, err, want)
+			}
+		})
+	}
 }
 
 // What no server can do is refused as one thing, and nothing of it stays.

@@ -299,6 +299,9 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		return t.watch(r, db, d)
 	}
 	if db == nil || d.Coll == nil {
+		if row := stages[string(r.firstStage())]; row != nil && row.Class == Info {
+			return refuse(wire.CommandNotSupported, "%s is not offered by a router of tenants: it tells what servers do for all of them", row.Name)
+		}
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
 	if name := r.Coll(); db.views[string(name)] {

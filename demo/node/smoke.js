@@ -5,7 +5,7 @@
 // As erp.mjs it prints one line of JSON per step, the same ones on two fresh
 // servers. hello is asked only for what a proxy may not change: who answers
 // (a replica set's member, a mongos) is meant to differ.
-/* global db, print, EJSON, ObjectId, ISODate */
+/* global db, print, show, EJSON, ObjectId, ISODate */
 
 const tenantId = 'acme';
 const at = (n) => ObjectId('65b0000000000000000000' + n.toString(16).padStart(2, '0'));
@@ -51,3 +51,52 @@ step('transaction', () => {
 });
 step('getIndexes', () => db.orders.getIndexes());
 step('show collections', () => db.getCollectionNames().sort());
+step('show tables', () => show('tables').value.map((c) => c.name).sort());
+step('show dbs', () => show('dbs').value.map((d) => d.name).filter((n) => n.startsWith('smetasc')));
+step('insert for others', () => db.orders.insertMany(['globex', 'initech'].map((t, n) => ({ _id: at(40 + n), tenantId: t, number: 1, total: 5 }))));
+step('itcount of all', () => db.orders.find().itcount());
+step('itcount, two at a time', () => db.orders.find({ number: { $gt: 1 } }).batchSize(2).itcount());
+step('find all, sorted', () => db.orders.find({}, { number: 1 }).sort({ _id: -1 }).toArray());
+step('count', () => [db.orders.countDocuments(), db.orders.estimatedDocumentCount(), db.orders.find().size()]);
+step('distinct', () => db.orders.distinct('tenantId').sort());
+step('orders.stats', () => {
+  const { ok, ns, count, nindexes, sharded } = db.orders.stats();
+  return { ok, ns, count, nindexes, sharded };
+});
+step('stats of the database', () => {
+  const { ok, objects, collections, indexes } = db.stats();
+  return { ok, db: db.stats().db, objects, collections, indexes };
+});
+step('validate', () => {
+  const { ns, valid, nIndexes, nrecords } = db.orders.validate();
+  return { ns, valid, nIndexes, nrecords };
+});
+step('isCapped', () => db.orders.isCapped());
+step('explain', () => {
+  const { queryPlanner: plan, command } = db.orders.find({ tenantId, number: 1 }).explain();
+  return { namespace: plan.namespace, stage: plan.winningPlan.stage ?? plan.winningPlan.queryPlan.stage, command };
+});
+step('explain of an aggregate', () => JSON.stringify(db.orders.explain().aggregate([{ $match: { tenantId } }, { $group: { _id: null, n: { $sum: 1 } } }])).includes('smetasc_tenant'));
+step('explain of an update', () => db.orders.explain().update({ tenantId }, { $set: { x: 1 } }).queryPlanner.namespace);
+step('forEach', () => {
+  const seen = [];
+  db.orders.find({ tenantId }).sort({ number: 1 }).forEach((o) => seen.push(o.number));
+  return seen;
+});
+step('hasNext, next', () => {
+  const c = db.orders.find().sort({ _id: 1 }).batchSize(1);
+  return [c.hasNext(), c.next().number, c.next().number, c.close()];
+});
+step('bulk, the old way', () => {
+  const bulk = db.orders.initializeUnorderedBulkOp();
+  for (const t of ['acme', 'globex']) {
+    bulk.insert({ _id: at(t === 'acme' ? 50 : 51), tenantId: t, number: 50 });
+    bulk.find({ tenantId: t, number: 1 }).update({ $inc: { total: 1 } });
+  }
+  bulk.find({ number: 50 }).delete();
+  const { insertedCount, matchedCount, modifiedCount, deletedCount } = bulk.execute();
+  return { insertedCount, matchedCount, modifiedCount, deletedCount };
+});
+step('dropIndex', () => db.orders.dropIndex('tenantId_1_number_1').ok);
+step('getIndexes again', () => db.orders.getIndexes());
+step('drop', () => [db.tasks.insertMany([{ tenantId, title: 'x' }, { tenantId: 'globex', title: 'x' }]).acknowledged, db.tasks.drop(), db.tasks.drop(), db.getCollectionNames().sort()]);
