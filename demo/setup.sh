@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs what the end-to-end tests need beside Go into .cache/ at the top of
 # the repository: a Python environment (test server, pymongo) and the Node
-# clients (mongodb, mongoose, mongosh). Versions are those of the lock files.
-# Quick when nothing changed. A missing python3 or node is named and skipped,
-# since the tests that need it skip too; with CI=true it is an error.
+# clients (mongodb, mongoose, mongosh), and the Java driver. Versions are those of
+# the lock files. Quick when nothing changed. A missing python3, node, or java
+# with mvn is named and skipped, since the tests that need it skip too; with
+# CI=true it is an error.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -80,8 +81,28 @@ node_clients() {
 	echo "$want" >"$cache/node/.stamp"
 }
 
+java_driver() {
+	want="$(stamp "$here/java/pom.xml")"
+	if [ "$(cat "$cache/java/.stamp" 2>/dev/null)" = "$want" ]; then
+		return
+	fi
+	# Erp.java is run as a source file, which takes the compiler of a JDK.
+	if ! command -v javac >/dev/null 2>&1 || ! command -v mvn >/dev/null 2>&1; then
+		lacking "no JDK of Java 17 or newer with mvn: no tests of the Java driver"
+		return
+	fi
+	echo "setup: Java driver in .cache/java"
+	rm -rf "$cache/java"
+	mvn -q -B -f "$here/java/pom.xml" dependency:copy-dependencies -DoutputDirectory="$cache/java" || {
+		lacking "the Java driver could not be installed"
+		return
+	}
+	echo "$want" >"$cache/java/.stamp"
+}
+
 python_clients
 node_clients
+java_driver
 
 if [ "$missing" = 1 ] && [ "${CI:-}" = true ]; then
 	exit 1

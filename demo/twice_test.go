@@ -68,6 +68,13 @@ var programs = []program{
 		err := runGo(ctx, &out, uri, shared, false)
 		return out.String(), err
 	}},
+	{"java", modeLayouts[:2], func(t *testing.T, ctx context.Context, uri, _ string) (string, error) {
+		java, err := exec.LookPath("java")
+		tree.Need(t, "java", "install a JDK of Java 17 or newer, and mvn", err == nil)
+		libraries := tree.Path(t, ".cache", "java")
+		tree.NeedSetup(t, filepath.Join(libraries, ".stamp"))
+		return command(ctx, java, "-cp", filepath.Join(libraries, "*"), tree.Path(t, "demo", "java", "Erp.java"), uri, shared)
+	}},
 	{"mongosh", modeLayouts[:2], func(t *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		node := needNode(t)
 		shell := tree.Path(t, ".cache", "node", "node_modules", "mongosh", "bin", "mongosh.js")
@@ -96,7 +103,7 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s: %w\n%s", filepath.Base(args[0]), err, firstLines(complaints.String(), 30))
+		return out.String(), fmt.Errorf("%s: %w\n%s", filepath.Base(name), err, firstLines(complaints.String(), 30))
 	}
 	return out.String(), nil
 }
