@@ -29,6 +29,7 @@ type Options struct {
 	Ready     func() error                    // nil: everything can be served
 	Reload    func(ctx context.Context) error // the file is put in force, or why not
 	Tenants   func() any                      // marshalled as JSON
+	Drift     func(ctx context.Context) any   // the same, with what differs from shared
 	TokenFile func() string                   // bearer token for all but /healthz and /readyz; "" for none
 }
 
@@ -96,9 +97,15 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, "reloaded")
 }
 
-func (s *Server) tenants(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) tenants(w http.ResponseWriter, r *http.Request) {
+	var list any
+	if r.URL.Query().Get("drift") != "" {
+		list = s.opts.Drift(r.Context())
+	} else {
+		list = s.opts.Tenants()
+	}
 	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(s.opts.Tenants()); err != nil {
+	if err := json.NewEncoder(w).Encode(list); err != nil {
 		s.opts.Log.Debug().Err(err).Msg("admin answer not written")
 	}
 }

@@ -46,6 +46,7 @@ func newSite(t *testing.T) *site {
 			return s.refused
 		},
 		Tenants:   func() any { return []map[string]string{{"key": "acme"}} },
+		Drift:     func(context.Context) any { return []map[string]string{{"key": "drifted"}} },
 		TokenFile: func() string { return s.token },
 	})
 	addr, err := s.server.Listen("127.0.0.1:0")
@@ -94,6 +95,7 @@ func TestPages(t *testing.T) {
 		{"GET", "/readyz", 200, "ready\n", "text/plain"},
 		{"POST", "/reload", 200, "reloaded\n", "text/plain"},
 		{"GET", "/tenants", 200, `[{"key":"acme"}]`, "application/json"},
+		{"GET", "/tenants?drift=1", 200, `[{"key":"drifted"}]`, "application/json"},
 		{"GET", "/reload", 405, "", ""},
 		{"POST", "/metrics", 405, "", ""},
 		{"DELETE", "/tenants", 405, "", ""},

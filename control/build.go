@@ -35,12 +35,12 @@ func (r *rules) newTenant(l listing, num uint32, route *Route) *tenant {
 
 // routeSpec is the tenant's route for the table. Without a control database the plan is the route.
 func (r *rules) routeSpec(t *tenant) *routing.RouteSpec {
-	s, cluster := r.routeScope(t.route), ""
+	s, cluster := r.moved(t), ""
 	if t.route.own() {
 		cluster = t.route.Cluster
 	}
 	if !r.guarded() {
-		s, cluster = t.plan.want, t.plan.cluster
+		cluster = t.plan.cluster
 	}
 	if s.empty() {
 		return nil
@@ -55,6 +55,14 @@ func (r *rules) routeSpec(t *tenant) *routing.RouteSpec {
 		spec.Collections = texts(s.entries)
 	}
 	return spec
+}
+
+// moved is what the tenant has in its own databases.
+func (r *rules) moved(t *tenant) *scope {
+	if !r.guarded() {
+		return t.plan.want
+	}
+	return r.routeScope(t.route)
 }
 
 // homes is the tenant's own database for each logical one.

@@ -28,6 +28,11 @@ type TenantStatus struct {
 	Except      []string          `json:"except,omitempty"` // all but these, where Collections is empty
 	Epoch       uint64            `json:"epoch,omitempty"`  // of its route
 	Why         string            `json:"why,omitempty"`    // what is asked for and not obeyed, and why
+
+	// Where it was asked for, of tenants with databases of their own: what differs from shared, and
+	// why not all could be compared.
+	Drift       []Drift `json:"drift,omitzero"`
+	NotCompared string  `json:"not_compared,omitempty"`
 }
 
 // Status lists the tenants by key. What is listed and can not be used comes last, with the state
@@ -35,6 +40,10 @@ type TenantStatus struct {
 func (c *Control) Status() []TenantStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.statuses()
+}
+
+func (c *Control) statuses() []TenantStatus {
 	all := make([]TenantStatus, 0, len(c.order)+len(c.problems))
 	for _, t := range c.order {
 		all = append(all, c.status(t))

@@ -3,6 +3,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -264,6 +265,7 @@ func (p program) twice(t *testing.T, start func(*testing.T) string) {
 			front := proxy.Start(t, l.config(home, big))
 			compare(t, "direct", want.log, "proxied", p.log(t, front.URI, l.apart()))
 			checkHomes(t, l, want.uri, home, big)
+			checkDrift(t, front)
 		})
 	}
 }
@@ -435,6 +437,24 @@ func checkHomes(t *testing.T, l *layout, direct, home, big string) {
 	}
 	if l.name != "disabled" && inOwn == 0 {
 		t.Error("nothing is in a database of its own: the program does nothing for who is isolated")
+	}
+}
+
+// checkDrift looks whether every definition has reached every database.
+func checkDrift(t *testing.T, front *proxy.Proxy) {
+	t.Helper()
+	var tenants []struct {
+		Key         string
+		Drift       []struct{ Collection, What string }
+		NotCompared string `json:"not_compared"`
+	}
+	if err := json.Unmarshal([]byte(front.Get(t, "/tenants?drift=1")), &tenants); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range tenants {
+		if len(x.Drift) > 0 || x.NotCompared != "" {
+			t.Errorf("%s differs from shared: %q %s", x.Key, x.Drift, x.NotCompared)
+		}
 	}
 }
 

@@ -119,15 +119,19 @@ func tenants(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("tenants", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // what is wrong is said once, by main
 	base := flags.String("admin", os.Getenv("TENANTRY_ADMIN"), "")
-	asJSON := flags.Bool("json", false, "")
+	asJSON, drift := flags.Bool("json", false, ""), flags.Bool("drift", false, "")
 	err := flags.Parse(args)
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("it takes no %q", flags.Arg(0))
 	}
 	if err != nil {
-		return usageError{fmt.Errorf("tenants: %w; usage: tenantry tenants [--admin URL] [--json]", err)}
+		return usageError{fmt.Errorf("tenants: %w; usage: tenantry tenants [--admin URL] [--json] [--drift]", err)}
 	}
-	body, err := ask(*base, "/tenants")
+	page := "/tenants"
+	if *drift {
+		page += "?drift=1"
+	}
+	body, err := ask(*base, page)
 	if err != nil {
 		return err
 	}
@@ -142,6 +146,9 @@ func tenants(args []string, stdout io.Writer) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(stdout, "no tenants are known; if the home cluster is away (/readyz tells), they are when it is back")
 		return err
+	}
+	if *drift {
+		return printDrift(stdout, list)
 	}
 	return printTenants(stdout, list)
 }
@@ -159,7 +166,7 @@ func ask(base, page string) ([]byte, error) {
 	if token := strings.TrimSpace(os.Getenv("TENANTRY_ADMIN_TOKEN")); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: 30 * time.Second}
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("no proxy answers at %s: %w; is tenantry running, and is this its admin address? --admin or TENANTRY_ADMIN name another", base, errors.Unwrap(err))
@@ -189,4 +196,33 @@ func printTenants(stdout io.Writer, list []control.TenantStatus) error {
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Key, t.State, t.Mode, t.Source, t.Cluster, strings.Join(dbs, ","), t.Why)
 	}
 	return w.Flush()
+}
+
+// printDrift prints a line for each difference, and fails where there is one or some tenant could
+// not be compared.
+func printDrift(stdout io.Writer, list []control.TenantStatus) error {
+	w := tabwriter.NewWriter(stdout, 0, 4, 2, ' ', 0)
+	compared, differ, unread := 0, 0, 0
+	for _, t := range list {
+		if t.Drift == nil && t.NotCompared == "" {
+			continue // it has no databases of its own
+		}
+		compared++
+		for _, d := range t.Drift {
+			differ++
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", t.Key, d.Collection, d.What)
+		}
+		if t.NotCompared != "" {
+			unread++
+			_, _ = fmt.Fprintf(w, "%s\t\tnot compared: %s\n", t.Key, t.NotCompared)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if differ+unread > 0 {
+		return fmt.Errorf("%d differences from shared in %d tenants' own databases; %d tenants could not be compared", differ, compared, unread)
+	}
+	_, err := fmt.Fprintf(stdout, "%d tenants have databases of their own, which are defined as shared is\n", compared)
+	return err
 }

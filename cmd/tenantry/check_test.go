@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/smetasc/tenantry/control"
 )
 
 const goodFile = `[[listeners]]
@@ -151,4 +153,25 @@ func TestExplainMistakes(t *testing.T) {
 		tenantry(t, nil, "explain", file, command).want(t, 2, text)
 	}
 	tenantry(t, nil, "explain", newFile(t, "x"), `{"ping": 1}`).want(t, 2, "tenantry.toml:1: ")
+}
+
+func TestPrintDrift(t *testing.T) {
+	same := control.TenantStatus{Key: "acme", Drift: []control.Drift{}}
+	for _, c := range []struct {
+		list       []control.TenantStatus
+		fails, out string
+	}{
+		{[]control.TenantStatus{{Key: "globex"}, same}, "", "1 tenants have databases of their own, which are defined as shared is"},
+		{
+			[]control.TenantStatus{same, {Key: "beta", Drift: []control.Drift{{Collection: "app.orders", What: "lacks the index n_1"}}}, {Key: "far", NotCompared: "it is away"}},
+			"1 differences from shared in 3 tenants' own databases; 1 tenants could not be compared",
+			"beta  app.orders  lacks the index n_1\nfar               not compared: it is away\n",
+		},
+	} {
+		var out strings.Builder
+		err := printDrift(&out, c.list)
+		if text := fmt.Sprint(err); err == nil && c.fails != "" || err != nil && text != c.fails || !strings.Contains(out.String(), c.out) {
+			t.Errorf("%v and %q, want %q and %q", err, out.String(), c.fails, c.out)
+		}
+	}
 }

@@ -28,6 +28,7 @@ usage:
   tenantry check FILE [--json]            validate a configuration and print what it means
   tenantry explain FILE 'COMMAND JSON'    where a command would go, by the file alone
   tenantry tenants [--admin URL] [--json] the tenants of a running proxy and where they are
+                   [--drift]              and what differs between their own databases and shared
   tenantry version
 
 examples:

@@ -117,6 +117,7 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	p.admin = admin.New(admin.Options{
 		Log: p.log, Registry: p.registry, Version: buildVersion(), Ready: p.ready, Reload: p.reload,
 		Tenants:   func() any { return p.control.Status() },
+		Drift:     func(ctx context.Context) any { return p.control.Drift(ctx) },
 		TokenFile: func() string { return p.cfg.Load().Admin.TokenFile },
 	})
 	return p
