@@ -21,17 +21,17 @@ import (
 )
 
 var watchers = []program{
-	{"go", func(_ *testing.T, ctx context.Context, uri string) (string, error) {
+	{"go", nil, func(_ *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		var out bytes.Buffer
 		err := watchGo(ctx, &out, uri)
 		return out.String(), err
 	}},
-	{"pymongo", func(t *testing.T, ctx context.Context, uri string) (string, error) {
+	{"pymongo", nil, func(t *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		python := tree.Path(t, ".cache", "venv", "bin", "python")
 		tree.NeedSetup(t, python)
 		return command(ctx, python, tree.Path(t, "demo", "python", "watch.py"), uri, shared)
 	}},
-	{"mongoose", func(t *testing.T, ctx context.Context, uri string) (string, error) {
+	{"mongoose", nil, func(t *testing.T, ctx context.Context, uri, _ string) (string, error) {
 		return command(ctx, needNode(t), tree.Path(t, "demo", "node", "watch.mjs"), uri, shared)
 	}},
 }
@@ -43,14 +43,14 @@ func TestWatchTwice(t *testing.T) {
 	proxy.Binary(t)
 	for _, p := range watchers {
 		t.Run(p.name, func(t *testing.T) {
-			want := p.log(t, secantus.Start(t, secantus.Options{}))
+			want := p.log(t, secantus.Start(t, secantus.Options{}), "")
 			if n := strings.Count(want, "\n"); n < 30 {
 				t.Fatalf("only %d events:\n%s", n, want)
 			}
 			for _, mode := range []string{"mixed", "disabled"} {
 				t.Run(mode, func(t *testing.T) {
 					front := proxy.Start(t, config(mode, secantus.Start(t, secantus.Options{})))
-					compare(t, "direct", want, "proxied", p.log(t, front.URI))
+					compare(t, "direct", want, "proxied", p.log(t, front.URI, ""))
 				})
 			}
 		})
