@@ -92,6 +92,7 @@ const (
 	errorTexts namesRule = iota // errmsg and errInfo, and the codes of state changes
 	rowNames                    // ns, to and db of a cursor's rows
 	everywhere
+	planNames // everywhere, and nothing of the servers behind a home that is a mongos
 )
 
 // renamer copies a reply with physical names made logical.
@@ -112,6 +113,9 @@ func (r *renamer) doc(dst []byte, d wire.Doc, path string, depth int) []byte {
 }
 
 func (r *renamer) element(dst []byte, key string, v wire.Value, path string, depth int) []byte {
+	if r.rule == planNames && ofPlanner(key) && strings.Contains(path, ".shards.") {
+		return dst
+	}
 	if depth > 150 || r.user(key) {
 		return v.AppendTo(dst, key)
 	}
@@ -136,14 +140,14 @@ func (r *renamer) element(dst []byte, key string, v wire.Value, path string, dep
 func (r *renamer) user(key string) bool {
 	switch key {
 	case "keyValue", "keyPattern", "details", "fullDocument", "fullDocumentBeforeChange", "documentKey", "updateDescription":
-		return r.rule != everywhere
+		return r.rule != everywhere && r.rule != planNames
 	}
 	return false
 }
 
 func (r *renamer) picks(key, path string) bool {
 	switch r.rule {
-	case everywhere:
+	case everywhere, planNames:
 		return true
 	case rowNames:
 		return key == "ns" || key == "db" && (strings.HasSuffix(path, ".ns") || strings.HasSuffix(path, ".to"))

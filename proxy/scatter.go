@@ -144,6 +144,8 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 			reply, err = c.count(t, d, tx)
 		case routing.MergeDistinct:
 			reply, err = c.distinct(t, d, tx)
+		case routing.MergePlans:
+			reply, err = c.plans(t, d, tx)
 		default:
 			err = wire.Errorf(wire.IllegalOperation, "%s over the databases of several tenants is not offered; add the tenant field to the filter", c.req.Cmd.Name)
 		}

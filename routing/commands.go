@@ -111,6 +111,7 @@ const (
 	MergeBulk
 	MergeDDL
 	MergeFigures
+	MergePlans
 	MergeCollections
 	MergeDatabases
 	MergeFirst
@@ -224,7 +225,7 @@ var rows = []Command{
 	},
 	{Name: "killCursors", Names: coll, Access: Read, Route: ByCursor, Merge: MergeOK, Bound: BoundAllow, Fields: fields("cursors")},
 	{
-		Name: "explain", Names: []NameLoc{{Inner, ""}}, Tenant: TenantLoc{InInner, 0}, Access: Read, Route: ByTenant, Merge: MergeNone,
+		Name: "explain", Names: []NameLoc{{Inner, ""}}, Tenant: TenantLoc{InInner, 0}, Access: Read, Route: ByTenant, Merge: MergePlans,
 		Bound: BoundAllow, Plain: true, Reply: ReplyExplain, Refuse: perHome("explain"), Fields: fields("verbosity"),
 	},
 

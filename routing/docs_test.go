@@ -97,7 +97,7 @@ func (c *Command) overHomes() string {
 var mergeWords = map[MergeKind]string{
 	MergeCursor: "every home, merged", MergeCount: "every home, summed", MergeDistinct: "every home, each value once",
 	MergeWrite: "each write to where its documents are", MergeOne: "where its document is", MergeBulk: "each write to where its documents are",
-	MergeDDL: "every home", MergeFigures: "every home, summed", MergeCollections: "every home, each name once", MergeNone: "one home",
+	MergeDDL: "every home", MergeFigures: "every home, summed", MergePlans: "every home, side by side", MergeCollections: "every home, each name once", MergeNone: "one home",
 }
 
 func (c *Command) boundAccess() string {

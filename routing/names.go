@@ -188,9 +188,18 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", in.unknown, in.Cmd.Name)
 	}
 	d := t.byRow(in, db)
-	if d.Action == Scatter || d.Action == Split || d.Action == Follow {
-		return refuse(wire.IllegalOperation, "explain of a command without a tenant is not offered; %s", addTenant)
+	switch {
+	case d.Action == Scatter && (len(d.Segments) > 1 || len(d.Segments) == 1 && d.Segments[0].Joined != ""):
+		return refuse(wire.IllegalOperation,
+			"explain of a pipeline whose parts run in several databases is not offered; tenantryExplain shows the parts, or %s", addTenant)
+	case d.Action == Split && len(d.Targets) == 1:
+		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
+	case d.Action == Split:
+		d.Action = Scatter // nothing is written
+	case d.Action == Follow:
+		return refuse(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
 	}
+	d.Fit, d.Segments = d.Fit || d.Action == Scatter, nil
 	return d
 }
 

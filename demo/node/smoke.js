@@ -77,6 +77,10 @@ step('explain', () => {
   return { namespace: plan.namespace, stage: plan.winningPlan.stage ?? plan.winningPlan.queryPlan.stage, command };
 });
 step('explain of an aggregate', () => JSON.stringify(db.orders.explain().aggregate([{ $match: { tenantId } }, { $group: { _id: null, n: { $sum: 1 } } }])).includes('smetasc_tenant'));
+step('explain of all', () => {
+  const plans = [db.orders.find({ number: 1 }).explain(), db.orders.explain('executionStats').count({ number: 1 }), db.orders.explain().aggregate([{ $match: { number: 1 } }])];
+  return [plans.map((p) => typeof p.queryPlanner.winningPlan.stage), plans[1].executionStats.nReturned, JSON.stringify(plans).includes('smetasc_tenant')];
+});
 step('explain of an update', () => db.orders.explain().update({ tenantId }, { $set: { x: 1 } }).queryPlanner.namespace);
 step('forEach', () => {
   const seen = [];
