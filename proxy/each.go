@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"slices"
+	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -313,17 +314,19 @@ type databaseRow struct {
 }
 
 // listDatabases shows the logical databases: physical ones folded into theirs, sizes summed, and
-// none that no client may know.
+// none that no client may know. A filter is about the rows as they are then.
 func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
-	want, filtered, err := c.nameFilter(t)
-	if err != nil {
-		return c.refuse(err)
-	}
+	filter, only := c.databaseFilter(t)
 	trips := make([]*trip, len(t.Clusters))
 	for i, name := range t.Clusters {
 		trips[i] = c.sideTrip(t, &routing.Target{Cluster: name}, nil)
-		if filtered {
-			trips[i].edit = func(p *wire.Patch) { remove(&c.req, p, "filter") }
+		if filter != nil {
+			trips[i].edit = func(p *wire.Patch) {
+				remove(&c.req, p, "filter")
+				if only == "" {
+					remove(&c.req, p, "nameOnly") // the filter may be about sizes
+				}
+			}
 		}
 	}
 	parts := c.scatter(trips, nil)
@@ -344,7 +347,7 @@ func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
 			d, _ := it.Value.Doc()
 			row := readRow(d)
 			name, hidden := t.Logical(row.name)
-			if hidden || filtered && name != want {
+			if hidden || only != "" && name != only {
 				continue
 			}
 			if old := byName[name]; old != nil {
@@ -358,28 +361,80 @@ func (c *clientConn) listDatabases(t *routing.Table) *wire.Buf {
 			rows = append(rows, row)
 		}
 	}
+	if filter != nil && only == "" {
+		var err *wire.Error
+		if rows, err = c.matching(t, filter, rows); err != nil {
+			return c.refuse(err)
+		}
+	}
 	return c.databasesReply(rows)
 }
 
-// nameFilter reads the filter that is applied here: of folded rows only the name's equality.
-func (c *clientConn) nameFilter(t *routing.Table) (want string, filtered bool, err *wire.Error) {
+// databaseFilter is the filter that is about folded rows; only is the name that it asks for, where
+// it asks for nothing else.
+func (c *clientConn) databaseFilter(t *routing.Table) (filter wire.Doc, only string) {
 	f, ok := c.req.Field("filter")
 	if !ok || t.Plain {
-		return "", false, nil
+		return nil, ""
 	}
 	d, _ := f.Value.Doc()
 	if len(d) <= 5 {
-		return "", false, nil
+		return nil, ""
 	}
 	v, _ := d.Lookup("name")
 	s, isString := v.Str()
 	it := d.Iter()
 	it.Next()
 	if !isString || it.Next() {
-		return "", false, wire.Errorf(wire.IllegalOperation,
-			"listDatabases with this filter is not offered while tenants have databases of their own; filter by { name: \"…\" }")
+		return d, ""
 	}
-	return string(s), true, nil
+	return d, string(s)
+}
+
+// noFilter refuses a filter that only a server with $documents can evaluate.
+func noFilter() *wire.Error {
+	return wire.Errorf(wire.IllegalOperation,
+		"listDatabases with this filter is not offered while tenants have databases of their own; filter by { name: \"…\" }")
+}
+
+// matching are the rows that match the filter. The home cluster says so: no filter is evaluated here.
+func (c *clientConn) matching(t *routing.Table, filter wire.Doc, rows []*databaseRow) ([]*databaseRow, *wire.Error) {
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	docs := make([]wire.Doc, len(rows))
+	for i, r := range rows {
+		docs[i] = build(func(d []byte) []byte { return r.fields(d, false) })
+	}
+	body := build(func(d []byte) []byte {
+		d = bsoncore.AppendInt32Element(d, "aggregate", 1)
+		match := build(func(d []byte) []byte { return bsoncore.AppendDocumentElement(d, "$match", bsoncore.Document(filter)) })
+		d = routing.AppendStages(d, "pipeline", []wire.Doc{documents(docs), match})
+		d = appendAllAtOnce(d)
+		return bsoncore.AppendStringElement(d, "$db", "admin")
+	})
+	tr := &trip{
+		target: t.HomeAny, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
+		make: func() wire.Doc { return body }, sel: backend.Select{Write: true},
+	}
+	reply, err := c.send(tr)
+	if err != nil {
+		return nil, err
+	}
+	defer reply.Free()
+	if !tr.facts.ok {
+		err := c.replied(tr)
+		if strings.Contains(err.Text, "$documents") { // servers older than 5.1 do not know it
+			err = noFilter()
+		}
+		return nil, err
+	}
+	found := map[string]bool{}
+	hits, _, _ := firstBatch(tr.facts.cursor)
+	for _, d := range hits {
+		found[readRow(d).name] = true
+	}
+	return slices.DeleteFunc(rows, func(r *databaseRow) bool { return !found[r.name] }), nil
 }
 
 func readRow(d wire.Doc) *databaseRow {
@@ -398,23 +453,27 @@ func readRow(d wire.Doc) *databaseRow {
 	return r
 }
 
+// fields appends the row's fields.
+func (r *databaseRow) fields(d []byte, nameOnly bool) []byte {
+	if r.doc != nil && !nameOnly {
+		return append(d, r.doc[4:len(r.doc)-1]...)
+	}
+	d = bsoncore.AppendStringElement(d, "name", r.name)
+	if nameOnly {
+		return d
+	}
+	d = bsoncore.AppendInt64Element(d, "sizeOnDisk", r.size)
+	return bsoncore.AppendBooleanElement(d, "empty", r.empty)
+}
+
 func (c *clientConn) databasesReply(rows []*databaseRow) *wire.Buf {
 	total, nameOnly := int64(0), c.boolean("nameOnly")
 	return c.answerOf(nil, func(d []byte) []byte {
 		i, d := bsoncore.AppendArrayElementStart(d, "databases")
 		for n, r := range rows {
 			total += r.size
-			if r.doc != nil {
-				d = bsoncore.AppendDocumentElement(d, itoa(n), bsoncore.Document(r.doc))
-				continue
-			}
 			j, e := bsoncore.AppendDocumentElementStart(d, itoa(n))
-			d = bsoncore.AppendStringElement(e, "name", r.name)
-			if !nameOnly {
-				d = bsoncore.AppendInt64Element(d, "sizeOnDisk", r.size)
-				d = bsoncore.AppendBooleanElement(d, "empty", r.empty)
-			}
-			d, _ = bsoncore.AppendDocumentEnd(d, j)
+			d, _ = bsoncore.AppendDocumentEnd(r.fields(e, nameOnly), j)
 		}
 		d, _ = bsoncore.AppendArrayEnd(d, i)
 		if !nameOnly {

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -84,5 +86,46 @@ func TestUnmetPreference(t *testing.T) {
 	r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", "acme"), "$readPreference", d("mode", "secondary")))
 	if wiretest.Get(r, "code") != int32(133) {
 		t.Errorf("a read for secondaries of a set without any: %v", r)
+	}
+}
+
+// A filter of listDatabases is about the databases that the client sees, with sizes summed; a server
+// evaluates it.
+func TestFilteredDatabases(t *testing.T) {
+	g := newGround(t, nil)
+	list := func(nameOnly bool, filter bson.D) bson.D {
+		g.server.Once("listDatabases", wiretest.OK(bson.E{Key: "databases", Value: bson.A{
+			d("name", "admin", "sizeOnDisk", int64(1), "empty", false), d("name", "app", "sizeOnDisk", int64(5), "empty", true),
+			d("name", "app_t_acme", "sizeOnDisk", int64(7), "empty", false), d("name", "tenantry", "sizeOnDisk", int64(9), "empty", false),
+		}}))
+		return g.client.Run("admin", d("listDatabases", 1, "nameOnly", nameOnly, "filter", filter))
+	}
+	hit := d("name", "app", "sizeOnDisk", int64(12), "empty", false)
+	big := d("sizeOnDisk", d("$gt", int32(10)))
+	for nameOnly, want := range map[bool]bson.D{false: hit, true: d("name", "app")} {
+		g.server.Forget()
+		g.server.Once("aggregate", wiretest.Cursor("admin.$cmd.aggregate", 0, true, hit))
+		if r := list(nameOnly, big); !reflect.DeepEqual(wiretest.Get(r, "databases"), bson.A{want}) {
+			t.Errorf("the databases are %v, want %v", r, want)
+		}
+		sent := g.server.Commands("aggregate")[0]
+		stages := sent.Value("pipeline").(bson.A)
+		if got := fmt.Sprint(stages); !strings.Contains(got, fmt.Sprint(hit)) || strings.Contains(got, "tenantry") || strings.Contains(got, "app_t") {
+			t.Errorf("the filter is asked about %s", got)
+		}
+		if !reflect.DeepEqual(stages[1], d("$match", big)) {
+			t.Errorf("the filter asked is %v", stages[1])
+		}
+		if asked := g.server.Commands("listDatabases")[0]; asked.Value("filter") != nil || asked.Value("nameOnly") == true {
+			t.Errorf("the server is asked for less than all: %v", asked)
+		}
+	}
+	g.server.Once("aggregate", wiretest.Fail(40324, "Unrecognized pipeline stage name: '$documents'"))
+	if r := list(false, big); wiretest.Get(r, "code") != int32(20) {
+		t.Errorf("a server without $documents: %v", r)
+	}
+	g.server.Once("aggregate", wiretest.Fail(2, "unknown operator: $odd"))
+	if r := list(false, d("name", d("$odd", 1))); wiretest.Get(r, "code") != int32(2) {
+		t.Errorf("a bad filter: %v", r)
 	}
 }

@@ -179,13 +179,13 @@ func (c *clientConn) status() *wire.Buf {
 
 // boundDatabases is listDatabases of a bound connection: the logical databases, without sizes.
 func (c *clientConn) boundDatabases(t *routing.Table, _ *routing.Decision) *wire.Buf {
-	want, filtered, err := c.nameFilter(t)
-	if err != nil {
-		return c.refuse(err)
+	filter, only := c.databaseFilter(t)
+	if filter != nil && only == "" {
+		return c.refuse(noFilter())
 	}
 	var rows []*databaseRow
 	for name := range t.Databases {
-		if !filtered || name == want {
+		if filter == nil || name == only {
 			rows = append(rows, &databaseRow{name: name})
 		}
 	}

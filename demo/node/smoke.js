@@ -53,6 +53,11 @@ step('getIndexes', () => db.orders.getIndexes());
 step('show collections', () => db.getCollectionNames().sort());
 step('show tables', () => show('tables').value.map((c) => c.name).sort());
 step('show dbs', () => show('dbs').value.map((d) => d.name).filter((n) => n.startsWith('smetasc')));
+step('listDatabases', () => {
+  const named = (filter, more) => db.adminCommand({ listDatabases: 1, filter, ...more }).databases;
+  return [named({ name: /^smetasc/ }, { nameOnly: true }), named({ name: { $in: ['smetasc_shared', 'smetasc_tenant_acme'] }, empty: false }).map((d) => d.name), named({ name: 'smetasc_tenant_acme' }), named({ sizeOnDisk: { $lt: 0 } })];
+});
+step('listDatabases, a bad filter', () => db.adminCommand({ listDatabases: 1, filter: { name: { $odd: 1 } } }));
 step('insert for others', () => db.orders.insertMany(['globex', 'initech'].map((t, n) => ({ _id: at(40 + n), tenantId: t, number: 1, total: 5 }))));
 step('itcount of all', () => db.orders.find().itcount());
 step('itcount, two at a time', () => db.orders.find({ number: { $gt: 1 } }).batchSize(2).itcount());
