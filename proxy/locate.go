@@ -20,14 +20,30 @@ type place struct {
 // home. What none has stays without a home. held is the tenant of one that waits.
 func (s *split) locateByID() (held wire.Value, err *wire.Error) {
 	if len(s.ops) == 1 {
-		if id, ok := s.byID(0); ok {
-			if p, ok := s.hinted(&s.ops[0], id, s.plans[0].Targets); ok {
-				s.guessed = true
-				return s.settle(0, p), nil
-			}
+		if held = s.guessHome(); s.guessed {
+			return held, nil
 		}
 	}
 	return s.locateAsking(span(0, len(s.ops))...)
+}
+
+// guessHome gives a single write the home where its document was seen last. A guess may be wrong: it
+// refuses nothing, and what would make a document there is not sent by it.
+func (s *split) guessHome() (held wire.Value) {
+	op := &s.ops[0]
+	id, ok := s.byID(0)
+	if !ok || op.Upsert && !s.plain(op) {
+		return held
+	}
+	p, ok := s.hinted(op, id, s.plans[0].Targets)
+	if !ok {
+		return held
+	}
+	held = s.settle(0, p)
+	if s.guessed = s.plans[0].Err == nil; !s.guessed {
+		s.plans[0].Err, op.Located = nil, routing.Located{}
+	}
+	return held
 }
 
 // locateAsking is locateByID for these writes, without guesses.

@@ -180,13 +180,13 @@ func (s *split) guess(i int) (again bool, err *wire.Error) {
 	if err := s.sendAll([]batch{{s.homes[i], []int{i}}}); err != nil || s.result.n > 0 || s.result.failed(i) {
 		return false, err
 	}
-	tried := s.homes[i]
+	tried, whose := s.homes[i], s.ops[i].Tenant
 	s.homes[i] = nil
 	held, err := s.locateAsking(i)
 	switch {
 	case err != nil || held.Type != 0:
 		return true, s.wait(held, err)
-	case s.homes[i] == tried:
+	case s.homes[i] == tried && (tried.Tenant != nil || routing.SameValue(s.ops[i].Tenant, whose)):
 		return false, nil // it is there, and is none that the write is for
 	case s.homes[i] == nil && s.plans[i].Err == nil:
 		return false, s.nowhere(i)

@@ -493,3 +493,45 @@ func TestTimeIsShared(t *testing.T) {
 		t.Errorf("without time left: %v", r)
 	}
 }
+
+// What was learnt of a document is only where to look first: it may be another tenant's by now, in the
+// same home or elsewhere.
+func TestGuessIsWrong(t *testing.T) {
+	save := func(q, u bson.D) bson.D { return d("update", "orders", "updates", bson.A{d("q", q, "u", u)}) }
+	upsert := func(u bson.D) bson.D {
+		return d("update", "orders", "updates", bson.A{d("q", d("_id", 0, "x", 0), "u", u, "upsert", true)})
+	}
+	both := d("tenantId", "globex", "x", 2)
+	for name, cmd := range map[string]bson.D{
+		"set":     save(d("_id", 0), d("$set", both)),
+		"replace": save(d("_id", 0), both),
+		"modify":  d("findAndModify", "orders", "query", d("_id", 0), "update", d("$set", both)),
+		"upsert":  upsert(d("$set", d("x", 2), "$setOnInsert", d("tenantId", "globex"))),
+	} {
+		g := learnt(t)
+		r := g.client.Run("app", cmd)
+		if docs := g.server.Docs("app", "orders"); len(docs) != 1 || wiretest.Get(docs[0], "x") != int32(2) {
+			t.Errorf("%s: %v; shared holds %v", name, r, docs)
+		}
+	}
+	g := learnt(t)
+	g.client.Run("app", upsert(d("$set", d("x", 2), "$setOnInsert", d("tenantId", "acme"))))
+	g.wantHeld(t, "[0]", "[]") // and not in two homes
+
+	for _, u := range []bson.D{d("$set", d("x", 1)), d("$set", d("tenantId", "initech")), d("$set", d("x", 2))} {
+		if got := outcomeOf(g.client.Run("app", save(d("_id", 0), u))); got != "n 1" {
+			t.Errorf("%v: %s", u, got)
+		}
+	}
+}
+
+// learnt is a ground that has learnt that a document is acme's, which is globex's.
+func learnt(t *testing.T) *ground {
+	t.Helper()
+	g := newGround(t, nil)
+	g.insert(t, 0, "acme")
+	g.client.Run("app", d("find", "orders", "filter", d("_id", 0)))
+	g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 0, "tenantId", "acme"), "limit", 1)}))
+	g.insert(t, 0, "globex")
+	return g
+}
