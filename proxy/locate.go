@@ -105,13 +105,8 @@ func (s *split) byID(i int) (id wire.Value, ok bool) {
 	return ids[0], true
 }
 
-// keyOf is an _id as a key; numbers are equal across their types.
-func keyOf(id wire.Value) string {
-	if n, ok := id.Int(); ok {
-		return "n" + itoa(int(n))
-	}
-	return string(byte(id.Type)) + string(id.Data)
-}
+// keyOf is an _id as a key: two are the same where servers take them for the same.
+func keyOf(id wire.Value) string { return string(wire.AppendKey(nil, id)) }
 
 // settle gives the i-th write the home where its document was found; held is its tenant where that
 // waits.

@@ -535,3 +535,17 @@ func learnt(t *testing.T) *ground {
 	g.insert(t, 0, "globex")
 	return g
 }
+
+// An _id is found by another that servers take for the same, also where numbers lie inside of it.
+func TestSameID(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, d("a", int32(1)), "acme")
+	for _, id := range []any{d("a", 1.0), d("a", int64(1))} {
+		r := g.client.Run("app", d("update", "orders", "updates", bson.A{
+			d("q", d("_id", id), "u", d("$setOnInsert", d("tenantId", "globex"), "$inc", d("x", 1)), "upsert", true),
+		}))
+		if docs := g.server.Docs("app", "orders"); outcomeOf(r) != "n 1" || len(docs) != 0 {
+			t.Errorf("%v: %v; shared holds %v", id, r, docs)
+		}
+	}
+}

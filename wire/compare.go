@@ -39,6 +39,46 @@ func Compare(a, b Value) int {
 	return bytes.Compare(a.Data, b.Data)
 }
 
+// AppendKey appends what two values have in common exactly if they compare equal.
+func AppendKey(dst []byte, v Value) []byte {
+	dst = append(dst, byte(class(v.Type)))
+	switch {
+	case class(v.Type) == 1:
+		return dst
+	case v.IsNumber():
+		return v.appendNumberKey(dst)
+	case v.Type == bsoncore.TypeString, v.Type == bsoncore.TypeSymbol, v.Type == bsoncore.TypeJavaScript, v.Type == bsoncore.TypeBinary:
+		return appendSized(dst, v.Data[4:])
+	case v.Type == bsoncore.TypeEmbeddedDocument, v.Type == bsoncore.TypeArray:
+		for it := Doc(v.Data).Iter(); it.Next(); {
+			dst = AppendKey(appendSized(append(dst, 1), it.Key), it.Value)
+		}
+		return append(dst, 0)
+	}
+	return appendSized(dst, v.Data)
+}
+
+func appendSized(dst, data []byte) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(data))), data...)
+}
+
+func (v Value) appendNumberKey(dst []byte) []byte {
+	if n, ok := v.Int(); ok {
+		return binary.LittleEndian.AppendUint64(append(dst, 'n'), uint64(n))
+	}
+	if s := v.special(); s != 0 {
+		return append(dst, 's', byte(s))
+	}
+	switch r := v.rational(); {
+	case r == nil:
+		return appendSized(append(dst, 'b'), v.Data)
+	case r.IsInt() && r.Num().IsInt64():
+		return binary.LittleEndian.AppendUint64(append(dst, 'n'), uint64(r.Num().Int64()))
+	default:
+		return appendSized(append(dst, 'r'), []byte(r.RatString()))
+	}
+}
+
 // class is a type's place in the order.
 func class(t bsoncore.Type) int {
 	switch t {

@@ -1,0 +1,47 @@
+package wire
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+)
+
+// Values that compare equal have one key, and no others have.
+func TestAppendKey(t *testing.T) {
+	decimal := func(s string) bson.Decimal128 {
+		v, err := bson.ParseDecimal128(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	var all []Value
+	for _, v := range []any{
+		bson.Null{}, bson.Undefined{}, false, true, "", "1", bson.Symbol("1"), "a", bson.JavaScript("a"), bson.NewObjectID(),
+		int32(0), int64(0), 0.0, math.Copysign(0, -1), decimal("0"), int32(1), int64(1), 1.0, decimal("1"), decimal("1.00"), decimal("10E-1"),
+		0.5, decimal("0.5"), 0.1, decimal("0.1"), math.NaN(), decimal("NaN"), math.Inf(1), decimal("Infinity"), math.Inf(-1), decimal("-Infinity"),
+		int64(1) << 53, int64(1)<<53 + 1, float64(1 << 53), 1e300, decimal("1E300"), decimal("1E+6144"), int64(math.MaxInt64), float64(1 << 63),
+		bson.D{}, bson.D{{Key: "a", Value: 1}}, bson.D{{Key: "a", Value: 1.0}}, bson.D{{Key: "a", Value: "1"}}, bson.D{{Key: "b", Value: 1}},
+		bson.D{{Key: "a", Value: bson.D{{Key: "b", Value: 1}}}}, bson.D{{Key: "a", Value: bson.D{}}, {Key: "b", Value: 1}},
+		bson.A{}, bson.A{1}, bson.A{int64(1)}, bson.A{"1"}, bson.A{"1", "1"}, bson.A{bson.A{"1"}, "1"}, bson.A{bson.A{"1", "1"}},
+		bson.Binary{Data: []byte{1}}, bson.Binary{Subtype: 4, Data: []byte{1}}, bson.DateTime(1), bson.Timestamp{I: 1}, bson.Regex{Pattern: "1"},
+		bson.MinKey{}, bson.MaxKey{},
+	} {
+		kind, data, err := bson.MarshalValue(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, Value{Type: bsoncore.Type(kind), Data: data})
+	}
+	for i, a := range all {
+		for j, b := range all {
+			same := bytes.Equal(AppendKey(nil, a), AppendKey(nil, b))
+			if equal := Compare(a, b) == 0; same != equal {
+				t.Errorf("%d %v and %d %v: equal %v, one key %v", i, a, j, b, equal, same)
+			}
+		}
+	}
+}
