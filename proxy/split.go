@@ -357,6 +357,10 @@ func (c *clientConn) derived(parts []sequence, more func([]byte) []byte) (*subRe
 			if key == "stmtId" || key == "stmtIds" || slices.ContainsFunc(parts, func(p sequence) bool { return p.name == key }) {
 				continue
 			}
+			if key == "writeConcern" && !c.req.Acknowledged() {
+				d = appendAcknowledged(d, it.Value)
+				continue
+			}
 			d = append(d, c.msg.Body[it.Start:it.End()]...)
 		}
 		return more(d)
@@ -370,6 +374,20 @@ func (c *clientConn) derived(parts []sequence, more func([]byte) []byte) (*subRe
 		return nil, wire.Errorf(wire.BSONObjectTooLarge, "a part of the command is too large: %v", err)
 	}
 	return x, x.req.Parse(&x.msg)
+}
+
+// appendAcknowledged appends the client's write concern of w: 0 as one of w: 1. Servers do not tell
+// what became of an unacknowledged write, and here it is asked whether a document was there.
+func appendAcknowledged(d []byte, concern wire.Value) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(d, "writeConcern")
+	theirs, _ := concern.Doc()
+	for it := theirs.Iter(); it.Next(); {
+		if string(it.Key) != "w" {
+			d = append(d, theirs[it.Start:it.End()]...)
+		}
+	}
+	d, _ = bsoncore.AppendDocumentEnd(bsoncore.AppendInt32Element(d, "w", 1), i)
+	return d
 }
 
 // everywhere makes a write of many documents on each home that may have some.

@@ -549,3 +549,25 @@ func TestSameID(t *testing.T) {
 		}
 	}
 }
+
+// To an unacknowledged write a server answers without saying what it did; it is still made once.
+func TestSplitUnacknowledged(t *testing.T) {
+	for _, multi := range []bool{false, true} {
+		g := newGround(t, nil)
+		g.insert(t, 0, "acme")
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name == "update" && c.Value("writeConcern", "w") == int32(0) {
+				return wiretest.OK() // as a server's to w: 0
+			}
+			return wiretest.Pass()
+		})
+		write := d("q", d("x", 0), "u", d("$set", d("y", 1), "$setOnInsert", d("tenantId", "globex")), "multi", multi, "upsert", true)
+		g.client.Run("app", d("update", "orders", "updates", bson.A{write}, "writeConcern", d("w", 0, "j", false)))
+		if n := len(g.server.Commands("update")); n != 1 && !multi || n != 2 && multi {
+			t.Errorf("multi %v: %d updates were sent", multi, n)
+		}
+		if multi {
+			g.wantHeld(t, "[]", "[0]")
+		}
+	}
+}
