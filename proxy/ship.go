@@ -3,7 +3,6 @@ package proxy
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -439,7 +438,6 @@ func longer(d, other wire.Doc, array string) wire.Doc {
 
 // command is the client's command for a segment, with what fill adds: the pipeline and the cursor.
 func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*subRequest, *wire.Error) {
-	late := false
 	body := build(func(d []byte) []byte {
 		if seg.Coll != nil {
 			d = bsoncore.AppendStringElement(d, "aggregate", string(seg.Coll))
@@ -448,12 +446,8 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 		}
 		d = fill(d)
 		for it := s.body.Iter(); it.Next(); {
-			switch key := string(it.Key); key {
+			switch string(it.Key) {
 			case "aggregate", "pipeline", "cursor", "explain", "bypassDocumentValidation":
-			case "maxTimeMS":
-				var left wire.Value
-				left, late = s.timeLeft(it.Value)
-				d = left.AppendTo(d, key)
 			case "hint":
 				if seg == s.main {
 					d = append(d, s.body[it.Start:it.End()]...)
@@ -468,9 +462,6 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 		}
 		return d
 	})
-	if late {
-		return nil, wire.Errorf(wire.MaxTimeMSExpired, "the time limit has passed while the databases of several tenants were asked")
-	}
 	if len(body) > wire.MaxDocument {
 		return nil, wire.Errorf(wire.QueryMemoryLimit, "the pipeline and the documents that it brings together are more than 16 MB; begin it with a $match")
 	}
@@ -480,15 +471,4 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 		return nil, wire.Errorf(wire.BSONObjectTooLarge, "a part of the command is too large: %v", err)
 	}
 	return x, x.req.Parse(&x.msg)
-}
-
-// timeLeft is what is left of the client's time limit; late says that it has passed. What is none a
-// server refuses.
-func (s *shipping) timeLeft(given wire.Value) (left wire.Value, late bool) {
-	limit, ok := given.Int()
-	if !ok || limit <= 0 {
-		return given, false
-	}
-	n := limit - time.Since(s.c.start).Milliseconds()
-	return wire.Value{Type: bsoncore.TypeInt64, Data: bsoncore.AppendInt64(nil, n)}, n <= 0
 }

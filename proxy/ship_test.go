@@ -142,7 +142,7 @@ func TestShip(t *testing.T) {
 	if len(first) != 5 || wiretest.Get(first[0].(bson.D), "$literal", "path") != "$_id" || len(pipeline) != 2 {
 		t.Errorf("shipped %v", pipeline)
 	}
-	limit, _ := wiretest.Get(sent[0], "maxTimeMS").(int64)
+	limit := millis(sent[0])
 	if wiretest.Get(sent[0], "let", "v") != int32(7) || wiretest.Get(sent[0], "collation", "locale") != "en" ||
 		wiretest.Get(sent[0], "hint") != nil || wiretest.Get(sent[0], "$db") != "app" || limit <= 0 || limit > 60000 {
 		t.Errorf("sent %v", sent[0])
@@ -342,6 +342,17 @@ func TestFlow(t *testing.T) {
 	}
 }
 
+// millis is a command's time limit; servers take it as any number.
+func millis(cmd bson.D) int64 {
+	switch n := wiretest.Get(cmd, "maxTimeMS").(type) {
+	case int32:
+		return int64(n)
+	case int64:
+		return n
+	}
+	return 0
+}
+
 // TestShipTimeLimit: the limit is the whole command's.
 func TestShipTimeLimit(t *testing.T) {
 	a := &aggregates{docs: map[string][]any{"app.orders": numbered(0, 2)}}
@@ -355,6 +366,26 @@ func TestShipTimeLimit(t *testing.T) {
 	r := g.client.Run("app", d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d(), "maxTimeMS", 10))
 	if wiretest.Get(r, "code") != int32(50) || len(g.shipped()) != 0 {
 		t.Errorf("past its time: %v, brought by %v", r, g.shipped())
+	}
+}
+
+// TestShipTimeLeft: what has passed is taken off the limit once.
+func TestShipTimeLeft(t *testing.T) {
+	a := &aggregates{docs: map[string][]any{"app.orders": numbered(0, 2)}}
+	g := newShippingGround(t, a)
+	release := make(chan struct{})
+	g.server.Once("aggregate", wiretest.Cursor("app.orders", 0, true, numbered(0, 2)...).After(release))
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		close(release)
+	}()
+	began := time.Now()
+	g.client.Run("app", d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d(), "maxTimeMS", 10_000))
+	took := time.Since(began).Milliseconds()
+	for _, cmd := range g.shipped() {
+		if left := millis(cmd); left < 10_000-took || left > 9_951 {
+			t.Errorf("after less than %d ms: %d are left of ten seconds", took, left)
+		}
 	}
 }
 
