@@ -90,6 +90,7 @@ func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 	for i := range parts {
 		if parts[i].err == nil {
 			c.times.note(&parts[i].tr.facts)
+			c.noteTime(parts[i].tr)
 		}
 	}
 	return parts

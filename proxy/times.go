@@ -172,6 +172,13 @@ func (x *clocks) reap(now time.Time) {
 
 func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal(), c.lsid} }
 
+// noteTime remembers for the session what its cluster has said of time.
+func (c *clientConn) noteTime(tr *trip) {
+	if at := tr.facts.operation; at != 0 && c.hasLSID && !c.srv.settings.Load().oneCluster {
+		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, at)
+	}
+}
+
 // afterTime makes a read that is to see at least what a cluster had done by some time ask the
 // target's cluster by its own clock.
 func (c *clientConn) afterTime(r *routing.Request, target *routing.Target, p *wire.Patch) *wire.Error {

@@ -82,3 +82,36 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("over two clusters: %v", r)
 	}
 }
+
+// A write over several clusters is seen by what is read after it on each of them, though the client
+// is told one time only.
+func TestClocksOfParts(t *testing.T) {
+	g := twoClusters(t)
+	at := func(s *wiretest.Server, seconds uint32) {
+		now := bson.Timestamp{T: seconds}
+		s.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name != "find" && c.Name != "update" {
+				return wiretest.Pass()
+			}
+			cursor := d("firstBatch", bson.A{}, "id", int64(0), "ns", c.DB+".orders")
+			return wiretest.OK(d("cursor", cursor, "n", 1, "operationTime", now, "$clusterTime", d("clusterTime", now))...)
+		})
+	}
+	run := func(cmd bson.D, more ...any) bson.D {
+		return g.client.Run("app", append(append(cmd, d("lsid", session(1))...), d(more...)...))
+	}
+	find := func(tenant string) bson.D { return d("find", "orders", "filter", d("tenantId", tenant)) }
+	at(g.server, 100)
+	at(g.big, 50)
+	run(find("globex"))
+	run(find("acme"))
+	at(g.big, 60)
+	r := run(d("update", "orders", "updates", bson.A{d("q", d(), "u", d("$set", d("x", 1)), "multi", true)}))
+	g.big.Forget()
+	run(find("acme"), "readConcern", d("afterClusterTime", wiretest.Get(r, "operationTime")))
+	for _, c := range g.big.Commands("find") {
+		if got := c.Value("readConcern", "afterClusterTime"); got != (bson.Timestamp{T: 60}) {
+			t.Errorf("big was asked for %v, which is before the write", got)
+		}
+	}
+}

@@ -341,9 +341,7 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 			return nil, err
 		}
 	}
-	if f.operation != 0 && c.hasLSID && !c.srv.settings.Load().oneCluster {
-		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, f.operation)
-	}
+	c.noteTime(tr)
 	if tr.txn != nil && !f.token {
 		tr.patch.Replace(f.end, 0, recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
 	}
