@@ -453,23 +453,27 @@ func TestTransactionFindsItsCluster(t *testing.T) {
 
 // A transaction does not see a tenant in a home that it has got since.
 func TestTransactionMayNotStraddle(t *testing.T) {
-	g := newGround(t, nil)
-	in := func(start bool, tenant string) bson.D {
-		cmd := d("find", "orders", "filter", d("tenantId", tenant), "lsid", session(3), "txnNumber", int64(1), "autocommit", false)
-		if start {
-			cmd = append(cmd, bson.E{Key: "startTransaction", Value: true})
+	find := func(tenant string) bson.D { return d("find", "orders", "filter", d("tenantId", tenant), "$db", "app") }
+	for name, cmd := range map[string]bson.D{
+		"find": find("acme"),
+		"bulkWrite": d("bulkWrite", 1, "nsInfo", bson.A{d("ns", "app.orders")}, "$db", "admin",
+			"ops", bson.A{d("update", 0, "filter", d("_id", 0, "tenantId", "acme"), "updateMods", d("$set", d("x", 1)))}),
+	} {
+		g := newGround(t, nil)
+		in := func(cmd bson.D, start ...any) bson.D {
+			cmd = append(append(cmd, d("lsid", session(3), "txnNumber", int64(1), "autocommit", false)...), d(start...)...)
+			return wiretest.Decode(g.client.Command(cmd))
 		}
-		return g.client.Run("app", cmd)
-	}
-	in(true, "globex")
-	g.router.Publish(tableOf(t, 7, func(s *routing.Spec) { s.Tenants[0].Route.Epoch = 7 }))
-	if r := in(false, "globex"); wiretest.Get(r, "ok") != 1.0 {
-		t.Errorf("another tenant's command: %v", r)
-	}
-	r := in(false, "acme")
-	labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
-	if wiretest.Get(r, "code") != int32(251) || len(labels) != 1 {
-		t.Errorf("the moved tenant's: %v", r)
+		in(find("globex"), "startTransaction", true)
+		g.router.Publish(tableOf(t, 7, func(s *routing.Spec) { s.Tenants[0].Route.Epoch = 7 }))
+		if r := in(find("globex")); wiretest.Get(r, "ok") != 1.0 {
+			t.Errorf("another tenant's command: %v", r)
+		}
+		r := in(cmd)
+		labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
+		if wiretest.Get(r, "code") != int32(251) || len(labels) != 1 || len(g.server.Commands(name)) > 2 {
+			t.Errorf("the moved tenant's %s: %v", name, r)
+		}
 	}
 }
 

@@ -483,6 +483,8 @@ func (t *Table) MovedSince(d *Decision, epoch uint64) bool {
 		return since(d.Tenant)
 	case d.Coll != nil:
 		return slices.ContainsFunc(d.Coll.away, since)
+	case d.Action == Split: // a bulkWrite, whose writes have collections of their own
+		return slices.ContainsFunc(t.tenants, since)
 	}
 	return false
 }
