@@ -232,7 +232,7 @@ func (c *clientConn) command() error {
 // run decides and acts, again where the table changed meanwhile.
 func (c *clientConn) run() *wire.Buf {
 	c.noteSession()
-	c.req.Unlisted = false
+	c.req.Unlisted = nil
 	for range 64 {
 		t := c.srv.opts.Router.Current()
 		if t == nil {

@@ -148,6 +148,8 @@ func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 		c.log.Warn().Err(err).Bytes("command", c.req.Name).Msg("a held command's tenant could not be looked at")
 		return c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route could not be settled in time; try again"), true)
 	}
-	c.req.Unlisted = c.req.Unlisted || unlisted
+	if unlisted {
+		c.req.Unlisted = append(c.req.Unlisted, d.Held)
+	}
 	return nil
 }

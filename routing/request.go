@@ -31,9 +31,9 @@ type Request struct {
 	walkErr *wire.Error
 	walked  bool
 
-	// Unlisted says that the tenants named and not in the table have been looked for and are
-	// listed nowhere.
-	Unlisted bool
+	// Unlisted are the tenants named and not in the table that have been looked for and are listed
+	// nowhere.
+	Unlisted []wire.Value
 	// Bound is the tenant's key that the connection is bound to; "" for an open one.
 	Bound *Binding
 }
@@ -90,7 +90,7 @@ func (r *Request) Parse(msg *wire.Message) *wire.Error { return r.parse(msg, nil
 // parse is Parse for a command that may leave $db to the one that it lies in.
 func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	clear(r.index[:])
-	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, false
+	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, nil
 	r.uses, r.walkErr, r.walked = r.uses[:0], nil, false
 	it := msg.Body.Iter()
 	if !it.Next() {

@@ -197,7 +197,7 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 type homes struct {
 	t       *Table
 	coll    *Collection
-	asked   bool // values in no entry have been looked for
+	asked   []wire.Value // in no entry, and have been looked for
 	target  *Target
 	several bool
 	unknown bool // some part names no tenant
@@ -219,12 +219,20 @@ type homes struct {
 // note takes in a value of the tenant field; null stands for documents without one.
 func (h *homes) note(v wire.Value) *Tenant {
 	tn := h.t.byValue.find(v)
-	if tn == nil && h.t.lookUp && !h.asked && scalar(v) || tn != nil && (tn.Look || tn.Paused) {
+	if tn == nil && h.t.lookUp && scalar(v) && !h.hasAsked(v) || tn != nil && (tn.Look || tn.Paused) {
 		if !h.holds {
 			h.holds, h.held = true, v
 		}
 	}
 	return tn
+}
+
+// maxAsked is for how many tenants in no entry a command is held, one after the other; one that names
+// more of them goes on with the rest in shared.
+const maxAsked = 32
+
+func (h *homes) hasAsked(v wire.Value) bool {
+	return len(h.asked) >= maxAsked || slices.ContainsFunc(h.asked, func(a wire.Value) bool { return SameValue(a, v) })
 }
 
 func (h *homes) value(v wire.Value) {

@@ -16,3 +16,19 @@ func TestRows(t *testing.T) {
 		}
 	}
 }
+
+// Each tenant that is in no entry is looked for before its documents are written.
+func TestEachIsLookedFor(t *testing.T) {
+	table := world(t, func(s *Spec) { s.LookUp = true })
+	r, _ := request(t, `{"insert":"orders","documents":[{"tenantId":"ghost"},{"tenantId":"fresh"}]}`)
+	for _, want := range []string{"ghost", "fresh"} {
+		d := table.Route(r)
+		if name, _ := d.Held.Str(); d.Action != Hold || string(name) != want {
+			t.Fatalf("%s for %q, want to hold for %s", d.Action, name, want)
+		}
+		r.Unlisted = append(r.Unlisted, d.Held)
+	}
+	if d := table.Route(r); d.Action != Forward {
+		t.Errorf("then: %s", told(d))
+	}
+}
