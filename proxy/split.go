@@ -119,12 +119,21 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] {
 			n++
 		}
-		if again, err = s.some(i, n); again || err != nil {
+		if again, err = s.tried(i, n); again || err != nil {
 			return again, err
 		}
 		i += n
 	}
 	return false, nil
+}
+
+// tried is some, for which writes before it may have been made: then what can not be found out of
+// these is their failure, and no longer the command's.
+func (s *split) tried(i, n int) (again bool, err *wire.Error) {
+	if again, err = s.some(i, n); err != nil {
+		return false, s.broken(span(i, n), err)
+	}
+	return again, nil
 }
 
 // some makes the n writes from the i-th on, which have one home, or the one of which that is not
@@ -181,7 +190,7 @@ func (s *split) guess(i int) (again bool, err *wire.Error) {
 		return false, err
 	}
 	tried, whose := s.homes[i], s.ops[i].Tenant
-	s.homes[i] = nil
+	s.homes[i], s.result.any = nil, false
 	held, err := s.locateAsking(i)
 	switch {
 	case err != nil || held.Type != 0:
@@ -191,7 +200,6 @@ func (s *split) guess(i int) (again bool, err *wire.Error) {
 	case s.homes[i] == nil && s.plans[i].Err == nil:
 		return false, s.nowhere(i)
 	}
-	s.result.any = false
 	return s.some(i, 1)
 }
 
@@ -224,7 +232,7 @@ func (s *split) anyOrder() (again bool, err *wire.Error) {
 		if home != nil {
 			continue
 		}
-		if again, err := s.some(i, 1); again || err != nil {
+		if again, err := s.tried(i, 1); again || err != nil {
 			return again, err
 		}
 	}

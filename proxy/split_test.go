@@ -575,3 +575,23 @@ func TestSplitUnacknowledged(t *testing.T) {
 		}
 	}
 }
+
+// A document that can not be looked for does not take back what the writes before it have done: the
+// client is told of both.
+func TestSplitLooksInVain(t *testing.T) {
+	for name, q := range map[string]bson.D{"by x": d("x", 1), "by _id": d("_id", 7)} {
+		g := newGround(t, nil)
+		g.insert(t, 0, "acme")
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name == "find" && len(g.server.Commands("update")) > 0 {
+				return wiretest.Fail(8000, "not now")
+			}
+			return wiretest.Pass()
+		})
+		inc := d("$inc", d("x", 1))
+		r := g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("x", 0), "u", inc), d("q", q, "u", inc)}))
+		if got := outcomeOf(r); got != "n 1, 1: 8000" {
+			t.Errorf("%s: %s: %v", name, got, r)
+		}
+	}
+}
