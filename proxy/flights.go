@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -138,6 +139,10 @@ func (c *clientConn) depart(t *routing.Table, d *routing.Decision) (k flightKey,
 	return k, false
 }
 
+// maxUnlisted is for how many tenants that are listed nowhere a command is held, one after the other.
+// What the next one is nobody has looked at, so that it can't be taken for shared's.
+const maxUnlisted = 60
+
 // hold waits until the tenant that the command names has been looked at.
 func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 	c.srv.metrics.held.Inc()
@@ -148,8 +153,12 @@ func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 		c.log.Warn().Err(err).Bytes("command", c.req.Name).Msg("a held command's tenant could not be looked at")
 		return c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route could not be settled in time; try again"), true)
 	}
+	if unlisted && len(c.req.Unlisted) >= maxUnlisted {
+		return wire.Errorf(wire.IllegalOperation, "the command names more than %d tenants that are listed nowhere; list them, or name fewer at once", maxUnlisted)
+	}
 	if unlisted {
-		c.req.Unlisted = append(c.req.Unlisted, d.Held)
+		// It may lie in a reply that is given back before the command ends.
+		c.req.Unlisted = append(c.req.Unlisted, wire.Value{Type: d.Held.Type, Data: bytes.Clone(d.Held.Data)})
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,8 @@ type ground struct {
 	router *routing.Router
 	client *wiretest.Client
 	addr   string
+
+	unlisted bool // that a tenant in no entry is listed nowhere
 }
 
 func tableOf(t testing.TB, epoch uint64, change func(*routing.Spec)) *routing.Table {
@@ -90,7 +93,7 @@ func groundOf(t *testing.T, resolve func(*ground), names ...string) *ground {
 			if resolve != nil {
 				resolve(g)
 			}
-			return false, nil
+			return g.unlisted, nil
 		},
 	})
 	set := *g.proxy.settings.Load()
@@ -359,6 +362,26 @@ func TestHold(t *testing.T) {
 	g.insert(t, 1, "acme")
 	if n := len(g.server.Docs("app_t_acme", "orders")); n != 1 {
 		t.Error("the held command did not follow the new table")
+	}
+}
+
+// A command that names more unlisted tenants than are looked for is refused, and nothing of it done.
+func TestHoldForMany(t *testing.T) {
+	g := newGround(t, nil)
+	g.unlisted = true
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.LookUp = true }))
+	insert := func(tenants int) bson.D {
+		var docs bson.A
+		for i := range tenants {
+			docs = append(docs, d("_id", i, "tenantId", fmt.Sprint("ghost", i)))
+		}
+		return g.client.Run("app", d("insert", "orders", "documents", docs))
+	}
+	if r := insert(maxUnlisted + 1); wiretest.Get(r, "code") != int32(20) {
+		t.Errorf("too many: %v", r)
+	}
+	if r := insert(maxUnlisted); wiretest.Get(r, "n") != int32(maxUnlisted) || len(g.server.Docs("app", "orders")) != maxUnlisted {
+		t.Errorf("as many as are looked for: %v", r)
 	}
 }
 

@@ -227,12 +227,8 @@ func (h *homes) note(v wire.Value) *Tenant {
 	return tn
 }
 
-// maxAsked is for how many tenants in no entry a command is held, one after the other; one that names
-// more of them goes on with the rest in shared.
-const maxAsked = 32
-
 func (h *homes) hasAsked(v wire.Value) bool {
-	return len(h.asked) >= maxAsked || slices.ContainsFunc(h.asked, func(a wire.Value) bool { return SameValue(a, v) })
+	return slices.ContainsFunc(h.asked, func(a wire.Value) bool { return SameValue(a, v) })
 }
 
 func (h *homes) value(v wire.Value) {
