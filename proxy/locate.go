@@ -293,8 +293,9 @@ func (s *split) locate(i int) (p place, ok bool, err *wire.Error) {
 	}
 	number, _ := s.c.req.TxnNumber()
 	k := recallKey{s.c.sessionKey(), number, s.stmt(i)}
-	if p, ok = s.c.srv.recalls.get(k); ok && !s.recalled {
-		s.recalled = true // what it does not find is looked for
+	first := !s.recalled
+	s.recalled = true // what is not there is looked for
+	if p, ok = s.c.srv.recalls.get(k); ok && first {
 		return p, ok, nil
 	}
 	if p, ok, err = s.look(i); ok {

@@ -38,12 +38,16 @@ func (x *recalls) get(k recallKey) (place, bool) {
 	return r.place, ok
 }
 
-// put remembers; what is there already stays, since the first try is what a retry is about.
+// put remembers where a write is sent next; to where it was sent before it has done nothing. Where
+// all are taken the newest counts most, since a retry comes soon: another one goes.
 func (x *recalls) put(k recallKey, p place) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if _, known := x.m[k]; known || len(x.m) >= maxRecalls {
-		return
+	if _, known := x.m[k]; !known && len(x.m) >= maxRecalls {
+		for old := range x.m {
+			delete(x.m, old)
+			break
+		}
 	}
 	x.m[k] = recalled{p, time.Now()}
 }

@@ -27,7 +27,7 @@ type split struct {
 	ordered  bool
 	numbered bool // retryable
 	guessed  bool // the only write's home is where its document was seen last
-	recalled bool // the write at work has been sent to the document of its first try
+	recalled bool // for the write at work it was looked whether there was a first try
 	result   writeResult
 }
 
