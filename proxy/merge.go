@@ -87,6 +87,9 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn) (*
 	for _, tr := range trips {
 		tr.edit = func(p *wire.Patch) {
 			c.widen(p, limit, m.skip)
+			if m.skip > 0 {
+				remove(&c.req, p, "singleBatch") // what is skipped may be more than a batch
+			}
 			if m.down != nil {
 				c.askSortKey(p)
 			}

@@ -359,7 +359,10 @@ func (c *clientConn) failed(parts []part) *wire.Error {
 
 // count is the sum of what the homes count; skip and limit are applied to it.
 func (c *clientConn) count(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	skip, limit := c.number("skip"), c.number("limit")
+	skip := c.number("skip")
+	f, _ := c.req.Field("limit")
+	limit, _ := f.Value.Int()
+	limit = max(limit, -limit) // a negative one means the same to servers
 	trips := c.spread(t, d, tx)
 	for _, tr := range trips {
 		tr.edit = func(p *wire.Patch) { c.widen(p, limit, skip) }

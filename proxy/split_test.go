@@ -287,13 +287,34 @@ func TestGather(t *testing.T) {
 			t.Errorf("find skip %d limit %d: %d documents", c.skip, c.limit, n)
 		}
 	}
+	r := g.client.Run("app", d("find", "orders", "skip", 4, "batchSize", 2, "singleBatch", true))
+	if docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A); len(docs) != 2 || wiretest.Get(r, "cursor", "id") != int64(0) {
+		t.Errorf("one batch behind what is skipped: %v", r)
+	}
 	if left := g.server.Cursors(); len(left) != 0 {
 		t.Errorf("cursors left open: %v", left)
 	}
-	r := g.client.Run("app", d("find", "orders", "filter", d("_id", 0)))
+	r = g.client.Run("app", d("find", "orders", "filter", d("_id", 0)))
 	docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
 	if len(docs) != 1 || wiretest.Get(docs[0].(bson.D), "stale") != nil {
 		t.Errorf("by _id: %v", r)
+	}
+}
+
+// A count's negative limit is its number to servers.
+func TestGatherNegativeLimit(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name != "count" {
+			return wiretest.Pass()
+		}
+		limit, _ := c.Int("limit")
+		return wiretest.OK(bson.E{Key: "n", Value: min(max(limit, -limit), 5)}) // five match in each home
+	})
+	for skip, want := range map[int]int32{0: 3, 4: 3, 8: 2} {
+		if r := g.client.Run("app", d("count", "orders", "query", d(), "limit", -3, "skip", skip)); wiretest.Get(r, "n") != want {
+			t.Errorf("skip %d: %v, want %d", skip, r, want)
+		}
 	}
 }
 
