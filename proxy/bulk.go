@@ -17,7 +17,7 @@ var bulkCounts = [...]string{"nErrors", "nInserted", "nMatched", "nModified", "n
 
 // addBulk takes in the reply to a part of a bulkWrite, all of its rows.
 func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
-	rows, err := c.drain(p)
+	rows, err := c.drain(p, p.tr.txn)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,6 @@ func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
 
 // failRow notes a write that was refused here.
 func (w *writeResult) failRow(i int, e *wire.Error) {
-	w.counts[0]++
 	w.errors = append(w.errors, indexed{i, build(func(d []byte) []byte {
 		d = bsoncore.AppendDoubleElement(d, "ok", 0)
 		d = bsoncore.AppendInt32Element(d, "idx", int32(i))
@@ -71,6 +70,15 @@ func (w *writeResult) failRow(i int, e *wire.Error) {
 		d = bsoncore.AppendStringElement(d, "errmsg", e.Error())
 		return bsoncore.AppendInt32Element(d, "n", 0)
 	})})
+}
+
+// dropFailed leaves out what some homes have said of a write that has failed in another.
+func (w *writeResult) dropFailed() {
+	failed := make(map[int]bool, len(w.errors))
+	for _, e := range w.errors {
+		failed[e.index] = true
+	}
+	w.rows = slices.DeleteFunc(w.rows, func(r indexed) bool { return failed[r.index] })
 }
 
 // joinRows makes one row of those that several homes have given for one write.
@@ -108,7 +116,9 @@ func addRow(a, b wire.Doc) wire.Doc {
 func (w *writeResult) bulkReply(c *clientConn, target *routing.Target, tx *txn) *wire.Buf {
 	byIndex := func(a, b indexed) int { return cmp.Compare(a.index, b.index) }
 	slices.SortStableFunc(w.rows, byIndex)
+	w.dropFailed()
 	w.joinRows()
+	w.counts[0] = int64(len(w.errors)) // several homes may have counted one
 	rows := w.errors
 	if !c.boolean("errorsOnly") {
 		rows = append(rows, w.rows...)

@@ -227,7 +227,7 @@ func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.B
 		if !p.tr.facts.ok {
 			return nil, c.replied(p.tr)
 		}
-		all, err := c.drain(p)
+		all, err := c.drain(p, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -245,7 +245,7 @@ func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.B
 }
 
 // drain returns all rows of a part's cursor.
-func (c *clientConn) drain(p *part) ([]wire.Doc, *wire.Error) {
+func (c *clientConn) drain(p *part, tx *txn) ([]wire.Doc, *wire.Error) {
 	docs, id, ns := firstBatch(p.tr.facts.cursor)
 	if id == 0 {
 		return docs, nil
@@ -253,7 +253,7 @@ func (c *clientConn) drain(p *part) ([]wire.Doc, *wire.Error) {
 	cur := c.newCursor(ns, p.tr.target)
 	s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id, cur.coll}, docs: docs}
 	for s.id != 0 {
-		if err := c.fetch(cur, s, nil); err != nil {
+		if err := c.fetch(cur, s, tx); err != nil {
 			return nil, err
 		}
 	}
