@@ -627,9 +627,13 @@ func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
 
 // homesOf are the homes of the tenants with these values, in the order of the holders.
 func (t *Table) homesOf(c *Collection, values []wire.Value) []*Target {
+	at := map[*Target]bool{}
+	for _, v := range values {
+		at[t.byValue.find(v).home(c)] = true
+	}
 	var homes []*Target
 	for _, x := range c.holders {
-		if slices.ContainsFunc(values, func(v wire.Value) bool { return t.byValue.find(v).home(c) == x }) {
+		if at[x] {
 			homes = append(homes, x)
 		}
 	}

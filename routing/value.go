@@ -139,7 +139,11 @@ type tenantSet struct {
 	n     int
 	few   [4]wire.Value
 	more  []wire.Value
+	keys  map[string]struct{} // of all, where they are many
 }
+
+// many is from how many values on a set finds them by their keys.
+const many = 16
 
 func (s *tenantSet) at(i int) wire.Value {
 	if i < len(s.few) {
@@ -167,9 +171,23 @@ func (s *tenantSet) add(v wire.Value) {
 		s.more = append(s.more, v)
 	}
 	s.n++
+	switch {
+	case s.keys != nil:
+		s.keys[string(wire.AppendKey(nil, v))] = struct{}{}
+	case s.n == many:
+		s.keys = map[string]struct{}{}
+		for i := range s.n {
+			s.keys[string(wire.AppendKey(nil, s.at(i)))] = struct{}{}
+		}
+	}
 }
 
 func (s *tenantSet) has(v wire.Value) bool {
+	if s.keys != nil {
+		var key [64]byte
+		_, ok := s.keys[string(wire.AppendKey(key[:0], v))]
+		return ok
+	}
 	for i := range s.n {
 		if SameValue(s.at(i), v) || null(s.at(i)) && null(v) {
 			return true
@@ -181,10 +199,10 @@ func (s *tenantSet) has(v wire.Value) bool {
 // keep narrows the set to the one value.
 func (s *tenantSet) keep(v wire.Value) {
 	if s.known && !s.has(v) {
-		s.n = 0
+		s.n, s.more, s.keys = 0, nil, nil
 		return
 	}
-	s.known, s.n, s.few[0], s.more = true, 1, v, nil
+	s.known, s.n, s.few[0], s.more, s.keys = true, 1, v, nil, nil
 }
 
 // and narrows the set to what both say.

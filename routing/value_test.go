@@ -1,0 +1,50 @@
+package routing
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// A set that has been emptied holds only what it gets after that.
+func TestTenantSetEmptied(t *testing.T) {
+	var s, o tenantSet
+	s.known, o.known = true, true
+	for _, name := range strings.Fields("a b c d e f") {
+		s.add(wire.StringValue(name))
+	}
+	s.keep(wire.StringValue("z"))
+	for _, name := range strings.Fields("p q r s t u") {
+		o.add(wire.StringValue(name))
+	}
+	s.join(&o, false)
+	for i, v := range s.values() {
+		if !v.Equal(o.at(i)) {
+			t.Errorf("value %d is %s, want %s", i, v.Data, o.at(i).Data)
+		}
+	}
+}
+
+// Many values are told apart as few are, and in no time that grows with their square.
+func TestTenantSetOfMany(t *testing.T) {
+	var list []string
+	for i := range 30_000 {
+		list = append(list, fmt.Sprintf("%d,%d.0", i, i))
+	}
+	all := strings.Join(list, ",")
+	r, err := request(t, `{"find":"orders","filter":{"tenantId":{"$in":["acme",`+all+`]},"$and":[{"tenantId":{"$in":[`+all+`,"acme"]}}]}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	d := world(t, nil).Route(r)
+	if d.Action != Scatter || len(d.Only) != 30_001 {
+		t.Errorf("%s with %d tenants", d.Action, len(d.Only))
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
