@@ -26,6 +26,7 @@ type split struct {
 	homes    []*routing.Target // of the writes whose one home is known
 	ordered  bool
 	numbered bool // retryable
+	stmts    []int32
 	guessed  bool // the only write's home is where its document was seen last
 	recalled bool // for the write at work it was looked whether there was a first try
 	result   writeResult
@@ -63,7 +64,7 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 		s.ordered = f.Value.True()
 	}
 	_, s.numbered = s.c.req.TxnNumber()
-	s.numbered = s.numbered && s.tx == nil
+	s.numbered, s.stmts = s.numbered && s.tx == nil, s.c.statements()
 	s.plans, s.homes = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops))
 	for i := range s.ops {
 		s.plans[i] = s.t.Plan(&s.c.req, &s.ops[i])
@@ -330,18 +331,21 @@ func (s *split) tripOf(b batch) (*trip, *wire.Error) {
 
 // stmt is the number of a write among those of the client's txnNumber.
 func (s *split) stmt(i int) int32 {
-	f, ok := s.c.req.Field("stmtIds")
-	if !ok {
-		return int32(i)
+	if i < len(s.stmts) {
+		return s.stmts[i]
 	}
+	return int32(s.c.number("stmtId")) + int32(i)
+}
+
+// statements are the numbers that the client itself has given its writes; nil where they are counted.
+func (c *clientConn) statements() (all []int32) {
+	f, _ := c.req.Field("stmtIds")
 	a, _ := f.Value.Array()
-	for it, k := a.Iter(), 0; it.Next(); k++ {
-		if k == i {
-			n, _ := it.Value.Int()
-			return int32(n)
-		}
+	for it := a.Iter(); it.Next(); {
+		n, _ := it.Value.Int()
+		all = append(all, int32(n))
 	}
-	return int32(i)
+	return all
 }
 
 // subRequest is a command made of the client's, as if the client had sent it.

@@ -616,3 +616,21 @@ func TestSplitLooksInVain(t *testing.T) {
 		}
 	}
 }
+
+// The numbers that the client gives its writes are theirs in every part.
+func TestSplitStatements(t *testing.T) {
+	for field, want := range map[bson.E]string{
+		{Key: "stmtIds", Value: "list"}: "[app[8] app_t_acme[7 9]]",
+		{Key: "stmtId", Value: 5}:       "[app[6] app_t_acme[5 7]]",
+	} {
+		g := newGround(t, nil)
+		if field.Value == "list" {
+			field.Value = bson.A{7, 8, 9}
+		}
+		g.client.Run("app", append(d("insert", "orders", "documents", docsOf("acme", "globex", "acme"), "ordered", false,
+			"lsid", session(1), "txnNumber", int64(1)), field))
+		if sent := fmt.Sprint(g.statements("insert")); sent != want {
+			t.Errorf("%v: sent %s, want %s", field, sent, want)
+		}
+	}
+}
