@@ -81,8 +81,12 @@ func (s *split) locateThose(which []int, ids []wire.Value) (held wire.Value, err
 		}
 	}
 	found := map[string]place{}
-	if err = s.ask(&s.ops[which[0]], targets, ids, found); err != nil {
-		return held, err
+	for rest := ids; len(rest) > 0; {
+		n := fitting(rest)
+		if err = s.ask(&s.ops[which[0]], targets, rest[:n], found); err != nil {
+			return held, err
+		}
+		rest = rest[n:]
 	}
 	for k, i := range which {
 		if p, ok := found[keyOf(ids[k])]; ok && held.Type == 0 {
@@ -90,6 +94,19 @@ func (s *split) locateThose(which []int, ids []wire.Value) (held wire.Value, err
 		}
 	}
 	return held, nil
+}
+
+// maxAsk is how many bytes of _ids one question has: a command is one document, and so is its answer.
+const maxAsk = 4 << 20
+
+// fitting is how many of the _ids one question takes, at least one.
+func fitting(ids []wire.Value) (n int) {
+	for size := 0; n < len(ids); n++ {
+		if size += len(ids[n].Data) + 16; size > maxAsk && n > 0 {
+			break
+		}
+	}
+	return n
 }
 
 // byID is the one _id by which the i-th write selects its document, where its home is to be found

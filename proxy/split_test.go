@@ -634,3 +634,28 @@ func TestSplitStatements(t *testing.T) {
 		}
 	}
 }
+
+// The _ids of a batch may be more than a command can have; then several questions ask for them.
+func TestSplitManyIDs(t *testing.T) {
+	g := newGround(t, nil)
+	var saves bson.A
+	long := strings.Repeat("x", 1<<20)
+	for i := range 18 {
+		saves = append(saves, d("q", d("_id", fmt.Sprint(i, long)), "u", d("$set", d("x", 1))))
+	}
+	g.insert(t, fmt.Sprint(17, long), "acme")
+	r := g.client.Run("app", d("update", "orders", "updates", saves[:9], "ordered", false))
+	if got := outcomeOf(r); got != "n 0" {
+		t.Error(got)
+	}
+	g.server.Forget()
+	r = g.client.Run("app", d("update", "orders", "updates", saves[9:], "ordered", false))
+	if got := outcomeOf(r); got != "n 1" {
+		t.Error(got)
+	}
+	for _, c := range g.server.Commands("find") {
+		if len(c.Body) > 6<<20 {
+			t.Errorf("a question of %d bytes", len(c.Body))
+		}
+	}
+}
