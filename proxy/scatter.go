@@ -503,9 +503,5 @@ func (c *clientConn) appendSession(d []byte, cluster string, tx *txn) []byte {
 	if tx.hasBegun() {
 		return d
 	}
-	d = bsoncore.AppendBooleanElement(d, "startTransaction", true)
-	if f, ok := c.req.Field("readConcern"); ok {
-		d = f.Value.AppendTo(d, "readConcern")
-	}
-	return d
+	return c.appendConcern(bsoncore.AppendBooleanElement(d, "startTransaction", true), cluster)
 }

@@ -191,16 +191,10 @@ func (c *clientConn) afterTime(r *routing.Request, target *routing.Target, p *wi
 		if string(it.Key) != "afterClusterTime" || it.Value.Type != bsoncore.TypeTimestamp {
 			continue
 		}
-		own, known := uint64(0), false
-		if c.hasLSID {
-			own, known = c.srv.clocks.of(c.sessionKey(), target.Cluster, timestamp(it.Value))
-		}
-		if !known { // told by another proxy, or to another session: whatever the cluster has done by now
-			var err error
-			if own, err = c.clock(target.Cluster); err != nil {
-				c.srv.unreachable(c, target.Cluster, err)
-				return c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", target.Cluster), true)
-			}
+		own, err := c.ownTime(target.Cluster, timestamp(it.Value))
+		if err != nil {
+			c.srv.unreachable(c, target.Cluster, err)
+			return c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", target.Cluster), true)
 		}
 		if own == 0 { // nothing was asked of this cluster before
 			p.Replace(f.At+it.Start, it.End()-it.Start, nil, r.Msg.BodyAt, f.At)
@@ -209,6 +203,44 @@ func (c *clientConn) afterTime(r *routing.Request, target *routing.Target, p *wi
 		p.Replace(f.At+it.At, 8, binary.LittleEndian.AppendUint64(nil, own))
 	}
 	return nil
+}
+
+// ownTime is the cluster's own time for one that the client was told; 0 where nothing was asked of it
+// before.
+func (c *clientConn) ownTime(cluster string, told uint64) (own uint64, err error) {
+	known := false
+	if c.hasLSID {
+		own, known = c.srv.clocks.of(c.sessionKey(), cluster, told)
+	}
+	if !known { // told by another proxy, or to another session: whatever the cluster has done by now
+		own, err = c.clock(cluster)
+	}
+	return own, err
+}
+
+// appendConcern appends the client's read concern to a question made here, with the cluster's own time.
+func (c *clientConn) appendConcern(d []byte, cluster string) []byte {
+	f, ok := c.req.Field("readConcern")
+	theirs, isDoc := f.Value.Doc()
+	switch {
+	case !ok:
+		return d
+	case !isDoc || c.srv.settings.Load().oneCluster:
+		return f.Value.AppendTo(d, "readConcern")
+	}
+	i, d := bsoncore.AppendDocumentElementStart(d, "readConcern")
+	for it := theirs.Iter(); it.Next(); {
+		if string(it.Key) != "afterClusterTime" || it.Value.Type != bsoncore.TypeTimestamp {
+			d = append(d, theirs[it.Start:it.End()]...)
+			continue
+		}
+		own, err := c.ownTime(cluster, timestamp(it.Value))
+		if err == nil && own != 0 { // what can not be reached now says so when it is asked
+			d = bsoncore.AppendTimestampElement(d, "afterClusterTime", uint32(own>>32), uint32(own))
+		}
+	}
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
 }
 
 // clock is the cluster's operationTime of now; 0 where its servers tell none.

@@ -115,3 +115,45 @@ func TestClocksOfParts(t *testing.T) {
 		}
 	}
 }
+
+// A transaction that begins with a question made here asks the cluster by its own time, too.
+func TestClocksOfQuestions(t *testing.T) {
+	g := twoClusters(t)
+	g.insert(t, 0, "globex")
+	run := func(cmd bson.D, more ...any) bson.D {
+		return g.client.Run("app", append(append(cmd, d("lsid", session(1))...), d(more...)...))
+	}
+	find := func(tenant string) bson.D { return d("find", "orders", "filter", d("tenantId", tenant)) }
+	home, _ := wiretest.Get(run(find("globex")), "operationTime").(bson.Timestamp)
+	g.big.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "find" {
+			far := bson.Timestamp{T: home.T + 1000}
+			return wiretest.OK(d("cursor", d("firstBatch", bson.A{}, "id", int64(0), "ns", c.DB+".orders"),
+				"operationTime", far, "$clusterTime", d("clusterTime", far))...)
+		}
+		return wiretest.Pass()
+	})
+	told := wiretest.Get(run(find("acme")), "operationTime")
+	g.router.Publish(tableOf(t, 1, nil)) // both homes on one of the two clusters
+	g.server.Forget()
+	run(d("update", "orders", "updates", bson.A{d("q", d("_id", 0), "u", d("$set", d("x", 1)))}), "txnNumber", int64(1),
+		"autocommit", false, "startTransaction", true, "readConcern", d("level", "snapshot", "afterClusterTime", told))
+	sent := g.server.Commands("find")
+	if len(sent) == 0 {
+		t.Fatal("nothing was asked")
+	}
+	if c := sent[0]; c.Value("readConcern", "afterClusterTime") != home || c.Value("readConcern", "level") != "snapshot" {
+		t.Errorf("asked with %v, want home's own %v", c.Value("readConcern"), home)
+	}
+}
+
+// Nor does one without a read concern have any.
+func TestQuestionWithoutConcern(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, 0, "globex")
+	r := g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("_id", 0), "u", d("$set", d("x", 1)))},
+		"lsid", session(1), "txnNumber", int64(1), "autocommit", false, "startTransaction", true))
+	if got := outcomeOf(r); got != "n 1" || g.server.Commands("find")[0].Value("readConcern") != nil {
+		t.Errorf("%s: %v", got, r)
+	}
+}
