@@ -16,15 +16,18 @@ func (c *clientConn) figures(t *routing.Table, d *routing.Decision, tx *txn) (*w
 	parts := c.scatter(c.spread(t, d, tx), tx)
 	defer free(parts)
 	var all []wire.Doc
+	names := renamer{rule: rowNames}
 	for i := range parts {
 		switch p := &parts[i]; {
 		case p.err == nil && p.tr.facts.ok:
+			if all == nil {
+				names.target = p.tr.target
+			}
 			all = append(all, p.tr.msg.Body)
 		case p.err != nil || !settled(p.tr.facts.code) || i == len(parts)-1 && all == nil:
 			return c.pick(parts, i)
 		}
 	}
-	names := renamer{target: parts[0].tr.target, rule: rowNames}
 	return c.answerOf(tx, func(out []byte) []byte { return appendFigures(out, all, &names) }), nil
 }
 

@@ -659,3 +659,21 @@ func TestSplitManyIDs(t *testing.T) {
 		}
 	}
 }
+
+// A collection that only a tenant's database has is told of under the name that clients know.
+func TestFiguresOfOneHome(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		switch {
+		case c.Name != "collStats":
+			return wiretest.Pass()
+		case c.DB == "app":
+			return wiretest.Fail(26, "ns does not exist")
+		}
+		return wiretest.OK(d("ns", c.DB+".orders", "count", 1)...)
+	})
+	r := g.client.Run("app", d("collStats", "orders"))
+	if wiretest.Get(r, "ns") != "app.orders" || wiretest.Get(r, "count") != int32(1) {
+		t.Errorf("%v", r)
+	}
+}
