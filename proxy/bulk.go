@@ -53,6 +53,8 @@ func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
 			w.n += n
 		}
 	}
+	labels, _ := p.tr.msg.Body.Lookup("errorLabels")
+	w.addLabels(labels)
 	if v, ok := p.tr.msg.Body.Lookup("writeConcernError"); ok {
 		if d, ok := v.Doc(); ok {
 			w.concerns = append(w.concerns, names.doc(nil, d, "", 0))

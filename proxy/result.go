@@ -18,6 +18,7 @@ type writeResult struct {
 	upserted []indexed
 	errors   []indexed
 	concerns []wire.Doc // writeConcernErrors
+	labels   []string   // that drivers retry by
 	retried  []int32
 
 	bulk   bool      // of a bulkWrite: its errors are rows of a cursor
@@ -52,12 +53,23 @@ func (w *writeResult) add(tr *trip, ops []int) {
 				r := renamer{target: tr.target, rule: errorTexts}
 				w.concerns = append(w.concerns, r.doc(nil, d, "", 0))
 			}
+		case "errorLabels":
+			w.addLabels(it.Value)
 		case "retriedStmtIds":
 			a, _ := it.Value.Array()
 			for e := a.Iter(); e.Next(); {
 				n, _ := e.Value.Int()
 				w.retried = append(w.retried, int32(n))
 			}
+		}
+	}
+}
+
+func (w *writeResult) addLabels(v wire.Value) {
+	a, _ := v.Array()
+	for it := a.Iter(); it.Next(); {
+		if l, ok := it.Value.Str(); ok && !slices.Contains(w.labels, string(l)) {
+			w.labels = append(w.labels, string(l))
 		}
 	}
 }
@@ -196,18 +208,28 @@ func appendAll(d []byte, name string, list []indexed) []byte {
 	return appendBatch(d, name, docs)
 }
 
-// appendConcern appends the one writeConcernError there is, or one that says there are several.
+// appendConcern appends the one writeConcernError there is, or one that says there are several, and the
+// labels that servers have given to it.
 func (w *writeResult) appendConcern(d []byte) []byte {
 	switch len(w.concerns) {
 	case 0:
 		return d
 	case 1:
-		return bsoncore.AppendDocumentElement(d, "writeConcernError", bsoncore.Document(w.concerns[0]))
+		d = bsoncore.AppendDocumentElement(d, "writeConcernError", bsoncore.Document(w.concerns[0]))
+	default:
+		i, e := bsoncore.AppendDocumentElementStart(d, "writeConcernError")
+		e = bsoncore.AppendInt32Element(e, "code", int32(wire.WriteConcernFailed))
+		e = bsoncore.AppendStringElement(e, "codeName", wire.WriteConcernFailed.Name())
+		e = bsoncore.AppendStringElement(e, "errmsg", "tenantry: the write concern failed in several databases")
+		d, _ = bsoncore.AppendDocumentEnd(e, i)
 	}
-	i, d := bsoncore.AppendDocumentElementStart(d, "writeConcernError")
-	d = bsoncore.AppendInt32Element(d, "code", int32(wire.WriteConcernFailed))
-	d = bsoncore.AppendStringElement(d, "codeName", wire.WriteConcernFailed.Name())
-	d = bsoncore.AppendStringElement(d, "errmsg", "tenantry: the write concern failed in several databases")
-	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	if len(w.labels) == 0 {
+		return d
+	}
+	i, d := bsoncore.AppendArrayElementStart(d, "errorLabels")
+	for k, l := range w.labels {
+		d = bsoncore.AppendStringElement(d, itoa(k), l)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, i)
 	return d
 }

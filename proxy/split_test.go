@@ -677,3 +677,19 @@ func TestFiguresOfOneHome(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// Drivers retry a write whose write concern has failed by the label that comes with it.
+func TestSplitConcernLabels(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name != "insert" || c.DB != "app" {
+			return wiretest.Pass()
+		}
+		return wiretest.OK(d("n", 1, "writeConcernError", d("code", 91, "errmsg", "shutting down"), "errorLabels", bson.A{"RetryableWriteError"})...)
+	})
+	r := g.client.Run("app", d("insert", "orders", "documents", docsOf("acme", "globex"), "lsid", session(1), "txnNumber", int64(1)))
+	labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
+	if wiretest.Get(r, "writeConcernError", "code") != int32(6) || len(labels) != 1 || labels[0] != "RetryableWriteError" {
+		t.Errorf("%v", r)
+	}
+}
