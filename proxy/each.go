@@ -88,6 +88,11 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	case failed > 0:
 		return nil, c.partly(parts, failed, len(d.Targets))
 	}
+	if c.req.Cmd.Name == "collMod" && tx == nil {
+		if err := c.modifyMissing(t, parts); err != nil {
+			return nil, err
+		}
+	}
 	answer := slices.IndexFunc(parts, func(p part) bool { return p.tr.target == d.Targets[0] })
 	better := func(is func(*replyFacts) bool) {
 		if f := &parts[answer].tr.facts; f.ok || f.code == wire.NamespaceExists || is(f) {
@@ -102,19 +107,59 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	return c.pick(parts, answer)
 }
 
-// options asks shared how it has the collection that was to be created; nil where it is gone again.
-// A create that shared refuses since the collection is there with other options may change no other
-// holder to these; but one that an earlier create did not reach gets the collection as shared has it.
-func (c *clientConn) options(shared *routing.Target) (wire.Doc, *wire.Error) {
+// modifyMissing makes the collection where a collMod has found none, as another holder has it now: what
+// a tenant inserts there later has to meet the same validator.
+func (c *clientConn) modifyMissing(t *routing.Table, parts []part) *wire.Error {
+	with := slices.IndexFunc(parts, func(p part) bool { return p.tr.facts.ok })
+	if with < 0 {
+		return nil
+	}
+	var missing []*routing.Target
+	for i := range parts {
+		if f := &parts[i].tr.facts; !f.ok && f.code == wire.NamespaceNotFound {
+			missing = append(missing, parts[i].tr.target)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	made, err := c.options(parts[with].tr.target)
+	if err != nil || made == nil {
+		return err
+	}
+	for _, create := range []bool{true, false} { // then what else it says, such as of indexes
+		trips := make([]*trip, len(missing))
+		for i, x := range missing {
+			trips[i] = c.sideTrip(t, x, nil)
+			if create {
+				trips[i].make = func() wire.Doc { return c.recreate(x, made) }
+			}
+		}
+		again := c.scatter(trips, nil)
+		if failed := c.unsettled(again); failed > 0 {
+			err = c.partly(again, failed, len(missing))
+		}
+		free(again)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// options asks a holder how it has the collection; nil where it is gone again. A create that shared
+// refuses since the collection is there with other options may change no other holder to these; but
+// one that an earlier create did not reach gets the collection as shared has it.
+func (c *clientConn) options(holder *routing.Target) (wire.Doc, *wire.Error) {
 	body := build(func(d []byte) []byte {
 		d = bsoncore.AppendInt32Element(d, "listCollections", 1)
 		i, d := bsoncore.AppendDocumentElementStart(d, "filter")
 		d = bsoncore.AppendStringElement(d, "name", string(c.req.Coll()))
 		d, _ = bsoncore.AppendDocumentEnd(d, i)
-		return bsoncore.AppendStringElement(d, "$db", shared.DB)
+		return bsoncore.AppendStringElement(d, "$db", holder.DB)
 	})
 	tr := &trip{
-		target: shared, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
+		target: holder, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
 		make: func() wire.Doc { return body }, sel: backend.Select{Write: true},
 	}
 	reply, err := c.send(tr)

@@ -17,14 +17,46 @@ type place struct {
 
 // locateByID finds the homes of those writes of a batch that name their documents by _id, and no
 // tenant: a single one's where its document was seen last, else all of them by one question to each
-// home. What none has stays without a home. held is the tenant of one that waits.
+// home. What none has stays without a home, and so does a write whose document an earlier one of the
+// batch may delete or give away: it is looked for when its turn comes. held is the tenant of one that
+// waits.
 func (s *split) locateByID() (held wire.Value, err *wire.Error) {
 	if len(s.ops) == 1 {
 		if held = s.guessHome(); s.guessed {
 			return held, nil
 		}
 	}
-	return s.locateAsking(span(0, len(s.ops))...)
+	return s.locateAsking(s.settled()...)
+}
+
+// settled are the writes before which no other of the batch may change whose their documents are.
+func (s *split) settled() (which []int) {
+	type collection struct {
+		of   *routing.Collection
+		name string
+	}
+	changed := map[collection]map[string]bool{} // by _id; "" is any
+	for i := range s.ops {
+		op := &s.ops[i]
+		in := collection{op.Coll, string(op.Name)}
+		if id, ok := s.byID(i); !ok || !changed[in][""] && !changed[in][keyOf(id)] {
+			which = append(which, i)
+		}
+		if i+1 == len(s.ops) || !op.Unsettles() {
+			continue
+		}
+		if changed[in] == nil {
+			changed[in] = map[string]bool{}
+		}
+		ids, named := op.IDs()
+		for _, id := range ids {
+			changed[in][keyOf(id)] = true
+		}
+		if !named {
+			changed[in][""] = true
+		}
+	}
+	return which
 }
 
 // guessHome gives a single write the home where its document was seen last. A guess may be wrong: it

@@ -255,7 +255,7 @@ func (t *Table) fitUpdate(op *Op, target *Target) wire.Doc {
 }
 
 // appendKept appends the expression of the tenant's own value of the field: the one that is there
-// where it is one of those that its documents carry, else its id.
+// where it is one of those that its documents carry, a number in whichever type, else its id.
 func (c *Collection) appendKept(d []byte, tn *Tenant) []byte {
 	literal := func(d []byte, key string, v wire.Value) []byte {
 		i, d := bsoncore.AppendDocumentElementStart(d, key)
@@ -263,7 +263,11 @@ func (c *Collection) appendKept(d []byte, tn *Tenant) []byte {
 		d, _ = bsoncore.AppendDocumentEnd(d, i)
 		return d
 	}
-	if len(tn.aliases) == 0 {
+	kept := tn.aliases
+	if tn.ID.IsNumber() {
+		kept = append([]wire.Value{tn.ID}, kept...)
+	}
+	if len(kept) == 0 {
 		return literal(d, c.field.name, tn.ID)
 	}
 	i, d := bsoncore.AppendDocumentElementStart(d, c.field.name)
@@ -272,7 +276,7 @@ func (c *Collection) appendKept(d []byte, tn *Tenant) []byte {
 	l, d := bsoncore.AppendArrayElementStart(d, "$in")
 	d = bsoncore.AppendStringElement(d, "0", "$"+c.field.name)
 	m, d := bsoncore.AppendArrayElementStart(d, "1")
-	for n, v := range tn.aliases {
+	for n, v := range kept {
 		d = literal(d, strconv.Itoa(n), v)
 	}
 	d, _ = bsoncore.AppendArrayEnd(d, m)

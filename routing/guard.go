@@ -329,6 +329,18 @@ func (f *fieldPath) changes(u wire.Value, yield func(wire.Value)) bool {
 	return hit
 }
 
+// Unsettles reports whether what is known of a document, that it is there and whose it is, may not hold
+// any more after the write.
+func (op *Op) Unsettles() bool {
+	switch {
+	case op.Coll == nil || op.inserts():
+		return false
+	case op.Update.Type == 0:
+		return true // a delete
+	}
+	return op.Coll.field.changes(op.Update, func(wire.Value) {})
+}
+
 // Plan is where one write belongs. All of its targets get a write of many documents; of one that
 // changes one document, one of them has the document.
 type Plan struct {

@@ -22,23 +22,40 @@ func newCoverage() *Coverage {
 	return &Coverage{kinds: map[string]*count{}, refusals: map[*refusal]int{}}
 }
 
-func (c *Coverage) note(r *Routing, l Line, no *refusal) {
-	if no != nil {
-		c.refusals[no]++
+// note counts a command, and what the proxy has refused of it.
+func (r *run) note(l Line, no *refusals) {
+	c := r.g.Coverage
+	if no.whole != nil {
+		c.refusals[no.whole]++
 	}
-	k := kind(r, l)
-	if k == "" {
-		return
+	for _, t := range no.writes {
+		c.refusals[t]++
 	}
-	n := c.kinds[k]
-	if n == nil {
-		n = &count{}
-		c.kinds[k] = n
+	served := no.whole == nil
+	if n := len(no.writes); n > 0 {
+		_, places := no.done(l.Command)
+		served = len(places) > 0
 	}
-	if no != nil {
-		n.refused++
-	} else {
-		n.served++
+	kinds := kindsOf(&r.p.Routing, l)
+	if no.any() && served {
+		kinds = append(kinds, name(l.Command)+" but for writes that are refused")
+	}
+	if len(r.left[coll(l.Command)]) > 0 {
+		for _, k := range kinds {
+			kinds = append(kinds, k+", beside what was left in shared")
+		}
+	}
+	for _, k := range kinds {
+		n := c.kinds[k]
+		if n == nil {
+			n = &count{}
+			c.kinds[k] = n
+		}
+		if served {
+			n.served++
+		} else {
+			n.refused++
+		}
 	}
 }
 
@@ -104,21 +121,72 @@ func (c *Coverage) String() string {
 	return b.String()
 }
 
-// kind says what a command is as far as routing is concerned; "" for one that no route touches.
-func kind(r *Routing, l Line) string {
+// kindsOf says what a command is as far as routing is concerned, by all that is remarkable of it;
+// none for one that no route touches.
+func kindsOf(r *Routing, l Line) []string {
 	n, c := name(l.Command), coll(l.Command)
 	if n == "aggregate" && !r.moved(c) && slices.ContainsFunc(array(get(l.Command, "pipeline")), func(s any) bool { return joins(r, doc(s)) }) {
-		return "aggregate of platform data joined with tenants'"
+		return []string{"aggregate of platform data joined with tenants'"}
 	}
-	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections", "bulkWrite", "listDatabases"}, n) {
-		return ""
+	if n == "bulkWrite" {
+		return bulkKinds(r, l)
+	}
+	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections", "listDatabases"}, n) {
+		return nil
 	}
 	s := subjectsOf(l.Command)
-	k := n + s.extra + s.String(r, c)
-	if l.Txn && n != "commitTransaction" && n != "abortTransaction" {
-		return "in a transaction: " + k
+	where := s.String(r, c)
+	kinds := []string{n + where}
+	for extra := range s.extras {
+		kinds = append(kinds, n+extra+where)
 	}
-	return k
+	switch {
+	case l.Again:
+		kinds = append(kinds, n+" twice with one number"+where)
+	case commentTenant(l.Command) != nil:
+		kinds = append(kinds, n+" for the comment's tenant"+where)
+	case l.Txn && n != "commitTransaction" && n != "abortTransaction":
+		on := "in a transaction: "
+		if r.spans(c) {
+			on = "in a transaction, on two clusters: "
+		}
+		for i := range kinds {
+			kinds[i] = on + kinds[i]
+		}
+	}
+	return kinds
+}
+
+// bulkKinds are those of a bulkWrite, which names its collections apart.
+func bulkKinds(r *Routing, l Line) []string {
+	touched := 0
+	for _, info := range array(get(l.Command, "nsInfo")) {
+		ns, _ := get(doc(info), "ns").(string)
+		if _, c, _ := strings.Cut(ns, "."); r.moved(c) {
+			touched++
+		}
+	}
+	if touched == 0 {
+		return nil
+	}
+	kinds := []string{"bulkWrite"}
+	if touched > 1 {
+		kinds = append(kinds, "bulkWrite of two collections")
+	}
+	for _, op := range array(get(l.Command, "ops")) {
+		switch d := doc(op); {
+		case get(d, "upsert") == true:
+			kinds = append(kinds, "bulkWrite with an upsert")
+		case get(d, "multi") == true:
+			kinds = append(kinds, "bulkWrite of many documents")
+		}
+	}
+	return kinds
+}
+
+// spans reports whether documents of the collection are on several clusters.
+func (r *Routing) spans(c string) bool {
+	return slices.ContainsFunc(r.Tenants, func(t Tenant) bool { return t.Home == "big" && r.separate(&t, c) })
 }
 
 func joins(r *Routing, stage bson.D) bool {
@@ -139,11 +207,16 @@ type subjects struct {
 	open   int // parts that name no tenant
 	byID   int // of these, those that name documents by _id
 	many   bool
-	extra  string // what else is remarkable, the last of it
+	extras map[string]bool // what else is remarkable
 }
 
 func subjectsOf(command bson.D) *subjects {
-	s, c := &subjects{}, coll(command)
+	s, c := &subjects{extras: map[string]bool{}}, coll(command)
+	for _, key := range []string{"sort", "skip", "limit", "collation", "projection"} {
+		if get(command, key) != nil {
+			s.extras[" with "+key] = true
+		}
+	}
 	switch n := name(command); n {
 	case "find":
 		s.filter(c, get(command, "filter"))
@@ -167,14 +240,37 @@ func subjectsOf(command bson.D) *subjects {
 }
 
 func (s *subjects) pipeline(c string, stages bson.A) {
+	before := ""
 	for i, st := range stages {
 		d := doc(st)
 		if i == 0 {
 			s.filter(c, get(d, "$match"))
 		}
-		if len(d) == 1 && slices.Contains([]string{"$lookup", "$unionWith", "$facet", "$group"}, d[0].Key) {
-			s.extra = " with " + d[0].Key
+		if len(d) != 1 {
+			continue
 		}
+		what := d[0].Key
+		if slices.Contains([]string{"$sort", "$skip"}, before) && what == "$limit" {
+			s.extras[" with "+before+" and $limit"] = true
+		}
+		before = what
+		switch what {
+		case "$lookup":
+			from, _ := get(doc(d[0].Value), "from").(string)
+			what += " of " + map[bool]string{true: "platform", false: "tenant"}[moduleOf(from) == ""] + " data"
+		case "$group":
+			for _, e := range doc(d[0].Value) {
+				if acc := doc(e.Value); len(acc) == 1 && strings.HasPrefix(acc[0].Key, "$") {
+					s.extras[" with $group of "+acc[0].Key] = true
+				}
+			}
+		case "$match", "$addFields", "$project":
+			continue
+		}
+		s.extras[" with "+what] = true
+	}
+	if len(stages) == 0 {
+		s.filter(c, nil)
 	}
 }
 
@@ -189,11 +285,13 @@ func (s *subjects) write(c string, filter any, entry bson.D) {
 	_, pipeline := u.(bson.A)
 	switch {
 	case pipeline:
-		s.extra = " by a pipeline"
+		s.extras[" by a pipeline"] = true
+	case get(entry, "upsert") == true && get(entry, "multi") == true:
+		s.extras[", upsert of many,"] = true
 	case get(entry, "upsert") == true:
-		s.extra = ", upsert,"
-	case s.extra == "" && len(doc(u)) > 0 && !strings.HasPrefix(doc(u)[0].Key, "$"):
-		s.extra = " by replacement"
+		s.extras[", upsert,"] = true
+	case len(doc(u)) > 0 && !strings.HasPrefix(doc(u)[0].Key, "$"):
+		s.extras[" by replacement"] = true
 	}
 }
 

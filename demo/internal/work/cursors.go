@@ -78,6 +78,9 @@ func (r *run) next(c *pair, size any) error {
 		if strings.Contains(text(reply), ownName(r.database, "")) {
 			return fmt.Errorf("%w: %s", errPhysical, text(reply))
 		}
+		if x.s == &r.got {
+			reply = r.same(reply).(bson.D)
+		}
 		x.h.take(reply)
 	}
 	return nil
@@ -145,7 +148,7 @@ func (r *run) cursorLine(l Line) (done bool, err error) {
 		if c == nil || c.killed {
 			return true, nil // its opening was refused, or is not there any more
 		}
-		r.g.Coverage.note(&r.p.Routing, l, nil)
+		r.note(l, &refusals{})
 		return true, r.next(c, get(l.Command, "batchSize"))
 	case "killCursors":
 		return r.kill(l)
@@ -165,7 +168,7 @@ func (r *run) kill(l Line) (bool, error) {
 		if c == nil || c.killed {
 			continue
 		}
-		r.g.Coverage.note(&r.p.Routing, l, nil)
+		r.note(l, &refusals{})
 		if err := r.killPair(l, c); err != nil {
 			return true, err
 		}

@@ -3,6 +3,7 @@ package work
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"pgregory.net/rapid"
@@ -17,13 +18,37 @@ func Draw() *rapid.Generator[*Program] {
 		w.p.Lines = append(w.p.Lines, w.definitions()...)
 		w.p.Lines = append(w.p.Lines, w.seed()...)
 		w.p.Lines = append(w.p.Lines, w.met()...)
+		w.p.Lines = append(w.p.Lines, w.leftovers()...)
 		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) []Line {
 			return (&world{r: t, p: w.p}).step()
 		}), 8, 40).Draw(t, "steps")
 		for _, s := range steps {
 			w.p.Lines = append(w.p.Lines, s...)
 		}
+		w.p.Lines = oneMade(w.p.Lines)
 		return w.p
+	})
+}
+
+// oneMade leaves a program one write only for which a server may have to make an _id: which of two that
+// different servers have made is the lower one, nobody can say.
+func oneMade(lines []Line) []Line {
+	made := 0
+	return slices.DeleteFunc(lines, func(l Line) bool {
+		if !makesID(l.Command) {
+			return false
+		}
+		made++
+		return made > 1
+	})
+}
+
+func makesID(command bson.D) bool {
+	entries := append(bson.A{command}, array(get(command, batches[name(command)]))...)
+	return slices.ContainsFunc(entries, func(v any) bool {
+		e := doc(v)
+		text := text(get(e, "q")) + text(get(e, "query")) + text(get(e, "filter"))
+		return get(e, "upsert") == true && !strings.Contains(text, `"_id"`)
 	})
 }
 
@@ -253,6 +278,36 @@ func (w *world) met() []Line {
 	return out
 }
 
+// leftovers are what moves have left in shared of isolated tenants, changed since.
+func (w *world) leftovers() []Line {
+	var out []Line
+	if !w.often("leftovers", 4) {
+		return nil
+	}
+	for _, m := range modules {
+		for _, c := range m.collections {
+			var docs bson.A
+			for i := range w.p.Routing.Tenants {
+				t, o := &w.p.Routing.Tenants[i], w.owners()[i]
+				if !w.p.Routing.separate(t, c) {
+					continue
+				}
+				for n := range w.between("left", 0, 3) {
+					d := w.owned(bson.D{{Key: "_id", Value: idOf(o, n+1)}}, c, o)
+					// No unique index is met by the amount, and no validator by the letter.
+					docs = append(docs, append(d,
+						bson.E{Key: "n", Value: w.n()}, bson.E{Key: "s", Value: "a"}, bson.E{Key: "amount", Value: int32(1000 + n)},
+						bson.E{Key: "tags", Value: bson.A{"x"}}, bson.E{Key: "user", Value: "u1"}, bson.E{Key: "order", Value: idOf(o, 1)}))
+				}
+			}
+			if len(docs) > 0 {
+				out = append(out, Line{Left: true, Command: insert(c, docs)})
+			}
+		}
+	}
+	return out
+}
+
 // definitions come first, since a unique index is refused where the documents are not.
 func (w *world) definitions() []Line {
 	var out []Line
@@ -323,13 +378,40 @@ func (w *world) as(command bson.D) Line {
 		return l
 	}
 	if l.Number = w.often("number", 5); l.Number {
-		l.Again = w.often("again", 3)
+		l.Again = w.often("again", 4) && (writes(command) <= 1 || repeatable(command)) && !strings.Contains(text(command), `"upsert"`)
 	}
 	return l
 }
 
+// repeatable reports whether a batch comes to the same done once more, in parts too: its writes are
+// of different documents, and none tells the one before. The test server knows a command again by all
+// of its bytes, where a server knows each write by its number; so an upsert, which the proxy sends
+// otherwise when its document exists, is done anew there.
+func repeatable(command bson.D) bool {
+	seen := map[string]bool{}
+	for _, v := range array(get(command, batches[name(command)])) {
+		e := doc(v)
+		if u := doc(get(e, "u")); len(u) > 0 && u[0].Key != "$set" || get(e, "upsert") == true {
+			return false
+		}
+		if _, pipeline := get(e, "u").(bson.A); pipeline {
+			return false
+		}
+		id := text(get(e, "_id")) + text(get(doc(get(e, "q")), "_id"))
+		if seen[id] {
+			return false
+		}
+		seen[id] = true
+	}
+	return true
+}
+
 // with adds fields that any command may have.
 func (w *world) with(command bson.D) bson.D {
+	if w.often("comment's tenant", 1) && mayNarrow(command) {
+		tenant := is("tenantry", is("tenant", w.spell(w.tenant().id)))
+		return append(command, bson.E{Key: "comment", Value: tenant})
+	}
 	if !w.often("further field", 1) {
 		return command
 	}
@@ -345,6 +427,18 @@ func (w *world) with(command bson.D) bson.D {
 		more = append(more, bson.E{Key: "readConcern", Value: is("level", "local")})
 	}
 	return append(command, draw(w, "field", more...))
+}
+
+// mayNarrow reports whether a command with a tenant in its comment is the same as one that asks for
+// the tenant by its filters.
+func mayNarrow(command bson.D) bool {
+	text := text(command)
+	switch name(command) {
+	case "find", "count", "distinct", "update", "delete", "findAndModify", "aggregate":
+		return moduleOf(coll(command)) != "" && !strings.Contains(text, `"upsert"`) &&
+			!strings.Contains(text, "$lookup") && !strings.Contains(text, "$unionWith")
+	}
+	return false
 }
 
 // isMany reports whether a command has a write of many documents, which carries no number.

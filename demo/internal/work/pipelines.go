@@ -17,7 +17,7 @@ func (w *world) aggregate(c string) bson.D {
 	p := &pipeline{world: w, coll: c, owner: w.tenant(), whole: true}
 	if !w.often("no match", 1) {
 		match := w.filter(c)
-		if w.often("one tenant", 7) {
+		if w.often("one tenant", 4) {
 			match = both(is(tenantField(c), w.spell(p.owner.id)), w.what(c, p.owner))
 		} else if w.often("two tenants", 3) {
 			match = is(tenantField(c), is("$in", bson.A{p.owner.id, w.tenant().id}))
@@ -43,7 +43,7 @@ func (p *pipeline) stage() {
 		p.after()
 		return
 	}
-	switch p.between("stage", 0, 12) {
+	switch p.between("stage", 0, 14) {
 	case 0, 1:
 		p.add("$sort", p.sort(true))
 		p.ordered = true
@@ -73,7 +73,19 @@ func (p *pipeline) stage() {
 		p.facet()
 	case 12:
 		p.union()
+	case 13, 14:
+		p.page()
 	}
+}
+
+// page is what an application shows of a sorted list.
+func (p *pipeline) page() {
+	p.add("$sort", p.sort(true))
+	p.ordered = true
+	if p.often("skip", 5) {
+		p.add("$skip", int32(p.between("skipped", 1, 4)))
+	}
+	p.add("$limit", int32(p.between("limit", 1, 6)))
 }
 
 // after is for documents that have lost their fields.
@@ -121,11 +133,23 @@ func (p *pipeline) group() {
 
 // lookup joins with platform data, or with documents that belong to the same tenant.
 func (p *pipeline) lookup() {
-	if p.coll == "orders" && p.often("items", 5) {
-		p.add("$lookup", bson.D{{Key: "from", Value: "order_items"}, {Key: "localField", Value: "_id"}, {Key: "foreignField", Value: "order"}, {Key: "as", Value: "items"}})
-		return
+	join := func(from, local, foreign, as string) bson.D {
+		return bson.D{{Key: "from", Value: from}, {Key: "localField", Value: local}, {Key: "foreignField", Value: foreign}, {Key: "as", Value: as}}
 	}
-	p.add("$lookup", bson.D{{Key: "from", Value: "users"}, {Key: "localField", Value: "user"}, {Key: "foreignField", Value: "_id"}, {Key: "as", Value: "who"}})
+	switch {
+	case p.coll == "orders" && p.often("items", 6):
+		spec := join("order_items", "_id", "order", "items")
+		if p.often("some items", 4) {
+			spec = append(spec, bson.E{Key: "pipeline", Value: bson.A{is("$match", p.what("order_items", p.owner))}})
+		}
+		p.add("$lookup", spec)
+	case p.coll == "order_items" && p.often("order", 6):
+		p.add("$lookup", join("orders", "order", "_id", "items"))
+	case p.coll == "users" && p.often("invoices", 7):
+		p.add("$lookup", join("invoices", "_id", "user", "items"))
+	default:
+		p.add("$lookup", join("users", "user", "_id", "who"))
+	}
 }
 
 func (p *pipeline) facet() {

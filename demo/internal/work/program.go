@@ -27,6 +27,7 @@ type Line struct {
 	Txn     bool   // in the session's transaction, which the first such line begins
 	Number  bool   // a retryable write
 	Again   bool   // sent twice with one number, as by a driver that lost the reply
+	Left    bool   // put into shared behind the proxy's back, as a move leaves it there
 	Cursor  string // how later lines call the cursor that it opens
 	Command bson.D
 }
@@ -44,6 +45,7 @@ type Line struct {
 //	r2 {"update": …}                         in session 2, with a number; "r2 again" sends it twice
 //	s1 =c {"find": "orders", "batchSize": 2}
 //	s1 {"getMore": "c", "collection": "orders"}
+//	left {"insert": "orders", …}             straight into shared: nobody may see or touch it
 func (p *Program) String() string {
 	var b strings.Builder
 	for line := range strings.Lines(p.Note) {
@@ -74,6 +76,9 @@ func (l Line) String() string {
 	}
 	if l.Again {
 		words += "again "
+	}
+	if l.Left {
+		words += "left "
 	}
 	if l.Cursor != "" {
 		words += "=" + l.Cursor + " "
@@ -119,6 +124,8 @@ func parseLine(line string) (l Line, err error) {
 			l.Cursor = name
 		case word == "again":
 			l.Again = true
+		case word == "left":
+			l.Left = true
 		case strings.ContainsRune("str", rune(word[0])):
 			if l.Session, err = strconv.Atoi(word[1:]); err != nil {
 				return l, err

@@ -85,11 +85,14 @@ func (t Tenant) smaller() []Tenant {
 	return out
 }
 
+// needed are fields without which a write is another mistake than the one that is looked for.
+var needed = []string{"q", "u", "filter", "updateMods", "update", "query", "nsInfo", "cursor", "limit"}
+
 // smallerDoc is the document with one element less in one of its arrays, or one field less.
 func smallerDoc(d bson.D) []bson.D {
 	var out []bson.D
 	for i, e := range d {
-		if i > 0 {
+		if i > 0 && !slices.Contains(needed, e.Key) {
 			out = append(out, slices.Delete(slices.Clone(d), i, i+1))
 		}
 		for _, v := range smallerValues(e.Value) {

@@ -16,53 +16,48 @@ type refusal struct {
 
 func (r *refusal) String() string { return fmt.Sprintf("%s %d %q", r.command, r.code, r.phrase) }
 
-// tolerated is all that the proxy may refuse. Each entry is a promise not kept yet, but for the
-// last ones, which docs/differences.md keeps; take out what the proxy has learnt to serve.
+// tolerated is all that the proxy may refuse: what docs/differences.md keeps.
 var tolerated = []refusal{
-	{"find", 20, "find without _id over the databases of several tenants"},
-	{"count", 20, "over the databases of several tenants"},
-	{"distinct", 20, "over the databases of several tenants"},
-	{"aggregate", 20, "over the databases of several tenants"},
-	{"aggregate", 20, "concerns every tenant"},
-	{"aggregate", 20, "for several tenants is not offered"},
-	{"aggregate", 20, "would join collections of different databases"},
-	{"aggregate", 20, "reads every tenant"},
-	{"insert", 20, "a batch with documents of several tenants"},
-	{"update", 20, "an update that is not of one document by _id"},
-	{"update", 20, "an update by a pipeline is not offered"},
-	{"update", 20, "a batch of upserts without the tenant"},
-	{"delete", 20, "a delete that is not of one document by _id"},
-	{"findAndModify", 20, "findAndModify without _id"},
-	{"findAndModify", 20, "an update by a pipeline is not offered"},
-	{"bulkWrite", 20, "the bulkWrite command is not offered"},
-	{"drop", 20, "drop is not offered"},
-	{"collMod", 20, "collMod is not offered"},
-	{"update", 20, "the documents are in the databases of several tenants"},
-	{"delete", 20, "the documents are in the databases of several tenants"},
-	{"findAndModify", 20, "the documents are in the databases of several tenants"},
-
-	// What stays refused.
 	{"", 66, "would give a document to a tenant whose database is another"},
 	{"", 66, "the replacement lacks the tenant field"},
 	{"", 66, "would change the tenant field"},
+	{"", 66, "would compute the tenant field"},
 	{"", 61, "says no tenant for a new one"},
 	{"", 61, "would lack the tenant field"},
 	{"", 263, "can not look on several clusters"},
 	{"", 263, "a transaction can not span clusters"},
 	{"", 2, "may not hold an array"},
-	{"insert", 2, "would belong to several tenants"},
+	{"", 2, "would belong to several tenants"},
+	{"distinct", 20, "distinct with a collation over the databases of several tenants"},
+	{"aggregate", 20, "which only a $lookup can whose array is no path"},
 }
 
-// refused is how the proxy has said no to a command, having done nothing of it, in a way that is
-// tolerated; else nil.
-func (r *Routing) refused(command, reply bson.D) *refusal {
+// refusals are what the proxy has said no to in a way that is tolerated: the whole command, or some
+// of its writes.
+type refusals struct {
+	whole  *refusal
+	writes map[int]*refusal // by their places in the batch
+}
+
+func (r *refusals) any() bool { return r.whole != nil || len(r.writes) > 0 }
+
+// refused reads the refusals out of the reply to a command.
+func (r *Routing) refused(command, reply bson.D) refusals {
+	no := refusals{writes: map[int]*refusal{}}
 	if r.Mode == "disabled" {
-		return nil
+		return no
 	}
-	e := reply
-	if errs := array(get(reply, "writeErrors")); len(errs) == 1 && get(reply, "n") == int32(0) {
-		e = doc(errs[0]) // a batch of one is refused as a server would
+	no.whole = tolerates(command, reply)
+	for _, e := range failures(reply) {
+		if t := tolerates(command, e.doc); t != nil {
+			no.writes[e.at] = t
+		}
 	}
+	return no
+}
+
+// tolerates finds what is tolerated that an error says.
+func tolerates(command, e bson.D) *refusal {
 	code, _ := get(e, "code").(int32)
 	msg, _ := get(e, "errmsg").(string)
 	if !strings.HasPrefix(msg, "tenantry: ") {

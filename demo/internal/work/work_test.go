@@ -2,6 +2,7 @@ package work
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,14 +59,46 @@ func TestOrder(t *testing.T) {
 
 // Refused is what the list says, and nothing where no tenant is isolated.
 func TestRefused(t *testing.T) {
-	insert := bson.D{{Key: "insert", Value: "orders"}}
-	no := bson.D{{Key: "ok", Value: 0.0}, {Key: "code", Value: int32(20)}, {Key: "errmsg", Value: "tenantry: insert names tenants whose databases differ: a batch with documents of several tenants in …"}}
-	other := bson.D{{Key: "ok", Value: 0.0}, {Key: "code", Value: int32(20)}, {Key: "errmsg", Value: "tenantry: something else"}}
+	update := bson.D{{Key: "update", Value: "orders"}}
+	no := bson.D{{Key: "ok", Value: 0.0}, {Key: "code", Value: int32(263)}, {Key: "errmsg", Value: "tenantry: a transaction can not span clusters, and …"}}
+	other := bson.D{{Key: "ok", Value: 0.0}, {Key: "code", Value: int32(20)}, {Key: "errmsg", Value: "tenantry: a transaction can not span clusters"}}
 	mixed, disabled := Routing{Mode: "mixed"}, Routing{Mode: "disabled"}
-	if mixed.refused(insert, no) == nil {
+	if r := mixed.refused(update, no); r.whole == nil {
 		t.Error("a refusal of the list is not taken for one")
 	}
-	if mixed.refused(insert, other) != nil || mixed.refused(bson.D{{Key: "find", Value: "orders"}}, no) != nil || disabled.refused(insert, no) != nil {
-		t.Error("a refusal that is not in the list is tolerated")
+	for _, r := range []refusals{mixed.refused(update, other), disabled.refused(update, no)} {
+		if r.any() {
+			t.Error("a refusal that is not in the list is tolerated")
+		}
+	}
+}
+
+// Of a batch of which some is refused the rest is compared, under the places that it has.
+func TestPartly(t *testing.T) {
+	const msg = "tenantry: $unset of \"tenantId\" would change the tenant field"
+	writes := bson.A{is("q", 0), is("q", 1), is("q", 2), is("q", 3)}
+	ordered := bson.D{{Key: "update", Value: "orders"}, {Key: "updates", Value: writes}}
+	unordered := append(ordered[:2:2], bson.E{Key: "ordered", Value: false})
+	failed := func(at int32, code int32, msg string) bson.D {
+		return bson.D{{Key: "index", Value: at}, {Key: "code", Value: code}, {Key: "errmsg", Value: msg}}
+	}
+	reply := bson.D{{Key: "ok", Value: 1.0}, {Key: "n", Value: int32(2)}, {Key: "writeErrors", Value: bson.A{failed(1, 66, msg), failed(3, 11000, "E11000")}}}
+	mixed := Routing{Mode: "mixed"}
+	for _, test := range []struct {
+		command bson.D
+		places  []int
+	}{{ordered, []int{0}}, {unordered, []int{0, 2, 3}}} {
+		no := mixed.refused(test.command, reply)
+		part, places := no.done(test.command)
+		if !slices.Equal(places, test.places) || len(array(get(part, "updates"))) != len(places) {
+			t.Errorf("of %s are sent %s, %v", text(test.command), text(part), places)
+		}
+		want := "[" + text(failed(3, 11000, "E11000")) + "]"
+		if rest := text(get(no.rest(reply), "writeErrors")); rest != want {
+			t.Errorf("the rest is %s, want %s", rest, want)
+		}
+	}
+	if got := placed(bson.D{{Key: "writeErrors", Value: bson.A{failed(2, 11000, "")}}}, []int{0, 2, 3}); text(get(got, "writeErrors")) != "["+text(failed(3, 11000, ""))+"]" {
+		t.Errorf("placed: %s", text(got))
 	}
 }

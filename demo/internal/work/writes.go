@@ -1,6 +1,8 @@
 package work
 
 import (
+	"strings"
+
 	"go.mongodb.org/mongo-driver/v2/bson"
 )
 
@@ -42,7 +44,12 @@ func (w *world) change(c string, o owner, many bool) any {
 	case 10:
 		return set(is(tenantField(c), w.spell(w.tenant().id)))
 	case 11:
-		return bson.A{is("$set", is("n", is("$add", bson.A{"$amount", int32(1)})))}
+		return draw(w, "pipeline",
+			bson.A{is("$set", is("n", is("$add", bson.A{"$amount", int32(1)})))},
+			bson.A{is("$set", is("s", "b")), is("$unset", "sub")},
+			bson.A{is("$addFields", is("seen", is("$ifNull", bson.A{"$n", "none"})))},
+			bson.A{is("$replaceWith", is("$mergeObjects", bson.A{"$$ROOT", is("s", w.s())}))},
+			bson.A{is("$set", is(tenantField(c), w.spell(w.tenant().id)))})
 	case 12:
 		return is("$unset", is(tenantField(c), ""))
 	case 13:
@@ -73,6 +80,9 @@ func (w *world) updateEntry(c string, many bool) bson.D {
 	o := w.tenant()
 	e := bson.D{{Key: "q", Value: nil}, {Key: "u", Value: w.change(c, o, many)}}
 	if many {
+		if w.often("upsert of many", 2) {
+			return w.upsertMany(c)
+		}
 		e[0].Value = w.filter(c)
 		return append(e, bson.E{Key: "multi", Value: true})
 	}
@@ -82,6 +92,27 @@ func (w *world) updateEntry(c string, many bool) bson.D {
 		e = append(e, bson.E{Key: "upsert", Value: true})
 	}
 	return e
+}
+
+// upsertMany is a change of all that there are, or a new document, for which the server may have to
+// make an _id.
+func (w *world) upsertMany(c string) bson.D {
+	o := w.tenant()
+	set := is("$set", is("amount", w.amount()))
+	filter := is("s", draw(w, "which", "a", "new", "b"))
+	switch form := w.between("upsert of many", 0, 3); {
+	case c == "users" || form == 0:
+		var update bson.D
+		filter, update = w.upsert(c)
+		if strings.HasPrefix(update[0].Key, "$") {
+			set = update
+		}
+	case form == 1 && o.id != nil:
+		set = append(set, bson.E{Key: "$setOnInsert", Value: is(tenantField(c), w.spell(o.id))})
+	case o.id != nil:
+		filter = append(is(tenantField(c), w.spell(o.id)), filter...)
+	}
+	return bson.D{{Key: "q", Value: filter}, {Key: "u", Value: set}, {Key: "multi", Value: true}, {Key: "upsert", Value: true}}
 }
 
 // upsert is a filter and an update by which a new document becomes that of the owner of its _id.
@@ -178,11 +209,18 @@ func (w *world) bulkWrite(c string) bson.D {
 	for range w.between("ops", 1, 5) {
 		n := w.between("namespace", 0, 1)
 		o := w.tenant()
-		switch w.between("op", 0, 3) {
+		switch w.between("op", 0, 4) {
 		case 0:
 			ops = append(ops, bson.D{{Key: "insert", Value: int32(n)}, {Key: "document", Value: w.document(spaces[n], o)}})
 		case 1:
-			ops = append(ops, bson.D{{Key: "delete", Value: int32(n)}, {Key: "filter", Value: w.one(spaces[n], o)}, {Key: "multi", Value: false}})
+			filter, many := w.one(spaces[n], o), w.often("many", 3)
+			if many {
+				filter = w.filter(spaces[n])
+			}
+			ops = append(ops, bson.D{{Key: "delete", Value: int32(n)}, {Key: "filter", Value: filter}, {Key: "multi", Value: many}})
+		case 2:
+			filter, update := w.upsert(spaces[n])
+			ops = append(ops, bson.D{{Key: "update", Value: int32(n)}, {Key: "filter", Value: filter}, {Key: "updateMods", Value: update}, {Key: "multi", Value: false}, {Key: "upsert", Value: true}})
 		default:
 			many := w.often("many", 3)
 			filter := w.one(spaces[n], o)
