@@ -135,8 +135,7 @@ func (w *writeResult) failed(i int) bool {
 }
 
 // join makes one error of those that several homes have given for one write: the first of them where
-// all have the same code, else MultipleErrorsOccurred. It takes the place of what other homes have
-// done of the write.
+// all have the same code, else MultipleErrorsOccurred.
 func (w *writeResult) join(i int) {
 	var own []indexed
 	for _, e := range w.errors {
@@ -144,22 +143,16 @@ func (w *writeResult) join(i int) {
 			own = append(own, e)
 		}
 	}
-	of := func(e indexed) bool { return e.index == i }
-	if len(own) > 0 {
-		w.rows = slices.DeleteFunc(w.rows, of)
-	}
 	if len(own) < 2 {
 		return
 	}
-	w.errors = slices.DeleteFunc(w.errors, of)
-	w.counts[0] -= int64(len(own))
+	w.errors = slices.DeleteFunc(w.errors, func(e indexed) bool { return e.index == i })
 	code, same := codeOf(own[0].doc), true
 	for _, e := range own {
 		same = same && codeOf(e.doc) == code
 	}
 	if same {
 		w.errors = append(w.errors, own[0])
-		w.counts[0]++
 		return
 	}
 	w.fail(i, wire.Errorf(wire.MultipleErrorsOccurred, "several databases have refused the write, for different reasons"))
