@@ -104,7 +104,19 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	}
 	better(func(f *replyFacts) bool { return f.ok || f.code != wire.NamespaceNotFound }) // it is there, if not in shared
 	better(func(f *replyFacts) bool { return f.ok })
+	if c.req.Cmd.Name == "drop" {
+		// Of what is not there newer servers say ok and no more.
+		if i := slices.IndexFunc(parts, dropped); i >= 0 && !dropped(parts[answer]) {
+			answer = i
+		}
+	}
 	return c.pick(parts, answer)
+}
+
+// dropped reports whether there was something to drop.
+func dropped(p part) bool {
+	_, ok := p.tr.msg.Body.Lookup("ns")
+	return ok && p.tr.facts.ok
 }
 
 // modifyMissing makes the collection where a collMod has found none, as another holder has it now: what

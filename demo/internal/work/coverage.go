@@ -40,10 +40,8 @@ func (r *run) note(l Line, no *refusals) {
 	if no.any() && served {
 		kinds = append(kinds, name(l.Command)+" but for writes that are refused")
 	}
-	if len(r.left[coll(l.Command)]) > 0 {
-		for _, k := range kinds {
-			kinds = append(kinds, k+", beside what was left in shared")
-		}
+	if len(r.left[coll(l.Command)]) > 0 && len(kinds) > 0 {
+		kinds = append(kinds, kinds[0]+", beside what was left in shared")
 	}
 	for _, k := range kinds {
 		n := c.kinds[k]
@@ -62,34 +60,108 @@ func (r *run) note(l Line, no *refusals) {
 // mustServe are the kinds that no run may leave out; what the proxy learns to serve is added.
 var mustServe = []string{
 	"abortTransaction",
+	"aggregate for the comment's tenant",
 	"aggregate of one home",
+	"aggregate of platform data joined with tenants'",
+	"aggregate of several homes",
+	"aggregate with $count over homes",
+	"aggregate with $facet over homes",
+	"aggregate with $group of $addToSet over homes",
+	"aggregate with $group of $avg over homes",
+	"aggregate with $group of $max over homes",
+	"aggregate with $group of $min over homes",
+	"aggregate with $group of $push over homes",
+	"aggregate with $group of $sum over homes",
 	"aggregate with $group of one home",
+	"aggregate with $limit over homes",
+	"aggregate with $lookup of platform data over homes",
+	"aggregate with $lookup of tenant data of one home",
+	"aggregate with $lookup of tenant data over homes",
+	"aggregate with $skip and $limit over homes",
+	"aggregate with $skip over homes",
+	"aggregate with $sort and $limit over homes",
+	"aggregate with $sort over homes",
+	"aggregate with $sortByCount over homes",
+	"aggregate with $unionWith of one home",
+	"aggregate with $unionWith over homes",
+	"aggregate with $unwind over homes",
+	"aggregate without a tenant",
+	"aggregate without a tenant, beside what was left in shared",
+	"bulkWrite but for writes that are refused",
+	"bulkWrite of many documents",
+	"bulkWrite of two collections",
+	"bulkWrite with an upsert",
+	"collMod",
 	"commitTransaction",
+	"count for the comment's tenant",
 	"count of one home",
+	"count of several homes",
+	"count with limit over homes",
+	"count with skip over homes",
+	"count without a tenant",
+	"count without a tenant, beside what was left in shared",
 	"create",
 	"createIndexes",
 	"delete by _id",
+	"delete by _id, beside what was left in shared",
+	"delete for the comment's tenant",
 	"delete of one home",
 	"delete of one home, many",
+	"delete without a tenant, many",
+	"delete without a tenant, many, beside what was left in shared",
 	"distinct of one home",
+	"distinct of several homes",
+	"distinct without a tenant",
+	"drop",
 	"dropIndexes",
 	"find by _id",
+	"find by _id, beside what was left in shared",
+	"find for the comment's tenant",
 	"find of one home",
+	"find of several homes",
+	"find with collation over homes",
+	"find with limit over homes",
+	"find with projection over homes",
+	"find with skip over homes",
+	"find with sort over homes",
+	"find without a tenant",
+	"find without a tenant, beside what was left in shared",
 	"findAndModify by _id",
 	"findAndModify of one home",
+	"findAndModify with sort over homes",
 	"getMore",
+	"in a transaction, on two clusters: find by _id",
+	"in a transaction, on two clusters: insert of one home",
+	"in a transaction, on two clusters: update by _id",
 	"in a transaction: delete by _id",
+	"in a transaction: find by _id",
 	"in a transaction: find of one home",
+	"in a transaction: find without a tenant",
+	"in a transaction: findAndModify by _id",
 	"in a transaction: insert of one home",
 	"in a transaction: update by _id",
+	"in a transaction: update without a tenant, many",
 	"insert of one home",
+	"insert of several homes",
+	"insert twice with one number",
 	"killCursors",
 	"listCollections",
 	"listIndexes",
+	"update but for writes that are refused",
 	"update by _id",
-	"update by replacement by _id",
+	"update by _id, beside what was left in shared",
+	"update by a pipeline over homes",
+	"update by replacement over homes",
+	"update for the comment's tenant",
 	"update of one home",
 	"update of one home, many",
+	"update of several homes",
+	"update twice with one number",
+	"update without a tenant, many",
+	"update without a tenant, many, beside what was left in shared",
+	"update, upsert of many, of one home",
+	"update, upsert of many, over homes",
+	"update, upsert, over homes",
 }
 
 // Unserved are the kinds that a run has served never, and would have had to.
@@ -137,22 +209,24 @@ func kindsOf(r *Routing, l Line) []string {
 	s := subjectsOf(l.Command)
 	where := s.String(r, c)
 	kinds := []string{n + where}
+	of := " over homes" // all of them, or some
+	if where == "" || strings.HasPrefix(where, " of one home") {
+		of = " of one home"
+	}
 	for extra := range s.extras {
-		kinds = append(kinds, n+extra+where)
+		kinds = append(kinds, n+extra+of)
 	}
 	switch {
 	case l.Again:
-		kinds = append(kinds, n+" twice with one number"+where)
+		kinds = append(kinds, n+" twice with one number")
 	case commentTenant(l.Command) != nil:
-		kinds = append(kinds, n+" for the comment's tenant"+where)
-	case l.Txn && n != "commitTransaction" && n != "abortTransaction":
+		kinds = append(kinds, n+" for the comment's tenant")
+	case l.Txn && !ends(l):
 		on := "in a transaction: "
 		if r.spans(c) {
 			on = "in a transaction, on two clusters: "
 		}
-		for i := range kinds {
-			kinds[i] = on + kinds[i]
-		}
+		return []string{on + n + where}
 	}
 	return kinds
 }

@@ -28,12 +28,12 @@ func (w *world) whose(c string, o owner) bson.D {
 		return is(f, v)
 	}
 	other := w.tenant()
-	switch w.between("tenant's form", 0, 11) {
+	switch w.between("tenant's form", 0, 13) {
 	case 0:
 		return is(f, is("$eq", v))
 	case 1:
 		return is(f, is("$in", bson.A{v}))
-	case 2:
+	case 2, 12, 13:
 		return is(f, is("$in", bson.A{v, w.spell(other.id)}))
 	case 3:
 		return is("$and", bson.A{is(f, v), w.what(c, o)})

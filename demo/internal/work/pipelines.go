@@ -17,14 +17,14 @@ func (w *world) aggregate(c string) bson.D {
 	p := &pipeline{world: w, coll: c, owner: w.tenant(), whole: true}
 	if !w.often("no match", 1) {
 		match := w.filter(c)
-		if w.often("one tenant", 4) {
+		if w.often("one tenant", 3) {
 			match = both(is(tenantField(c), w.spell(p.owner.id)), w.what(c, p.owner))
 		} else if w.often("two tenants", 3) {
 			match = is(tenantField(c), is("$in", bson.A{p.owner.id, w.tenant().id}))
 		}
 		p.add("$match", match)
 	}
-	for range w.between("stages", 0, 4) {
+	for range w.between("stages", 1, 4) {
 		p.stage()
 	}
 	cursor := bson.D{}

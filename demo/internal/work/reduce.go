@@ -86,7 +86,7 @@ func (t Tenant) smaller() []Tenant {
 }
 
 // needed are fields without which a write is another mistake than the one that is looked for.
-var needed = []string{"q", "u", "filter", "updateMods", "update", "query", "nsInfo", "cursor", "limit"}
+var needed = []string{"q", "u", "filter", "updateMods", "update", "query", "nsInfo", "cursor", "limit", "multi", "sort", "_id", "$sort"}
 
 // smallerDoc is the document with one element less in one of its arrays, or one field less.
 func smallerDoc(d bson.D) []bson.D {

@@ -263,14 +263,25 @@ var errBrokenOff = errors.New("a write of many documents has failed")
 func brokenOff(command, reply bson.D) bool {
 	entries := array(get(command, batches[name(command)]))
 	return slices.ContainsFunc(failures(reply), func(f failure) bool {
+		if name(command) == "insert" && len(entries) > 1 {
+			return get(f.doc, "code") == int32(121) // the test server inserts none of a batch of which a validator refuses one
+		}
 		return f.at < len(entries) && get(doc(entries[f.at]), "multi") == true
 	})
 }
 
-// uncounted is a reply without how many documents were changed.
+// uncounted is a reply without how many documents were changed, and without which of them failed.
 func uncounted(reply bson.D) bson.D {
-	return slices.DeleteFunc(slices.Clone(reply), func(e bson.E) bool {
+	out := slices.DeleteFunc(slices.Clone(reply), func(e bson.E) bool {
 		return slices.Contains([]string{"n", "nModified", "nMatched"}, e.Key)
+	})
+	return eachRow(out, func(row bson.D, _ int) bson.D {
+		if get(row, "code") == nil {
+			return row
+		}
+		return slices.DeleteFunc(slices.Clone(row), func(e bson.E) bool {
+			return slices.Contains([]string{"code", "keyPattern", "keyValue", "errInfo", "n", "nModified"}, e.Key)
+		})
 	})
 }
 

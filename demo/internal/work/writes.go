@@ -16,11 +16,33 @@ func (w *world) insert(c string) bson.D {
 	return w.ordered(insert(c, docs))
 }
 
+// ordered leaves the order of a batch open at times, where none is seen.
 func (w *world) ordered(command bson.D) bson.D {
-	if w.often("unordered", 3) {
+	if w.often("unordered", 3) && (name(command) == "insert" || independent(command)) {
 		return append(command, bson.E{Key: "ordered", Value: false})
 	}
 	return command
+}
+
+// independent reports whether the writes of a batch are of different documents, each named by its _id.
+func independent(command bson.D) bool {
+	entries := array(get(command, batches[name(command)]))
+	seen := map[string]bool{}
+	for _, v := range entries {
+		e := doc(v)
+		id := get(doc(e[0].Value), "_id")
+		of := "" // namespace of a bulkWrite's
+		for _, field := range []string{"filter", "document"} {
+			if d := doc(get(e, field)); d != nil {
+				id, of = get(d, "_id"), text(e[0].Value)
+			}
+		}
+		if _, several := id.(bson.D); id == nil || several || seen[of+text(id)] {
+			return len(entries) == 1
+		}
+		seen[of+text(id)] = true
+	}
+	return true
 }
 
 // change is an update of one document, or with many of whichever.
