@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
@@ -128,4 +130,36 @@ func TestFilteredDatabases(t *testing.T) {
 	if r := list(false, d("name", d("$odd", 1))); wiretest.Get(r, "code") != int32(2) {
 		t.Errorf("a bad filter: %v", r)
 	}
+}
+
+// Shutdown does not wait for the parts of a command longer than it is told to.
+func TestShutdownEndsParts(t *testing.T) {
+	g := newGround(t, nil)
+	never := make(chan struct{})
+	defer close(never)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "find" {
+			return wiretest.Pass().After(never)
+		}
+		return wiretest.Pass()
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = g.client.Try(d("find", "orders", "$db", "app"))
+	}()
+	g.server.Wait("find", 2)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		g.proxy.Shutdown(ctx)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for the servers")
+	}
+	<-done
 }

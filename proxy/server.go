@@ -65,6 +65,7 @@ type Server struct {
 
 	ctx    context.Context // of everything that waits for a backend; ended by Shutdown
 	cancel context.CancelFunc
+	ending atomic.Bool // after that
 
 	mu        sync.Mutex // guards the following
 	listeners []net.Listener
@@ -238,6 +239,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	s.cancel()
+	s.ending.Store(true)
 	s.mu.Lock()
 	for c := range s.clients {
 		c.abort()

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -151,14 +152,19 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 	if err != nil {
 		return nil, false, err
 	}
-	if !tr.aside {
+	defer conn.Release()
+	if tr.aside {
+		defer context.AfterFunc(c.srv.ctx, conn.Interrupt)()
+	} else {
 		c.inUse.Store(conn)
+		if c.srv.ending.Load() { // whoever ends it may have looked just before
+			conn.Interrupt()
+		}
 	}
 	reply, err = conn.RoundTrip(frame, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name))
 	if !tr.aside {
 		c.inUse.Store(nil)
 	}
-	defer conn.Release()
 	if err != nil {
 		return nil, false, err
 	}
