@@ -71,7 +71,7 @@ func (s *split) guessHome() (held wire.Value) {
 	if !ok {
 		return held
 	}
-	held = s.settle(0, p)
+	held, op.Exists = s.settle(0, p), true
 	if s.guessed = s.plans[0].Err == nil; !s.guessed {
 		s.plans[0].Err, op.Located = nil, routing.Located{}
 	}
@@ -164,13 +164,23 @@ func (s *split) settle(i int, p place) (held wire.Value) {
 	if _, waits := s.t.Home(op.Coll, p.tenant); waits {
 		return p.tenant
 	}
-	op.Tenant, op.Exists = p.tenant, s.plain(op)
+	op.Tenant, op.Exists = p.tenant, s.plain(op) && !remakes(op, p.tenant)
 	if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 		s.plans[i].Err = err
 		return held
 	}
 	s.homes[i] = p.home
 	return held
+}
+
+// remakes reports whether an upsert makes a document of the tenant whose one was found: it is sent as
+// one, since that may be gone when it comes.
+func remakes(op *routing.Op, tenant wire.Value) bool {
+	if !op.Upsert {
+		return false
+	}
+	v, err := op.Coll.Upserted(op)
+	return err == nil && routing.SameValue(v, tenant)
 }
 
 // plain reports whether a write's filter says nothing but the _id: then the document that was found

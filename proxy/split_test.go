@@ -693,3 +693,30 @@ func TestSplitConcernLabels(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// A document that is deleted after it was found is made again by an upsert, as by one server's.
+func TestUpsertOfDeleted(t *testing.T) {
+	upsert := d("$set", d("x", 1), "$setOnInsert", d("tenantId", "acme"))
+	other := d("q", d("_id", 1), "u", upsert, "upsert", true)
+	for name, cmd := range map[string]bson.D{
+		"batch":  d("update", "orders", "updates", bson.A{d("q", d("_id", 0), "u", upsert, "upsert", true), other}),
+		"modify": d("findAndModify", "orders", "query", d("_id", 0), "update", upsert, "upsert", true),
+	} {
+		g := newGround(t, nil)
+		direct := wiretest.Dial(t, g.server.Addr())
+		for id := range 2 { // behind the proxy, which has no guess
+			direct.Run("app_t_acme", d("insert", "orders", "documents", bson.A{d("_id", id, "tenantId", "acme")}))
+		}
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name == "update" || c.Name == "findAndModify" {
+				g.server.Handle(nil)
+				direct.Run("app_t_acme", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 0), "limit", 1)}))
+			}
+			return wiretest.Pass()
+		})
+		r := g.client.Run("app", cmd)
+		if g.wantHeld(t, "[]", "[0 1]"); t.Failed() {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
