@@ -39,7 +39,7 @@ type refusals struct {
 	writes map[int]*refusal // by their places in the batch
 }
 
-func (r *refusals) any() bool { return r.whole != nil || len(r.writes) > 0 }
+func (no *refusals) any() bool { return no.whole != nil || len(no.writes) > 0 }
 
 // refused reads the refusals out of the reply to a command.
 func (r *Routing) refused(command, reply bson.D) refusals {
