@@ -244,7 +244,7 @@ var rows = []Command{
 		Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
 		Bound: BoundOwner, Plain: true, Fields: fields("index"),
 	},
-	{Name: "drop", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Bound: BoundOwner, Plain: true},
+	{Name: "drop", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Bound: BoundOwner, Plain: true, Reply: ReplyNS},
 	{
 		Name: "dropDatabase", Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Drops: true, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
 		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own"),
