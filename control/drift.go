@@ -195,16 +195,21 @@ func (d *definition) elements() bson.D {
 }
 
 func compareOptions(shared, own bson.D) (found []string) {
-	for _, key := range keysOf(shared, own) {
-		want, has := lookup(shared, key)
-		got, is := lookup(own, key)
+	return compare("option", shared, own, equal)
+}
+
+// compare says how the tenant's own things of a kind differ from shared's, by their names.
+func compare(kind string, shared, own bson.D, same func(a, b any) bool) (found []string) {
+	for _, name := range keysOf(shared, own) {
+		want, has := lookup(shared, name)
+		got, is := lookup(own, name)
 		switch {
 		case !is:
-			found = append(found, fmt.Sprintf("lacks the option %s: %s", key, text(want)))
+			found = append(found, fmt.Sprintf("lacks the %s %s: %s", kind, name, text(want)))
 		case !has:
-			found = append(found, fmt.Sprintf("has the option %s, which shared has not: %s", key, text(got)))
-		case !equal(want, got):
-			found = append(found, fmt.Sprintf("has another option %s: %s, in shared %s", key, text(got), text(want)))
+			found = append(found, fmt.Sprintf("has the %s %s, which shared has not: %s", kind, name, text(got)))
+		case !same(want, got):
+			found = append(found, fmt.Sprintf("has another %s %s: %s, in shared %s", kind, name, text(got), text(want)))
 		}
 	}
 	return found
@@ -218,20 +223,7 @@ func compareIndexes(shared, own []bson.D) (found []string) {
 		}
 		return named
 	}
-	a, b := byName(shared), byName(own)
-	for _, name := range keysOf(a, b) {
-		want, has := lookup(a, name)
-		got, is := lookup(b, name)
-		switch {
-		case !is:
-			found = append(found, fmt.Sprintf("lacks the index %s: %s", name, text(want)))
-		case !has:
-			found = append(found, fmt.Sprintf("has the index %s, which shared has not: %s", name, text(got)))
-		case !sameFields(want.(bson.D), got.(bson.D)):
-			found = append(found, fmt.Sprintf("has another index %s: %s, in shared %s", name, text(got), text(want)))
-		}
-	}
-	return found
+	return compare("index", byName(shared), byName(own), func(a, b any) bool { return sameFields(a.(bson.D), b.(bson.D)) })
 }
 
 func keysOf(a, b bson.D) (keys []string) {
