@@ -88,7 +88,7 @@ func bucketOf(spec wire.Doc, ok bool) (g grouping, _ bool) {
 		}
 		ok = ok && g.read(outputs, "")
 	} else {
-		g.outputs = []output{{name: "count", op: []byte("$sum"), arg: one, accumulator: accumulators["$sum"]}}
+		g.outputs = []output{counter}
 	}
 	g.part = stage("$bucket", func(d []byte) []byte {
 		for it := spec.Iter(); it.Next(); {
@@ -102,13 +102,17 @@ func bucketOf(spec wire.Doc, ok bool) (g grouping, _ bool) {
 	return g, ok
 }
 
-var one = wire.Value{Type: bsoncore.TypeInt32, Data: []byte{1, 0, 0, 0}}
+// counter is { count: { $sum: 1 } }.
+var counter = output{
+	name: "count", op: []byte("$sum"), arg: wire.Value{Type: bsoncore.TypeInt32, Data: []byte{1, 0, 0, 0}},
+	accumulator: accumulators["$sum"],
+}
 
 // counting is a $sortByCount in parts.
 func (g grouping) counting(by wire.Value) (grouping, bool) {
 	s, isPath := by.Str()
 	_, isDoc := by.Doc()
-	g.outputs = []output{{name: "count", op: []byte("$sum"), arg: one, accumulator: accumulators["$sum"]}}
+	g.outputs = []output{counter}
 	g.part = stage("$group", func(d []byte) []byte { return g.appendParts(by.AppendTo(d, "_id")) })
 	g.after = []wire.Doc{sortBy("count", -1)}
 	return g, isDoc || isPath && len(s) > 1 && s[0] == '$'

@@ -3,7 +3,6 @@ package routing
 import (
 	"bytes"
 	"slices"
-	"strconv"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -120,12 +119,7 @@ func docsOf(array wire.Value) (docs []wire.Doc) {
 
 // AppendStages appends stages as an array with the name.
 func AppendStages(d []byte, name string, stages []wire.Doc) []byte {
-	return appendArray(d, name, func(d []byte) []byte {
-		for i, s := range stages {
-			d = bsoncore.AppendDocumentElement(d, strconv.Itoa(i), bsoncore.Document(s))
-		}
-		return d
-	})
+	return appendDocs(d, name, stages)
 }
 
 // step is one stage of a pipeline that is planned.

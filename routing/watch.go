@@ -202,13 +202,13 @@ func (w *Watch) moved(db *Database, set *collectionSet) wire.Doc {
 			moved = append(moved, v)
 		}
 	}
-	either := []wire.Doc{docOf(func(d []byte) []byte { return appendOneOf(d, "ns.coll", "$in", moved) })}
+	either := []wire.Doc{build(func(d []byte) []byte { return appendOneOf(d, "ns.coll", "$in", moved) })}
 	for i, p := range db.patterns { // the longest first: what it covers is no shorter one's
 		prefix := regexValue(`\A` + quoted([]byte(strings.TrimSuffix(p.name, "*"))))
 		if set.moved[p.num] {
 			others := slices.Clone(listed)
-			either = append(either, docOf(func(d []byte) []byte {
-				return appendSub(d, "ns.coll", func(d []byte) []byte {
+			either = append(either, build(func(d []byte) []byte {
+				return appendDoc(d, "ns.coll", func(d []byte) []byte {
 					if p.name != "*" {
 						d = prefix.AppendTo(d, "$regex")
 					}
@@ -220,7 +220,7 @@ func (w *Watch) moved(db *Database, set *collectionSet) wire.Doc {
 			listed = append(listed, prefix)
 		}
 	}
-	return docOf(func(d []byte) []byte { return appendDocs(d, "$or", either) })
+	return build(func(d []byte) []byte { return appendDocs(d, "$or", either) })
 }
 
 // Homes calls yield for each home that the stream sees.
@@ -266,7 +266,7 @@ func (w *Watch) plan() {
 }
 
 // unshown are fields of events that tell what is the proxy's own, or differs from home to home.
-var unshown = docOf(func(d []byte) []byte {
+var unshown = build(func(d []byte) []byte {
 	return appendValues(d, "$unset", []wire.Value{
 		wire.StringValue("collectionUUID"), wire.StringValue("lsid"), wire.StringValue("txnNumber"),
 	})
@@ -295,8 +295,8 @@ func (w *Watch) match(cluster string) wire.Doc {
 	if w.DB == "" && cluster == w.t.HomeAny.Cluster && !w.t.hideOthers {
 		either = append(either, w.otherNames())
 	}
-	return docOf(func(d []byte) []byte {
-		return appendSub(d, "$match", func(d []byte) []byte {
+	return build(func(d []byte) []byte {
+		return appendDoc(d, "$match", func(d []byte) []byte {
 			if len(either) == 1 {
 				return append(d, either[0][4:len(either[0])-1]...)
 			}
@@ -332,7 +332,7 @@ func (w *Watch) groups(cluster string) []group {
 // ofGroup is the condition for the events of a group. A definition is made in every home; shared's
 // is the one that is told.
 func (w *Watch) ofGroup(g group) wire.Doc {
-	return docOf(func(d []byte) []byte {
+	return build(func(d []byte) []byte {
 		d = appendOneOf(d, "ns.db", "$in", g.dbs)
 		if w.Coll != "" {
 			d = w.name(w.Coll).AppendTo(d, "ns.coll")
@@ -357,7 +357,7 @@ var changes = func() (all []wire.Value) {
 
 // renamedTo is the condition that a collection has been given the watched one's name.
 func (w *Watch) renamedTo(cluster string) wire.Doc {
-	return docOf(func(d []byte) []byte {
+	return build(func(d []byte) []byte {
 		d = appendOneOf(d, "to.db", "$in", w.physical(cluster, func(*Target) bool { return true }, w.name))
 		return w.name(w.Coll).AppendTo(d, "to.coll")
 	})
@@ -379,7 +379,7 @@ func (w *Watch) otherNames() wire.Doc {
 	for _, db := range w.t.databases {
 		not = append(not, w.name(db.Name))
 	}
-	return docOf(func(d []byte) []byte { return appendOneOf(d, "ns.db", "$nin", not) })
+	return build(func(d []byte) []byte { return appendOneOf(d, "ns.db", "$nin", not) })
 }
 
 // secretNames are the databases that no client may learn of, as what a $nin takes; see [Table.Logical].
@@ -418,9 +418,9 @@ func (t *Table) plainWatch(r *Request) wire.Doc {
 	if hidden == nil && shown == nil {
 		return nil
 	}
-	return docOf(func(d []byte) []byte {
-		return appendSub(d, "$match", func(d []byte) []byte {
-			return appendSub(d, "ns.db", func(d []byte) []byte {
+	return build(func(d []byte) []byte {
+		return appendDoc(d, "$match", func(d []byte) []byte {
+			return appendDoc(d, "ns.db", func(d []byte) []byte {
 				if shown != nil {
 					return appendValues(d, "$in", shown)
 				}
@@ -443,8 +443,8 @@ func (w *Watch) logicalNames(cluster string) wire.Doc {
 	if len(names) == 0 {
 		return nil
 	}
-	return docOf(func(d []byte) []byte {
-		return appendSub(d, "$addFields", func(d []byte) []byte {
+	return build(func(d []byte) []byte {
+		return appendDoc(d, "$addFields", func(d []byte) []byte {
 			d = appendRenamed(d, "ns", "ns", "", names)
 			d = appendRenamed(d, "to", "to", "", names)
 			return appendRenamed(d, "operationDescription", "operationDescription.to", "to", names)
@@ -459,11 +459,11 @@ func appendRenamed(d []byte, field, path, within string, names map[string][]wire
 	for _, logical := range sortedKeys(names) {
 		rest := value
 		value = func(d []byte, key string) []byte {
-			return appendSub(d, key, func(d []byte) []byte {
+			return appendDoc(d, key, func(d []byte) []byte {
 				return appendList(d, "$cond", 3, func(d []byte, i int) []byte {
 					switch i {
 					case 0:
-						return appendSub(d, "0", func(d []byte) []byte {
+						return appendDoc(d, "0", func(d []byte) []byte {
 							return appendList(d, "$in", 2, func(d []byte, i int) []byte {
 								if i == 0 {
 									return bsoncore.AppendStringElement(d, "0", "$"+path+".db")
@@ -484,12 +484,12 @@ func appendRenamed(d []byte, field, path, within string, names map[string][]wire
 
 // appendMerged appends the expression of the field with the logical name in its document.
 func appendMerged(d []byte, key, field, path, within, logical string) []byte {
-	return appendSub(d, key, func(d []byte) []byte {
+	return appendDoc(d, key, func(d []byte) []byte {
 		return appendList(d, "$mergeObjects", 2, func(d []byte, i int) []byte {
 			if i == 0 {
 				return bsoncore.AppendStringElement(d, "0", "$"+field)
 			}
-			return appendSub(d, "1", func(d []byte) []byte {
+			return appendDoc(d, "1", func(d []byte) []byte {
 				if within != "" {
 					return appendMerged(d, within, path, path, "", logical)
 				}
@@ -512,25 +512,13 @@ func (t *Table) Holders(db, coll string) []*Target {
 	}
 }
 
-func docOf(fill func([]byte) []byte) wire.Doc {
-	i, d := bsoncore.AppendDocumentStart(nil)
-	d, _ = bsoncore.AppendDocumentEnd(fill(d), i)
-	return d
-}
-
-func appendSub(d []byte, key string, fill func([]byte) []byte) []byte {
-	i, d := bsoncore.AppendDocumentElementStart(d, key)
-	d, _ = bsoncore.AppendDocumentEnd(fill(d), i)
-	return d
-}
-
 func appendList(d []byte, key string, n int, element func(d []byte, i int) []byte) []byte {
-	at, d := bsoncore.AppendArrayElementStart(d, key)
-	for i := range n {
-		d = element(d, i)
-	}
-	d, _ = bsoncore.AppendArrayEnd(d, at)
-	return d
+	return appendArray(d, key, func(d []byte) []byte {
+		for i := range n {
+			d = element(d, i)
+		}
+		return d
+	})
 }
 
 func appendValues(d []byte, key string, values []wire.Value) []byte {
@@ -545,7 +533,7 @@ func appendDocs(d []byte, key string, docs []wire.Doc) []byte {
 
 // appendOneOf appends { field: { operator: [values] } }.
 func appendOneOf(d []byte, field, operator string, values []wire.Value) []byte {
-	return appendSub(d, field, func(d []byte) []byte { return appendValues(d, operator, values) })
+	return appendDoc(d, field, func(d []byte) []byte { return appendValues(d, operator, values) })
 }
 
 func regexValue(pattern string) wire.Value {
