@@ -55,11 +55,8 @@ func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
 	}
 	labels, _ := p.tr.msg.Body.Lookup("errorLabels")
 	w.addLabels(labels)
-	if v, ok := p.tr.msg.Body.Lookup("writeConcernError"); ok {
-		if d, ok := v.Doc(); ok {
-			w.concerns = append(w.concerns, names.doc(nil, d, "", 0))
-		}
-	}
+	concern, _ := p.tr.msg.Body.Lookup("writeConcernError")
+	w.addConcern(concern, &names)
 	return nil
 }
 
@@ -133,12 +130,9 @@ func (w *writeResult) bulkReply(c *clientConn, target *routing.Target, tx *txn) 
 	cur := c.newCursor([]byte("admin.$cmd.bulkWrite"), target)
 	cur.merged = &merged{streams: []*stream{s}, left: -1}
 	size := len(rows)
-	if f, ok := c.req.Field("cursor"); ok {
-		d, _ := f.Value.Doc()
-		if v, ok := d.Lookup("batchSize"); ok {
-			n, _ := v.Int()
-			size = int(min(max(n, 0), int64(size)))
-		}
+	if v := c.cursorSize(); v.Type != 0 {
+		n, _ := v.Int()
+		size = int(min(max(n, 0), int64(size)))
 	}
 	first, _ := c.take(cur, size, tx) // of rows that are all here
 	id := int64(0)

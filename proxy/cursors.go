@@ -334,10 +334,8 @@ func (c *clientConn) killPart(p cursorPart, cur *cursor) {
 		}
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(p.target))
 	})
-	tr := &trip{
-		target: p.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
-		make: func() wire.Doc { return body }, sel: backend.Select{Address: p.address},
-	}
+	tr := ownTrip(p.target, func() wire.Doc { return body })
+	tr.sel = backend.Select{Address: p.address}
 	if reply, err := c.send(tr); err == nil {
 		reply.Free()
 	}

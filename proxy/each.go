@@ -13,30 +13,19 @@ import (
 
 // each sends a definition, or a question about definitions, to every target.
 func (c *clientConn) each(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
-	tx, leave, stale, werr := c.enter(t, d)
-	defer leave()
-	if stale {
-		return nil, true
-	}
-	var reply *wire.Buf
-	switch {
-	case werr != nil:
-	case d.Action == routing.FirstOf:
-		reply, werr = c.firstOf(t, d, tx)
-	case c.req.Cmd.Merge == routing.MergeCollections:
-		reply, werr = c.collections(t, d)
-	case c.req.Cmd.Merge == routing.MergeFigures:
-		reply, werr = c.figures(t, d, tx)
-	default:
-		reply, werr = c.define(t, d, tx)
-	}
-	if werr != nil {
-		if tx != nil {
-			c.failTxn(tx)
+	return c.overHomes(t, d, func(tx *txn) (reply *wire.Buf, again bool, err *wire.Error) {
+		switch {
+		case d.Action == routing.FirstOf:
+			reply, err = c.firstOf(t, d, tx)
+		case c.req.Cmd.Merge == routing.MergeCollections:
+			reply, err = c.collections(t, d)
+		case c.req.Cmd.Merge == routing.MergeFigures:
+			reply, err = c.figures(t, d, tx)
+		default:
+			reply, err = c.define(t, d, tx)
 		}
-		return c.refuse(werr), false
-	}
-	return reply, false
+		return reply, false, err
+	})
 }
 
 // settled reports whether an error says that a definition is as it is wanted already.
@@ -170,10 +159,8 @@ func (c *clientConn) options(holder *routing.Target) (wire.Doc, *wire.Error) {
 		d, _ = bsoncore.AppendDocumentEnd(d, i)
 		return bsoncore.AppendStringElement(d, "$db", holder.DB)
 	})
-	tr := &trip{
-		target: holder, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
-		make: func() wire.Doc { return body }, sel: backend.Select{Write: true},
-	}
+	tr := ownTrip(holder, func() wire.Doc { return body })
+	tr.sel = backend.Select{Write: true}
 	reply, err := c.send(tr)
 	if err != nil {
 		return nil, err
@@ -470,10 +457,8 @@ func (c *clientConn) matching(t *routing.Table, filter wire.Doc, rows []*databas
 		d = appendAllAtOnce(d)
 		return bsoncore.AppendStringElement(d, "$db", "admin")
 	})
-	tr := &trip{
-		target: t.HomeAny, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
-		make: func() wire.Doc { return body }, sel: backend.Select{Write: true},
-	}
+	tr := ownTrip(t.HomeAny, func() wire.Doc { return body })
+	tr.sel = backend.Select{Write: true}
 	reply, err := c.send(tr)
 	if err != nil {
 		return nil, err

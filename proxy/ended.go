@@ -72,7 +72,7 @@ func namespaceOf(doc wire.Doc) (db, coll string) {
 func (c *clientConn) anyLeft(holders []*routing.Target, coll string) (bool, *wire.Error) {
 	trips := make([]*trip, len(holders))
 	for i, x := range holders {
-		trips[i] = &trip{target: x, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, make: func() wire.Doc {
+		trips[i] = ownTrip(x, func() wire.Doc {
 			return build(func(d []byte) []byte {
 				d = bsoncore.AppendInt32Element(d, "listCollections", 1)
 				if coll != "" {
@@ -84,7 +84,7 @@ func (c *clientConn) anyLeft(holders []*routing.Target, coll string) (bool, *wir
 				d = c.appendSession(d, x.Cluster, nil)
 				return bsoncore.AppendStringElement(d, "$db", x.DB)
 			})
-		}}
+		})
 	}
 	parts := c.scatter(trips, nil)
 	defer free(parts)

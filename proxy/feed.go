@@ -204,12 +204,7 @@ type question struct {
 const usualWait = 1000
 
 func (c *clientConn) question(several bool) question {
-	q := question{size: -1, wait: usualWait, says: several}
-	if f, ok := c.req.Field("batchSize"); ok {
-		if n, _ := f.Value.Int(); n > 0 {
-			q.size = int(min(n, 1<<30))
-		}
-	}
+	q := question{size: c.nextSize(), wait: usualWait, says: several}
 	if f, ok := c.req.Field("maxTimeMS"); ok {
 		if n, _ := f.Value.Int(); n > 0 {
 			q.wait, q.says = n, true

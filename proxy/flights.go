@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -139,6 +138,40 @@ func (c *clientConn) depart(t *routing.Table, d *routing.Decision) (k flightKey,
 	return k, false
 }
 
+// entry is a command that has begun.
+type entry struct {
+	tx     *txn
+	flight flightKey // of a write outside of transactions
+	counts bool      // it is one
+}
+
+// enter begins a command: it finds its transaction, and counts it among those in flight; the caller
+// ends it by leave. stale asks for a new decision.
+func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (e entry, stale bool, err *wire.Error) {
+	tx, err := c.transaction()
+	if err == nil {
+		err = c.goesOn(t, d, tx)
+	}
+	if err != nil || tx == nil && !c.req.Writes() {
+		return entry{}, false, err
+	}
+	k, stale := c.depart(t, d)
+	switch {
+	case stale:
+		return entry{}, true, nil
+	case tx != nil:
+		tx.count(k) // until the transaction ends
+		return entry{tx: tx}, false, nil
+	}
+	return entry{flight: k, counts: true}, false, nil
+}
+
+func (c *clientConn) leave(e entry) {
+	if e.counts {
+		c.srv.flights.leave(e.flight)
+	}
+}
+
 // maxUnlisted is for how many tenants that are listed nowhere a command is held, one after the other.
 // What the next one is nobody has looked at, so that it can't be taken for shared's.
 const maxUnlisted = 60
@@ -158,7 +191,7 @@ func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 	}
 	if unlisted {
 		// It may lie in a reply that is given back before the command ends.
-		c.req.Unlisted = append(c.req.Unlisted, wire.Value{Type: d.Held.Type, Data: bytes.Clone(d.Held.Data)})
+		c.req.Unlisted = append(c.req.Unlisted, clone(d.Held))
 	}
 	return nil
 }

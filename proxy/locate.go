@@ -39,21 +39,23 @@ func (s *split) settled() (which []int) {
 	for i := range s.ops {
 		op := &s.ops[i]
 		in := collection{op.Coll, string(op.Name)}
-		if id, ok := s.byID(i); !ok || !changed[in][""] && !changed[in][keyOf(id)] {
+		earlier := changed[in]
+		if id, ok := s.byID(i); !ok || len(earlier) == 0 || !earlier[""] && !earlier[keyOf(id)] {
 			which = append(which, i)
 		}
 		if i+1 == len(s.ops) || !op.Unsettles() {
 			continue
 		}
-		if changed[in] == nil {
-			changed[in] = map[string]bool{}
+		if earlier == nil {
+			earlier = map[string]bool{}
+			changed[in] = earlier
 		}
 		ids, named := op.IDs()
 		for _, id := range ids {
-			changed[in][keyOf(id)] = true
+			earlier[keyOf(id)] = true
 		}
 		if !named {
-			changed[in][""] = true
+			earlier[""] = true
 		}
 	}
 	return which
@@ -258,8 +260,9 @@ func (s *split) questionIn(tx *txn, op *routing.Op, targets []*routing.Target, s
 	c := s.c
 	trips := make([]*trip, len(targets))
 	for i, x := range targets {
-		tr := &trip{target: x, txn: tx, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, sel: c.selectServer(tx)}
-		tr.make = func() wire.Doc { return s.find(tx, op, x, sorted, fill) } // when it is sent: in a transaction only the first begins it
+		// It is made when it is sent: in a transaction only the first begins it.
+		tr := ownTrip(x, func() wire.Doc { return s.find(tx, op, x, sorted, fill) })
+		tr.txn, tr.sel = tx, c.selectServer(tx)
 		trips[i] = tr
 	}
 	parts := c.scatter(trips, tx)

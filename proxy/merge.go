@@ -103,13 +103,35 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn) (*
 	return c.firstOfMerged(cur, f.Value, tx)
 }
 
+// firstSize is how many documents a client wants at once that opens a cursor with the batchSize.
+func firstSize(batchSize wire.Value) int {
+	n, ok := batchSize.Int()
+	if !ok {
+		return 101
+	}
+	return int(min(max(n, 0), 1<<30))
+}
+
+// cursorSize is the batchSize in the command's cursor options.
+func (c *clientConn) cursorSize() wire.Value {
+	f, _ := c.req.Field("cursor")
+	options, _ := f.Value.Doc()
+	size, _ := options.Lookup("batchSize")
+	return size
+}
+
+// nextSize is how many documents a getMore wants; < 0 for none said.
+func (c *clientConn) nextSize() int {
+	f, _ := c.req.Field("batchSize")
+	if n, _ := f.Value.Int(); n > 0 {
+		return int(min(n, 1<<30))
+	}
+	return -1
+}
+
 // firstOfMerged is the reply with the first batch of a cursor over several homes.
 func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (*wire.Buf, *wire.Error) {
-	size := 101
-	if n, ok := batchSize.Int(); ok {
-		size = int(min(max(n, 0), 1<<30))
-	}
-	docs, err := c.take(cur, size, tx)
+	docs, err := c.take(cur, firstSize(batchSize), tx)
 	if err != nil {
 		c.killStreams(cur)
 		return nil, err
@@ -331,13 +353,7 @@ func without(d wire.Doc, name string) wire.Doc {
 
 // nextMerged gives the next batch of a cursor over several homes.
 func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
-	size := -1
-	if f, ok := c.req.Field("batchSize"); ok {
-		if n, _ := f.Value.Int(); n > 0 {
-			size = int(min(n, 1<<30))
-		}
-	}
-	docs, err := c.take(cur, size, tx)
+	docs, err := c.take(cur, c.nextSize(), tx)
 	if err != nil {
 		c.srv.cursors.remove(cur.id)
 		c.killStreams(cur)
@@ -366,10 +382,8 @@ func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
 		d = c.appendSession(d, s.target.Cluster, tx)
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})
-	tr := &trip{
-		target: s.target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, make: func() wire.Doc { return body },
-		txn: tx, cursor: cur, sel: backend.Select{Address: s.address},
-	}
+	tr := ownTrip(s.target, func() wire.Doc { return body })
+	tr.txn, tr.cursor, tr.sel = tx, cur, backend.Select{Address: s.address}
 	reply, err := c.send(tr)
 	if err != nil {
 		return err

@@ -87,18 +87,10 @@ func (s *split) modifyNowhere() (*wire.Buf, *wire.Error) {
 	op, targets := &s.ops[0], s.plans[0].Targets
 	op.Located = routing.Located{}
 	if op.Upsert {
-		v, err := op.Coll.Upserted(op)
+		home, _, err := s.making(0)
 		if err != nil {
 			return nil, err
 		}
-		home, held := s.t.Home(op.Coll, v)
-		if held {
-			return nil, s.c.moving()
-		}
-		if err := s.t.Guard(&s.c.req, op, home); err != nil {
-			return nil, err
-		}
-		op.Tenant, op.Made = v, true
 		reply, _, err := s.modify(home)
 		return reply, err
 	}

@@ -35,6 +35,7 @@ type indexed struct {
 // add takes in the reply to a part whose writes had these places in the client's batch.
 func (w *writeResult) add(tr *trip, ops []int) {
 	w.any = true
+	names := renamer{target: tr.target, rule: errorTexts}
 	for it := tr.msg.Body.Iter(); it.Next(); {
 		switch string(it.Key) {
 		case "n":
@@ -46,13 +47,9 @@ func (w *writeResult) add(tr *trip, ops []int) {
 		case "upserted":
 			w.upserted = appendIndexed(w.upserted, it.Value, ops, nil)
 		case "writeErrors":
-			r := renamer{target: tr.target, rule: errorTexts}
-			w.errors = appendIndexed(w.errors, it.Value, ops, &r)
+			w.errors = appendIndexed(w.errors, it.Value, ops, &names)
 		case "writeConcernError":
-			if d, ok := it.Value.Doc(); ok {
-				r := renamer{target: tr.target, rule: errorTexts}
-				w.concerns = append(w.concerns, r.doc(nil, d, "", 0))
-			}
+			w.addConcern(it.Value, &names)
 		case "errorLabels":
 			w.addLabels(it.Value)
 		case "retriedStmtIds":
@@ -65,13 +62,29 @@ func (w *writeResult) add(tr *trip, ops []int) {
 	}
 }
 
+func (w *writeResult) addConcern(v wire.Value, names *renamer) {
+	if d, ok := v.Doc(); ok {
+		w.concerns = append(w.concerns, names.doc(nil, d, "", 0))
+	}
+}
+
 func (w *writeResult) addLabels(v wire.Value) {
-	a, _ := v.Array()
-	for it := a.Iter(); it.Next(); {
-		if l, ok := it.Value.Str(); ok && !slices.Contains(w.labels, string(l)) {
-			w.labels = append(w.labels, string(l))
+	for _, l := range readLabels(v) {
+		if !slices.Contains(w.labels, l) {
+			w.labels = append(w.labels, l)
 		}
 	}
+}
+
+// readLabels reads the array of a reply's errorLabels.
+func readLabels(v wire.Value) (labels []string) {
+	a, _ := v.Array()
+	for it := a.Iter(); it.Next(); {
+		if l, ok := it.Value.Str(); ok {
+			labels = append(labels, string(l))
+		}
+	}
+	return labels
 }
 
 // appendIndexed appends the elements of an array with the places that they had in the client's batch.

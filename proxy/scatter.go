@@ -23,29 +23,24 @@ func free(parts []part) {
 	}
 }
 
-// enter begins a command that concerns several homes: it finds its transaction, and counts it among
-// those in flight. stale asks for a new decision.
-func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (tx *txn, leave func(), stale bool, err *wire.Error) {
-	leave = func() {}
-	if tx, err = c.transaction(); err == nil {
-		err = c.goesOn(t, d, tx)
+// overHomes serves a command that concerns several homes.
+func (c *clientConn) overHomes(t *routing.Table, d *routing.Decision, serve func(*txn) (*wire.Buf, bool, *wire.Error)) (reply *wire.Buf, again bool) {
+	e, stale, err := c.enter(t, d)
+	if stale {
+		return nil, true
+	}
+	defer c.leave(e)
+	if err == nil {
+		c.outcome.target = d.Targets[0]
+		reply, again, err = serve(e.tx)
 	}
 	if err != nil {
-		return nil, leave, false, err
-	}
-	if tx != nil || c.req.Writes() {
-		k, stale := c.depart(t, d)
-		if stale {
-			return nil, leave, true, nil
+		if e.tx != nil {
+			c.failTxn(e.tx)
 		}
-		if tx != nil {
-			tx.count(k)
-		} else {
-			leave = func() { c.srv.flights.leave(k) }
-		}
+		return c.refuse(err), false
 	}
-	c.outcome.target = d.Targets[0]
-	return tx, leave, false, nil
+	return reply, again
 }
 
 // pinAll pins the transaction to the one cluster of all the trips.
@@ -127,13 +122,7 @@ func (c *clientConn) spread(t *routing.Table, d *routing.Decision, tx *txn) []*t
 
 // gather serves a read over several homes.
 func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
-	tx, leave, stale, err := c.enter(t, d)
-	defer leave()
-	if stale {
-		return nil, true
-	}
-	var reply *wire.Buf
-	if err == nil {
+	return c.overHomes(t, d, func(tx *txn) (reply *wire.Buf, again bool, err *wire.Error) {
 		switch c.req.Cmd.Merge {
 		case routing.MergeCursor:
 			if d.Segments != nil {
@@ -150,14 +139,8 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 		default:
 			err = wire.Errorf(wire.IllegalOperation, "%s over the databases of several tenants is not offered; add the tenant field to the filter", c.req.Cmd.Name)
 		}
-	}
-	if err != nil {
-		if tx != nil {
-			c.failTxn(tx)
-		}
-		return c.refuse(err), false
-	}
-	return reply, false
+		return reply, false, err
+	})
 }
 
 // find answers a find over several homes. Of one that names its document by _id the hint's home is
@@ -451,12 +434,7 @@ func (c *clientConn) replied(tr *trip) *wire.Error {
 		return c.label(e, false)
 	}
 	v, _ := tr.msg.Body.Lookup("errorLabels")
-	a, _ := v.Array()
-	for it := a.Iter(); it.Next(); {
-		if l, ok := it.Value.Str(); ok {
-			e.Labels = append(e.Labels, string(l))
-		}
-	}
+	e.Labels = append(e.Labels, readLabels(v)...)
 	r := renamer{target: tr.target, rule: errorTexts}
 	e.Reply = build(func(d []byte) []byte {
 		for it := tr.msg.Body.Iter(); it.Next(); {

@@ -55,10 +55,7 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 		streams = []*stream{{docs: summedDocs(docs)}}
 	}
 	s.cur.merged.streams = streams
-	f, _ := c.req.Field("cursor")
-	options, _ := f.Value.Doc()
-	size, _ := options.Lookup("batchSize")
-	return c.firstOfMerged(s.cur, size, tx)
+	return c.firstOfMerged(s.cur, c.cursorSize(), tx)
 }
 
 // summedDocs is one document with the sums of what the documents count; none where there is none.
@@ -465,10 +462,5 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 	if len(body) > wire.MaxDocument {
 		return nil, wire.Errorf(wire.QueryMemoryLimit, "the pipeline and the documents that it brings together are more than 16 MB; begin it with a $match")
 	}
-	x := &subRequest{}
-	x.buf.B = wire.AppendMessage(nil, 0, 0, 0, body)
-	if err := x.msg.Parse(x.buf.B); err != nil {
-		return nil, wire.Errorf(wire.BSONObjectTooLarge, "a part of the command is too large: %v", err)
-	}
-	return x, x.req.Parse(&x.msg)
+	return subRequestOf(body)
 }

@@ -34,24 +34,10 @@ type split struct {
 
 // split serves writes that routing could not send to one home whole.
 func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
-	tx, leave, stale, err := c.enter(t, d)
-	defer leave()
-	if stale {
-		return nil, true
-	}
-	var reply *wire.Buf
-	again := false
-	if err == nil {
+	return c.overHomes(t, d, func(tx *txn) (*wire.Buf, bool, *wire.Error) {
 		s := &split{c: c, t: t, d: d, tx: tx, ordered: true}
-		reply, again, err = s.run()
-	}
-	if err != nil {
-		if tx != nil {
-			c.failTxn(tx)
-		}
-		return c.refuse(err), false
-	}
-	return reply, again
+		return s.run()
+	})
 }
 
 func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
@@ -377,6 +363,11 @@ func (c *clientConn) derived(parts []sequence, more func([]byte) []byte) (*subRe
 		}
 		return more(d)
 	})
+	return subRequestOf(body, parts...)
+}
+
+// subRequestOf is the command of the body and the sequences.
+func subRequestOf(body wire.Doc, parts ...sequence) (*subRequest, *wire.Error) {
 	x := &subRequest{}
 	x.buf.B = wire.AppendMessage(nil, 0, 0, 0, body)
 	for _, p := range parts {
@@ -425,18 +416,30 @@ func (s *split) everywhere(i int) *wire.Error {
 
 // upsert makes the document of an upsert that has found none, in its tenant's home.
 func (s *split) upsert(i int) *wire.Error {
+	home, held, err := s.making(i)
+	switch {
+	case held:
+		return s.broken([]int{i}, err)
+	case err != nil:
+		s.result.fail(i, err)
+		return nil
+	}
+	return s.sendAll([]batch{{home, []int{i}}})
+}
+
+// making prepares the i-th write, an upsert, to make its document, and says in which home; held says
+// that the error is of the moment, since that tenant's route is being changed.
+func (s *split) making(i int) (home *routing.Target, held bool, err *wire.Error) {
 	op := &s.ops[i]
 	v, err := op.Coll.Upserted(op)
-	if err == nil {
-		home, held := s.t.Home(op.Coll, v)
-		if held {
-			return s.broken([]int{i}, s.c.moving())
-		}
-		if err = s.t.Guard(&s.c.req, op, home); err == nil {
-			op.Tenant, op.Made = v, true
-			return s.sendAll([]batch{{home, []int{i}}})
-		}
+	if err != nil {
+		return nil, false, err
 	}
-	s.result.fail(i, err)
-	return nil
+	if home, held = s.t.Home(op.Coll, v); held {
+		return nil, true, s.c.moving()
+	}
+	if err = s.t.Guard(&s.c.req, op, home); err == nil {
+		op.Tenant, op.Made = v, true
+	}
+	return home, false, err
 }

@@ -65,6 +65,11 @@ func (c *clientConn) sideTrip(t *routing.Table, target *routing.Target, tx *txn)
 	}
 }
 
+// ownTrip is a trip of a command made here, beside the client's; its caller says which server it wants.
+func ownTrip(target *routing.Target, body func() wire.Doc) *trip {
+	return &trip{target: target, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true, make: body}
+}
+
 // selectServer says which server the command wants.
 func (c *clientConn) selectServer(tx *txn) backend.Select { return c.serverFor(&c.req, tx) }
 
@@ -375,24 +380,15 @@ func recoveryToken(cluster string) []byte {
 
 // forward sends the command to the one target of the decision.
 func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire.Buf, again bool) {
-	tx, werr := c.transaction()
-	if werr == nil {
-		werr = c.goesOn(t, d, tx)
+	e, stale, werr := c.enter(t, d)
+	if stale {
+		return nil, true
 	}
 	if werr != nil {
 		return c.refuse(werr), false
 	}
-	if c.req.Writes() || tx != nil {
-		k, stale := c.depart(t, d)
-		if stale {
-			return nil, true
-		}
-		if tx != nil {
-			tx.count(k)
-		} else {
-			defer c.srv.flights.leave(k)
-		}
-	}
+	defer c.leave(e)
+	tx := e.tx
 	if tx != nil {
 		if err := tx.pin(d.Target.Cluster); err != nil {
 			c.failTxn(tx)
@@ -448,10 +444,8 @@ func (c *clientConn) abortAt(cluster, address string, number int64) {
 	d = bsoncore.AppendBooleanElement(d, "autocommit", false)
 	d = bsoncore.AppendStringElement(d, "$db", "admin")
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
-	tr := &trip{
-		target: &routing.Target{Cluster: cluster}, patch: &wire.Patch{}, msg: &wire.Message{}, aside: true,
-		make: func() wire.Doc { return d }, sel: backend.Select{Write: address == "", Address: address},
-	}
+	tr := ownTrip(&routing.Target{Cluster: cluster}, func() wire.Doc { return d })
+	tr.sel = backend.Select{Write: address == "", Address: address}
 	if reply, err := c.send(tr); err == nil {
 		reply.Free()
 	}

@@ -153,7 +153,7 @@ func (c *clientConn) follow(t *routing.Table, d *routing.Decision) (reply *wire.
 		c.endWatch(cur)
 		return nil, true
 	}
-	events, over, err := c.give(w, c.firstSize())
+	events, over, err := c.give(w, firstSize(c.cursorSize()))
 	if err != nil {
 		c.endWatch(cur)
 		return c.refuse(w.told(err)), false
@@ -188,18 +188,6 @@ func (c *clientConn) openWatch(t *routing.Table, d *routing.Decision) (*watch, *
 		return nil, w.told(err)
 	}
 	return w, nil
-}
-
-// firstSize is how many documents the client wants at once from a cursor that it opens.
-func (c *clientConn) firstSize() int {
-	f, _ := c.req.Field("cursor")
-	options, _ := f.Value.Doc()
-	n, ok := options.Lookup("batchSize")
-	if !ok {
-		return 101
-	}
-	size, _ := n.Int()
-	return int(min(max(size, 0), 1<<30))
 }
 
 // homeOf is the cluster that a server's own token is of.
