@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/routing"
@@ -20,7 +21,9 @@ type clientConn struct {
 	srv         *Server
 	wc          *wire.Conn
 	listener    *config.Listener
-	bound       *routing.Binding
+	who         *auth.Principal  // nil until the client has authenticated; see become
+	principal   string           // who's name, for sessions and cursors
+	bound       *routing.Binding // what who may do, for routing; nil where he is bound to no tenant
 	log         connLog
 	application string // as the client's first hello names it
 	sessions    sessionIDs
@@ -39,10 +42,21 @@ func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
 	c := &clientConn{srv: s, wc: wire.NewConn(nc), id: s.nextConn.Add(1), listener: l}
 	c.log.c = c
 	c.wc.Budget, c.wc.Wait, c.wc.Stall = s.opts.Budget, s.settings.Load().queueTimeout, stall
-	if l.Tenant != "" {
-		c.bound = &routing.Binding{Key: l.Tenant, Database: l.Isolation == "database", Access: accessOf(l.Access)}
-	}
+	access, _ := auth.ParseRole(l.Access)
+	c.become(auth.Anonymous(l.Tenant, access, l.Isolation == "database"))
 	return c
+}
+
+// become says who the client is from now on.
+func (c *clientConn) become(p *auth.Principal) {
+	c.who, c.principal, c.bound = p, "", nil
+	if p == nil {
+		return
+	}
+	c.principal = p.Name()
+	if p.Tenant != "" {
+		c.bound = &routing.Binding{Key: p.Tenant, Database: p.Database, Access: accessOf(p.Role)}
+	}
 }
 
 // advertised is the address that hello names: the configured one, else where the client reached us.
@@ -56,11 +70,13 @@ func (c *clientConn) advertised() string {
 	return c.listener.Address
 }
 
-func accessOf(word string) routing.Access {
-	switch word {
-	case "read":
+// accessOf is how far a role reaches in its tenant's data; a user of all tenants who is bound to one
+// may do there what the application does.
+func accessOf(r auth.Role) routing.Access {
+	switch r {
+	case auth.Reader:
 		return routing.Read
-	case "owner":
+	case auth.Owner:
 		return routing.DDL
 	}
 	return routing.Write

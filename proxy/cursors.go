@@ -181,7 +181,7 @@ func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 // newCursor is a cursor of this command on a namespace that the target's server named.
 func (c *clientConn) newCursor(ns []byte, target *routing.Target) *cursor {
 	db, coll, _ := bytes.Cut(ns, []byte("."))
-	cur := &cursor{principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(db), coll: string(coll)}
+	cur := &cursor{principal: c.principal, lsid: c.lsid, hasLSID: c.hasLSID, db: string(db), coll: string(coll)}
 	if target.Logical != "" && cur.db == target.DB {
 		cur.db = target.Logical
 	}
@@ -191,7 +191,7 @@ func (c *clientConn) newCursor(ns []byte, target *routing.Target) *cursor {
 // mine finds a cursor that the command may use. Another's is answered as one that does not exist.
 func (c *clientConn) mine(id int64, coll []byte) *cursor {
 	cur := c.srv.cursors.get(id)
-	if cur == nil || cur.principal != c.principal() || cur.db != string(c.req.DB) || cur.coll != string(coll) {
+	if cur == nil || cur.principal != c.principal || cur.db != string(c.req.DB) || cur.coll != string(coll) {
 		return nil
 	}
 	return cur

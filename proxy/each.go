@@ -343,7 +343,7 @@ func (c *clientConn) deriveAll(p *wire.Patch, cluster string) {
 			if !ok || string(e.Key) != "id" {
 				continue
 			}
-			own := deriveID(c.srv.opts.FleetKey(), c.principal(), sessionID(id), cluster)
+			own := deriveID(c.srv.opts.FleetKey(), c.principal, sessionID(id), cluster)
 			p.Replace(c.req.ValueAt+it.At+e.At+5, 16, own[:])
 		}
 	}

@@ -40,7 +40,7 @@ func (c *clientConn) derive(cluster string) *sessionID {
 			return &e.id
 		}
 	}
-	e := derivedID{c.lsid, cluster, deriveID(c.srv.opts.FleetKey(), c.principal(), c.lsid, cluster)}
+	e := derivedID{c.lsid, cluster, deriveID(c.srv.opts.FleetKey(), c.principal, c.lsid, cluster)}
 	s := &c.sessions
 	if len(s.entries) < maxDerived {
 		s.entries = append(s.entries, e)
@@ -60,14 +60,6 @@ func deriveID(key []byte, principal string, client sessionID, cluster string) (i
 	copy(id[:], h.Sum(nil))
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a random UUID's version and variant
 	return id
-}
-
-// principal is who is connected, as far as sessions are concerned.
-func (c *clientConn) principal() string {
-	if c.bound == nil {
-		return ""
-	}
-	return "tenant:" + c.bound.Key
 }
 
 func (c *clientConn) noteSession() {
@@ -185,7 +177,7 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 		return nil, nil
 	}
 	number, _ := c.req.TxnNumber()
-	t, err := c.srv.txns.find(txnKey{c.principal(), c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.srv.flights)
+	t, err := c.srv.txns.find(txnKey{c.principal, c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.srv.flights)
 	if err != nil {
 		return nil, err
 	}

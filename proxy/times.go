@@ -170,7 +170,7 @@ func (x *clocks) reap(now time.Time) {
 	}
 }
 
-func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal(), c.lsid} }
+func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
 
 // noteTime remembers for the session what its cluster has said of time.
 func (c *clientConn) noteTime(tr *trip) {

@@ -55,7 +55,7 @@ func (c *clientConn) newWatch(t *routing.Table, home string) (*watch, *wire.Erro
 	if err := w.open.parse(c.bound); err != nil {
 		return nil, err
 	}
-	w.seal = newSealer(c.srv.fleetKey(), c.principal())
+	w.seal = newSealer(c.srv.fleetKey(), c.principal)
 	return w, nil
 }
 
@@ -144,7 +144,7 @@ func (c *clientConn) follow(t *routing.Table, d *routing.Decision) (reply *wire.
 		return c.refuse(err), false
 	}
 	cur := &cursor{
-		principal: c.principal(), lsid: c.lsid, hasLSID: c.hasLSID, db: string(c.req.DB), coll: "$cmd.aggregate", watch: w,
+		principal: c.principal, lsid: c.lsid, hasLSID: c.hasLSID, db: string(c.req.DB), coll: "$cmd.aggregate", watch: w,
 	}
 	if w.plan.Coll != "" {
 		cur.coll = w.plan.Coll

@@ -15,13 +15,14 @@ import (
 var mayImport = map[string][]string{
 	"wire":          {},
 	"wire/wiretest": {"wire"},
+	"auth":          {"wire"},
 	"config":        {},
 	"admin":         {},
 	"routing":       {"wire"},
 	"backend":       {"wire"},
 	"control":       {"wire", "routing", "backend", "config"},
-	"proxy":         {"wire", "routing", "backend", "config"},
-	"cmd/tenantry":  {"wire", "routing", "backend", "config", "control", "proxy", "admin"},
+	"proxy":         {"wire", "auth", "routing", "backend", "config"},
+	"cmd/tenantry":  {"wire", "routing", "backend", "auth", "config", "control", "proxy", "admin"},
 }
 
 // TestImports: the rooms point one way. Above all neither proxy knows control nor the reverse.
