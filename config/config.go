@@ -27,6 +27,7 @@ type Config struct {
 	TenantKeys  []string           // MULTI_DB_TENANT_KEYS as given; nil where it is not set
 	Pools       Pools
 	Limits      Limits
+	Guard       Guard
 
 	files    []string       // that were read, the configuration itself first
 	lines    map[string]int // of the keys that RestartNeeded names
@@ -118,7 +119,8 @@ type Module struct {
 
 // Platform is [platform].
 type Platform struct {
-	Collections []string // never move; a collection in no module is platform data too
+	Collections []string          // never move; a collection in no module is platform data too
+	Bound       map[string]string // what connections with row isolation may do, by collection: "own", "read", "none"
 }
 
 // TenantsCollection is [tenants_collection]: the application's own list of tenants.
@@ -147,6 +149,11 @@ type Pools struct {
 	MaxPerTenant int           // of them in use by one tenant at once
 	Idle         time.Duration // unused sockets are closed after this
 	MaxTenants   int           // tenants with credentials or clusters of their own
+}
+
+// Guard is [guard].
+type Guard struct {
+	Leaks string // how much of the replies to bound connections is looked at: "off", "sampled" or "full"
 }
 
 // Limits is [limits].

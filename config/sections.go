@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/sha256"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,6 +28,7 @@ func (l *loader) sections(root *table) {
 	}
 	l.pools(root.table("pools"))
 	l.limits(root.table("limits"))
+	l.guard(root.table("guard"))
 	root.done()
 }
 
@@ -304,7 +306,24 @@ func (l *loader) modules(t *table) {
 
 func (l *loader) platform(t *table) {
 	l.cfg.Platform.Collections = t.list("collections")
-	t.later("bound", "[platform.bound]")
+	bound := t.table("bound")
+	for _, name := range bound.names() {
+		word := bound.oneOf(name, "none", "none", "own", "read")
+		if !slices.Contains(l.cfg.Platform.Collections, name) {
+			bound.refuse(name, "is not listed in [platform] collections", "add it there, or remove it here")
+			continue
+		}
+		if l.cfg.Platform.Bound == nil {
+			l.cfg.Platform.Bound = map[string]string{}
+		}
+		l.cfg.Platform.Bound[name] = word
+	}
+	bound.done()
+	t.done()
+}
+
+func (l *loader) guard(t *table) {
+	l.cfg.Guard = Guard{Leaks: t.oneOf("leaks", "sampled", "off", "sampled", "full")}
 	t.done()
 }
 

@@ -139,16 +139,15 @@ func (l *loader) checkListeners() {
 			l.refuse(at.key("address"), show(ln.Address)+" is not a loopback address and the listener has no authentication",
 				"listen on 127.0.0.1, or set insecure = true if the network keeps everybody else out")
 		}
+		if why == "" && !loopback(host) && ln.Insecure {
+			l.warn(at.key("insecure"), "whoever reaches "+show(ln.Address)+" may do what this listener may", "make sure that the network keeps everybody else out")
+		}
 		if ln.Tenant == "" {
 			continue
 		}
 		if !keys[ln.Tenant] && l.cfg.TenantsFrom == nil {
 			l.refuse(at.key("tenant"), show(ln.Tenant)+" is not the key of a tenant",
 				"add it to [[tenants]], or configure [tenants_collection]")
-		}
-		if ln.Isolation == "rows" {
-			l.warn(at.key("tenant"), `isolation = "rows" is not offered yet: every command on this listener is refused`,
-				`set isolation = "database" if the tenant has a database of its own, else wait for a release that offers it`)
 		}
 	}
 }

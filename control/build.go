@@ -85,7 +85,10 @@ func (r *rules) buildSpec(tenants []*tenant, views []string, epoch uint64, mark 
 		HideOthers: cfg.Routing.OtherDatabases == "hide", WithoutTenant: withoutTenant[cfg.Routing.WithoutTenant],
 		Field: cfg.Routing.TenantField, Fields: cfg.Routing.TenantFields, Platform: cfg.Platform.Collections,
 		Views: views, LookUp: r.lookUp(), RequireTenant: cfg.Routing.RequireTenant, MaxScatter: cfg.Routing.MaxScatter,
-		AllowDrop: cfg.Routing.AllowDrop,
+		AllowDrop: cfg.Routing.AllowDrop, Grants: map[string]routing.Grant{},
+	}
+	for name, word := range cfg.Platform.Bound {
+		s.Grants[name] = grants[word]
 	}
 	if cfg.Control.Enabled {
 		s.ControlDB = cfg.Control.Database
@@ -111,12 +114,14 @@ var modes = map[string]routing.Mode{"disabled": routing.Disabled, "mixed": routi
 
 var withoutTenant = map[string]routing.NoTenantRule{"scatter": routing.ToHolders, "shared": routing.ToShared, "reject": routing.Reject}
 
+var grants = map[string]routing.Grant{"none": routing.NoGrant, "own": routing.OwnRows, "read": routing.ReadRows}
+
 // sameSpec reports whether two tables would be the same but for their version.
 func sameSpec(a, b *routing.Spec) bool {
 	return a.Epoch == b.Epoch && a.Mode == b.Mode && a.Home == b.Home && a.ControlDB == b.ControlDB &&
 		a.HideOthers == b.HideOthers && a.WithoutTenant == b.WithoutTenant && a.Field == b.Field &&
 		a.LookUp == b.LookUp && a.RequireTenant == b.RequireTenant && a.MaxScatter == b.MaxScatter && a.AllowDrop == b.AllowDrop &&
-		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) &&
+		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) && maps.Equal(a.Grants, b.Grants) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Platform, b.Platform) &&
 		slices.Equal(a.Views, b.Views) && slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)
 }

@@ -278,10 +278,15 @@ func (c *clientConn) collections(t *routing.Table, d *routing.Decision) (*wire.B
 		r := renamer{target: p.tr.target, rule: rowNames}
 		for _, row := range all {
 			v, _ := row.Lookup("name")
-			if s, _ := v.Str(); !seen[string(s)] {
-				seen[string(s)] = true
-				rows = append(rows, wire.Doc(r.doc(nil, row, "", 0)))
+			s, _ := v.Str()
+			if seen[string(s)] || !t.Shows(&c.req, p.tr.target, s) {
+				continue
 			}
+			seen[string(s)] = true
+			if row = r.doc(nil, row, "", 0); c.bound.Rows() {
+				row = c.collectionRow(row)
+			}
+			rows = append(rows, row)
 		}
 	}
 	ns := string(c.req.DB) + ".$cmd.listCollections"

@@ -31,6 +31,7 @@ type metrics struct {
 	panics     prometheus.Counter
 	held       prometheus.Counter
 	lost       *prometheus.CounterVec
+	leaks      *prometheus.CounterVec
 
 	series    sync.Map // seriesKey → prometheus.Observer
 	perTenant sync.Map // tenantKey → *tenantSeries
@@ -86,12 +87,15 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tenantry_unreachable_total", Help: "Commands that failed because their cluster could not be reached.",
 		}, []string{"cluster"}),
+		leaks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tenantry_leaks_stopped_total", Help: "Replies withheld because a document was another tenant's; report each.",
+		}, []string{"tenant"}),
 		named: map[string]bool{},
 	}
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.commands, m.tenants, m.latency, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost,
+	reg.MustRegister(m.commands, m.tenants, m.latency, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost, m.leaks,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_cursors", Help: "Cursors open now."},
 			func() float64 { return float64(s.cursors.count()) }))
 	return m

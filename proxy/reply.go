@@ -47,6 +47,12 @@ func (c *clientConn) renameReply(tr *trip, reply *wire.Buf) *wire.Buf {
 func (c *clientConn) failure(tr *trip, reply *wire.Buf) *wire.Buf {
 	f := &tr.facts
 	changed := stateChange(f.code) || f.errors && stateChangeInside(tr.msg.Body)
+	if c.sealed(tr) {
+		return c.remade(tr, reply, func(d wire.Doc) wire.Doc {
+			r := renamer{target: tr.target, rule: errorTexts}
+			return sealedError(r.doc(nil, d, "", 0))
+		})
+	}
 	if !changed && !tr.renamed() {
 		if tr.patch.Empty() {
 			return reply
@@ -70,6 +76,14 @@ func stateChangeInside(d wire.Doc) bool {
 // rewritten is the reply anew, with the strings that the rule picks made logical and state changes
 // of servers told as what they are to the client: a backend that is not reachable.
 func (c *clientConn) rewritten(tr *trip, reply *wire.Buf, rule namesRule) *wire.Buf {
+	return c.remade(tr, reply, func(d wire.Doc) wire.Doc {
+		r := renamer{target: tr.target, rule: rule}
+		return r.doc(nil, d, "", 0)
+	})
+}
+
+// remade is the reply with another body, made from its own once that is patched.
+func (c *clientConn) remade(tr *trip, reply *wire.Buf, body func(wire.Doc) wire.Doc) *wire.Buf {
 	defer reply.Free()
 	stripped := reply
 	if !tr.patch.Empty() {
@@ -80,9 +94,7 @@ func (c *clientConn) rewritten(tr *trip, reply *wire.Buf, rule namesRule) *wire.
 	if err := m.Parse(stripped.B); err != nil {
 		return c.refuse(wire.Errorf(wire.HostUnreachable, "the server's reply can not be read"))
 	}
-	r := renamer{target: tr.target, rule: rule}
-	body := r.doc(nil, m.Body, "", 0)
-	return wire.NewMessage(0, 0, 0, body)
+	return wire.NewMessage(0, 0, 0, body(m.Body))
 }
 
 // namesRule says in which strings of a reply names of databases are replaced.

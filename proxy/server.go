@@ -84,6 +84,7 @@ type settings struct {
 	width        int
 	ship         int64 // bytes of documents brought together for one command
 	oneCluster   bool
+	leaks        string // leaksOff and so on
 	listeners    map[string]*config.Listener
 }
 
@@ -96,7 +97,7 @@ func New(o Options) *Server {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registerer, s)
-	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, ship: wire.MaxDocument, listeners: map[string]*config.Listener{}})
+	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, ship: wire.MaxDocument, leaks: leaksSampled, listeners: map[string]*config.Listener{}})
 	return s
 }
 
@@ -105,7 +106,7 @@ func New(o Options) *Server {
 func (s *Server) Apply(cfg *config.Config) {
 	n := &settings{
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
-		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1,
+		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks,
 		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
 	}
 	for _, l := range cfg.Listeners {

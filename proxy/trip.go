@@ -343,8 +343,13 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	if !f.ok || f.errors {
 		return c.failure(tr, reply), nil
 	}
-	if tr.renamed() && tr.cursor == nil {
+	if (tr.renamed() || c.sealed(tr)) && tr.cursor == nil {
 		tr.names = c.req.ReplyNames()
+	}
+	if c.leaks(tr) {
+		c.dropCursor(tr)
+		reply.Free()
+		return nil, wire.Errorf(wire.OperationFailed, "a document of another tenant was about to be sent; it is withheld, and the operator is told")
 	}
 	if f.cursor != nil {
 		if err := c.noteCursor(tr, reply); err != nil {
@@ -359,6 +364,11 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	if tr.renamed() {
 		if full := c.renameReply(tr, reply); full != nil {
 			return full, nil
+		}
+	}
+	if c.sealed(tr) {
+		if rule := c.sealedRows(tr); rule != nil {
+			return c.remade(tr, reply, func(d wire.Doc) wire.Doc { return overRows(d, rule) }), nil
 		}
 	}
 	if tr.patch.Empty() {

@@ -4,21 +4,17 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
-// routeBound decides for a connection that belongs to one tenant whose own database is the
-// boundary: names are mapped, nothing is injected, and what looks beyond is refused.
+// routeBound decides for a connection that belongs to one tenant.
 func (t *Table) routeBound(r *Request) Decision {
 	c := r.Cmd
 	if c != nil && c.Access == None && c.Bound == BoundLocal {
 		return Decision{Action: Answer}
 	}
-	if !r.Bound.Database {
-		return refuse(wire.Unauthorized, "connections with row isolation are not offered yet; use isolation = \"database\"")
-	}
 	if c == nil {
 		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
 	}
 	tn := t.byKey[r.Bound.Key]
-	if d, ok := t.boundary(tn); !ok {
+	if d, ok := t.boundary(r, tn); !ok {
 		return d
 	}
 	if err := r.allowed(); err != nil {
@@ -27,7 +23,16 @@ func (t *Table) routeBound(r *Request) Decision {
 	if r.unknown != nil {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
 	}
-	switch {
+	if r.Bound.Rows() {
+		return t.routeRows(r, tn)
+	}
+	return t.routeOwn(r, tn)
+}
+
+// routeOwn decides for a connection whose boundary is the tenant's own database: names are mapped,
+// nothing is injected, and what looks beyond is refused.
+func (t *Table) routeOwn(r *Request, tn *Tenant) Decision {
+	switch c := r.Cmd; {
 	case c.Bound == BoundLocal:
 		return Decision{Action: Answer, Tenant: tn}
 	case c.Route == ByCursor:
@@ -42,14 +47,15 @@ func (t *Table) routeBound(r *Request) Decision {
 	return t.boundTarget(r, tn)
 }
 
-// boundary checks that the tenant's own database holds all that is the tenant's.
-func (t *Table) boundary(tn *Tenant) (Decision, bool) {
+// boundary checks that the tenant is settled, and that its own database holds all that is the tenant's
+// where that is the boundary.
+func (t *Table) boundary(r *Request, tn *Tenant) (Decision, bool) {
 	switch {
 	case tn == nil:
 		return refuse(wire.Unauthorized, "this connection's tenant is not known"), false
 	case tn.Look || tn.Paused:
 		return Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "the tenant's route is not settled"}, false
-	case tn.set == nil || !tn.set.all:
+	case r.Bound.Database && (tn.set == nil || !tn.set.all):
 		return refuse(wire.Unauthorized, "collections of this connection's tenant are in the shared database"), false
 	}
 	return Decision{}, true

@@ -118,7 +118,8 @@ const (
 	MergeOK
 )
 
-// Bound is what a connection that is bound to a tenant with isolation "database" may do.
+// Bound is what a connection that is bound to a tenant may do. With isolation "rows" definitions and
+// figures are of a database of the tenant's own only.
 type Bound uint8
 
 // Bound policies.
@@ -127,6 +128,7 @@ const (
 	BoundAllow       // as far as its access covers the row's
 	BoundOwner       // with access "owner" only
 	BoundLocal       // answered by the proxy
+	BoundOwn         // as BoundAllow, in a database of the tenant's own
 )
 
 // ReplyKind says where a reply names namespaces, beside cursor.ns, errors and the generic fields.
@@ -226,7 +228,7 @@ var rows = []Command{
 	{Name: "killCursors", Names: coll, Access: Read, Route: ByCursor, Merge: MergeOK, Bound: BoundAllow, Fields: fields("cursors")},
 	{
 		Name: "explain", Names: []NameLoc{{Inner, ""}}, Tenant: TenantLoc{InInner, 0}, Access: Read, Route: ByTenant, Merge: MergePlans,
-		Bound: BoundAllow, Plain: true, Reply: ReplyExplain, Refuse: perHome("explain"), Fields: fields("verbosity"),
+		Bound: BoundOwn, Plain: true, Reply: ReplyExplain, Refuse: perHome("explain"), Fields: fields("verbosity"),
 	},
 
 	// Definitions.
@@ -279,7 +281,7 @@ var rows = []Command{
 		Fields: fields("id name"),
 	},
 	{
-		Name: "listSearchIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundAllow, Plain: true,
+		Name: "listSearchIndexes", Names: coll, Access: Read, Route: FirstHolder, Merge: MergeFirst, Bound: BoundOwn, Plain: true,
 		Fields: fields("id name"),
 	},
 	{
@@ -304,7 +306,7 @@ var rows = []Command{
 
 	// Figures and plans.
 	{
-		Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundAllow, Plain: true, Reply: ReplyNS,
+		Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundOwn, Plain: true, Reply: ReplyNS,
 		Fields: fields("scale"),
 	},
 	{

@@ -17,11 +17,12 @@ outside the shared database, and on collections and databases that no route touc
 is served as by a plain proxy of the home cluster: whatever the server knows is forwarded.
 
 *Over several homes* is what happens to a command that concerns a collection with tenants in databases of
-their own. A command of one tenant goes to that tenant's home. *Bound* is a connection of a listener with
-a tenant and ` + "`isolation = \"database\"`" + `: what its access has to be.
+their own. A command of one tenant goes to that tenant's home. *Own database* and *own rows* are connections
+that are bound to a tenant, with ` + "`isolation = \"database\"`" + ` and ` + "`\"rows\"`" + `: what their access has to be.
+Where it says *at home* the collection has to be in a database of the tenant's own.
 
-| command | over several homes | bound |
-| --- | --- | --- |
+| command | over several homes | own database | own rows |
+| --- | --- | --- | --- |
 `
 
 // TestPage keeps the page of supported commands what the table says.
@@ -46,7 +47,7 @@ func commandsPage() string {
 	for i := range rows {
 		c := &rows[i]
 		names := "`" + strings.Join(append([]string{c.Name}, c.Aliases...), "`, `") + "`"
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", names, c.overHomes(), c.boundAccess())
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", names, c.overHomes(), c.boundAccess(), c.rowsAccess())
 	}
 	b.WriteString("\nKnown, and answered with an error:\n\n")
 	for _, r := range refusedRows {
@@ -54,14 +55,14 @@ func commandsPage() string {
 		slices.Sort(names)
 		fmt.Fprintf(&b, "- %d (%s): `%s`\n", r.Code, r.Text, strings.Join(names, "`, `"))
 	}
-	b.WriteString("- 59: every other name\n\n| stage | what it is to a pipeline over several homes |\n| --- | --- |\n")
+	b.WriteString("- 59: every other name\n\n| stage | what it is to a pipeline over several homes | own rows |\n| --- | --- | --- |\n")
 	var names []string
 	for name := range stages {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		fmt.Fprintf(&b, "| `%s` | %s |\n", name, classWords[stages[name].Class])
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, classWords[stages[name].Class], rowsWords[stages[name].Rows])
 	}
 	return b.String()
 }
@@ -70,6 +71,11 @@ var classWords = map[StageClass]string{
 	Row: "works on one document after the other", Whole: "needs all documents", Join: "reads another collection beside each document",
 	Union: "reads another collection", Output: "writes a collection", Source: "makes documents of its own",
 	Info: "reads the server", Change: "a change stream",
+}
+
+var rowsWords = map[RowsRule]string{
+	RowsDeny: "13", RowsAllow: "yes", RowsFilter: "yes", RowsQuery: "narrowed", RowsJoin: "what it reads is narrowed", RowsFacet: "yes",
+	RowsOwn: "at home, narrowed", RowsFigures: "at home", RowsMerge: "at home",
 }
 
 func (c *Command) overHomes() string {
@@ -106,10 +112,20 @@ func (c *Command) boundAccess() string {
 		return "answered by the proxy"
 	case BoundOwner:
 		return "owner"
-	case BoundAllow:
+	case BoundAllow, BoundOwn:
 		return map[Access]string{None: "any", Session: "any", Read: "read", Write: "write", DDL: "owner", Server: "any"}[c.Access]
 	}
 	return "13"
+}
+
+func (c *Command) rowsAccess() string {
+	switch {
+	case len(c.Names) > 0 && c.Names[0].Kind == FullNS, c.Bound == BoundOwner && len(c.Names) == 0:
+		return "13"
+	case c.Bound == BoundOwner || c.Bound == BoundOwn:
+		return c.boundAccess() + ", at home"
+	}
+	return c.boundAccess()
 }
 
 // TestTable: a row that writes says where its tenant is, one that merges says how, and what a bound

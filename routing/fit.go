@@ -69,7 +69,11 @@ func (c *Collection) awayIDs() []wire.Value {
 
 // onlyOf is the predicate that a document's tenant is one of the values.
 func (c *Collection) onlyOf(values []wire.Value, collation wire.Value) wire.Doc {
-	exact := simple(collation)
+	return c.among(values, simple(collation))
+}
+
+// among is onlyOf for strings that are compared as bytes, or that are not.
+func (c *Collection) among(values []wire.Value, exact bool) wire.Doc {
 	if len(values) != 1 {
 		return c.tenantIn("$in", values, exact)
 	}
@@ -105,6 +109,10 @@ func appendExact(d []byte, key string, v wire.Value, exact bool) []byte {
 // Fit adds to the patch what the command is sent to the target with, beside other names.
 func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wire.Error {
 	c := d.Coll
+	if r.Bound.Rows() && r.Cmd.Tenant.Kind != InInner {
+		x := isolation{t: t, r: r, tn: t.byKey[r.Bound.Key], target: target}
+		return x.fit(p)
+	}
 	switch r.Cmd.Tenant.Kind {
 	case InInner:
 		in, err := r.inner()

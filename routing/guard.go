@@ -405,15 +405,16 @@ func (t *Table) Guard(r *Request, op *Op, target *Target) *wire.Error {
 		return nil
 	}
 	d, _ := op.Update.Doc()
+	guard := fieldGuard{t: t, c: c, target: target}
 	switch formOf(op.Update) {
 	case replacement:
-		return t.guardReplacement(d, c, target)
+		return guard.replacement(d)
 	case operators:
 		if op.Upsert && !op.Exists && target.Tenant != nil && !t.upsertCarries(r, op, c) {
 			return wire.Errorf(wire.ShardKeyNotFound,
 				"the document that this upsert may make would lack the tenant field %q; add its equality to the filter, or $setOnInsert", c.field.name)
 		}
-		return t.guardOperators(d, c, target, op.Exists)
+		return guard.operators(d, op.Exists)
 	case pipelineUpdate:
 		return c.guardPipeline(op.Update, target)
 	}
@@ -505,32 +506,46 @@ func (x *extractor) equality(filter wire.Doc, depth int) bool {
 	return false
 }
 
-func (t *Table) guardReplacement(d wire.Doc, c *Collection, target *Target) *wire.Error {
-	v, found, err := c.field.documentTenant(d)
+// fieldGuard checks what writes do to the tenant field of a collection's documents.
+type fieldGuard struct {
+	t      *Table
+	c      *Collection
+	target *Target
+	tenant *Tenant // the only one whose documents may be written; nil for all whose home the target is
+}
+
+func (g *fieldGuard) replacement(d wire.Doc) *wire.Error {
+	v, found, err := g.c.field.documentTenant(d)
 	if err != nil {
 		return err
 	}
 	if !found {
-		if target.Tenant == nil {
+		if g.target.Tenant == nil {
 			return nil
 		}
-		return wire.Errorf(wire.ImmutableField, "the replacement lacks the tenant field %q; keep it in the document", c.field.name)
+		return wire.Errorf(wire.ImmutableField, "the replacement lacks the tenant field %q; keep it in the document", g.c.field.name)
 	}
-	return t.guardValue(v, c, target)
+	return g.value(v)
 }
 
-func (t *Table) guardValue(v wire.Value, c *Collection, target *Target) *wire.Error {
-	if scalar(v) && t.byValue.find(v).home(c) == target || null(v) && target.Tenant == nil {
+// value checks what the field is to hold.
+func (g *fieldGuard) value(v wire.Value) *wire.Error {
+	tn := g.t.byValue.find(v)
+	switch {
+	case v.Type == bsoncore.TypeArray:
+		return wire.Errorf(wire.BadValue, "the tenant field %q may not hold an array", g.c.field.name)
+	case g.tenant != nil && tn == g.tenant:
 		return nil
-	}
-	if v.Type == bsoncore.TypeArray {
-		return wire.Errorf(wire.BadValue, "the tenant field %q may not hold an array", c.field.name)
+	case g.tenant != nil:
+		return wire.Errorf(wire.ImmutableField, "the tenant field %q must hold the tenant of this connection", g.c.field.name)
+	case scalar(v) && tn.home(g.c) == g.target || null(v) && g.target.Tenant == nil:
+		return nil
 	}
 	return wire.Errorf(wire.ImmutableField,
 		"the update would give a document to a tenant whose database is another; delete it there and insert it for the other tenant")
 }
 
-func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target, exists bool) *wire.Error {
+func (g *fieldGuard) operators(d wire.Doc, exists bool) *wire.Error {
 	it := d.Iter()
 	for it.Next() {
 		sub, ok := it.Value.Doc()
@@ -538,7 +553,7 @@ func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target, exists
 			continue // the server says what is wrong with it; no document is made
 		}
 		for s := sub.Iter(); s.Next(); {
-			if err := t.guardPath(it.Key, s.Key, s.Value, c, target); err != nil {
+			if err := g.path(it.Key, s.Key, s.Value); err != nil {
 				return err
 			}
 		}
@@ -546,28 +561,29 @@ func (t *Table) guardOperators(d wire.Doc, c *Collection, target *Target, exists
 	return nil
 }
 
-func (t *Table) guardPath(op, path []byte, v wire.Value, c *Collection, target *Target) *wire.Error {
-	hit := c.field.touches(path)
+func (g *fieldGuard) path(op, path []byte, v wire.Value) *wire.Error {
+	field := &g.c.field
+	hit := field.touches(path)
 	if string(op) == "$rename" && !hit {
 		to, _ := v.Str()
-		hit = c.field.touches(to)
+		hit = field.touches(to)
 	}
 	if !hit {
 		return nil
 	}
 	if string(op) == "$set" || string(op) == "$setOnInsert" {
-		if string(path) == c.field.name {
-			return t.guardValue(v, c, target)
+		if string(path) == field.name {
+			return g.value(v)
 		}
-		x := extractor{field: &c.field}
-		if string(path) == c.field.parts[0] {
+		x := extractor{field: field}
+		if string(path) == field.parts[0] {
 			if v, ok := x.object(v); ok {
-				return t.guardValue(v, c, target)
+				return g.value(v)
 			}
 		}
 	}
-	if len(c.holders) == 1 {
+	if g.tenant == nil && len(g.c.holders) == 1 {
 		return nil
 	}
-	return wire.Errorf(wire.ImmutableField, "%s of %q would change the tenant field %q of a document", op, path, c.field.name)
+	return wire.Errorf(wire.ImmutableField, "%s of %q would change the tenant field %q of a document", op, path, field.name)
 }

@@ -240,6 +240,9 @@ func (t *Table) renameAt(r *Request, n NameLoc, target *Target, p *wire.Patch) *
 		}
 		return t.rename(in, target, p)
 	case InPipeline:
+		if r.Bound.Rows() {
+			return nil // it is made anew, and names no database
+		}
 		uses, err := r.stages()
 		for i := range uses {
 			if u := &uses[i]; u.db.DB != nil && err == nil {

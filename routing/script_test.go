@@ -21,7 +21,8 @@ var update = flag.Bool("update", false, "rewrite the decisions in testdata/*.txt
 //
 //	# a comment
 //	table {...}      what differs from the table of worldText, for the lines below
-//	as acme read     the lines below come from a connection bound to acme; "as open" ends that
+//	as acme read     the lines below come from a connection bound to acme's own database; with "rows"
+//	                 behind it to acme's rows; "as open" ends that
 //	renamed          the lines below also tell the message as it is sent
 //	{...}            a command in extended JSON; "$sections" are its document sequences
 //	= ...            what was decided for the command above
@@ -267,6 +268,7 @@ type tableText struct {
 	LookUp        bool              `bson:"lookUp"`
 	RequireTenant bool              `bson:"requireTenant"`
 	MaxScatter    int               `bson:"maxScatter"`
+	Grants        map[string]Grant  `bson:"grants"`
 	Tenants       []tenantText      `bson:"tenants"`
 }
 
@@ -295,7 +297,7 @@ func specOf(t testing.TB, text string) *Spec {
 	s := &Spec{
 		Version: 1, Epoch: 1, Mode: x.Mode, Home: "home", ControlDB: "tenantry", Field: x.Field, Fields: x.Fields,
 		Collections: x.Collections, Platform: x.Platform, Views: x.Views, WithoutTenant: x.WithoutTenant,
-		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, MaxScatter: x.MaxScatter,
+		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, MaxScatter: x.MaxScatter, Grants: x.Grants,
 	}
 	for _, name := range x.Databases {
 		s.Databases = append(s.Databases, DatabaseSpec{Name: name, Prefix: name + "_t_"})

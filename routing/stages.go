@@ -13,7 +13,25 @@ type Stage struct {
 	Sub   string // path of a nested pipeline; "*" is every value
 	Lead  Lead
 	Over  Over
+	Rows  RowsRule
 }
+
+// RowsRule is what a connection with row isolation may do with a stage. A stage that says nothing is
+// refused.
+type RowsRule uint8
+
+// Rules of row isolation.
+const (
+	RowsDeny    RowsRule = iota
+	RowsAllow            // its expressions are looked at
+	RowsFilter           // it is a filter
+	RowsQuery            // it holds a filter, which gets the predicate
+	RowsJoin             // what it reads gets the predicate
+	RowsFacet            // its pipelines are of documents that have been narrowed
+	RowsOwn              // in a database of the tenant's own, narrowed behind it
+	RowsFigures          // in a database of the tenant's own, whose documents it does not show
+	RowsMerge            // into a collection of the tenant's own database
+)
 
 // Over says what becomes of a stage that reads nothing else where the documents before it are in
 // several homes.
@@ -57,42 +75,42 @@ const (
 )
 
 var stages = stageTable([]Stage{
-	{Name: "$match", Lead: Leads}, // with $text it must be
-	{Name: "$sort", Class: Whole, Over: Order},
-	{Name: "$project"},
-	{Name: "$unset"},
-	{Name: "$addFields"},
-	{Name: "$set"},
-	{Name: "$unwind"},
-	{Name: "$replaceRoot"},
-	{Name: "$replaceWith"},
-	{Name: "$redact"},
-	{Name: "$limit", Class: Whole, Over: Bounds},
-	{Name: "$skip", Class: Whole, Over: Bounds},
-	{Name: "$sample", Class: Whole, Over: Random},
-	{Name: "$group", Class: Whole, Over: Groups},
-	{Name: "$count", Class: Whole, Over: Groups},
-	{Name: "$sortByCount", Class: Whole, Over: Groups},
-	{Name: "$bucket", Class: Whole, Over: Groups},
-	{Name: "$bucketAuto", Class: Whole, Over: Together},
-	{Name: "$setWindowFields", Class: Whole, Over: Together},
-	{Name: "$densify", Class: Whole, Over: Together},
-	{Name: "$fill", Class: Whole, Over: Together},
-	{Name: "$facet", Class: Whole, Sub: "*", Over: Together},
-	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline"},
-	{Name: "$graphLookup", Class: Join, Coll: "from"},
-	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline"},
-	{Name: "$merge", Class: Output, Coll: "into", Bare: true},
+	{Name: "$match", Lead: Leads, Rows: RowsFilter}, // with $text it must be
+	{Name: "$sort", Class: Whole, Over: Order, Rows: RowsAllow},
+	{Name: "$project", Rows: RowsAllow},
+	{Name: "$unset", Rows: RowsAllow},
+	{Name: "$addFields", Rows: RowsAllow},
+	{Name: "$set", Rows: RowsAllow},
+	{Name: "$unwind", Rows: RowsAllow},
+	{Name: "$replaceRoot", Rows: RowsAllow},
+	{Name: "$replaceWith", Rows: RowsAllow},
+	{Name: "$redact", Rows: RowsAllow},
+	{Name: "$limit", Class: Whole, Over: Bounds, Rows: RowsAllow},
+	{Name: "$skip", Class: Whole, Over: Bounds, Rows: RowsAllow},
+	{Name: "$sample", Class: Whole, Over: Random, Rows: RowsAllow},
+	{Name: "$group", Class: Whole, Over: Groups, Rows: RowsAllow},
+	{Name: "$count", Class: Whole, Over: Groups, Rows: RowsAllow},
+	{Name: "$sortByCount", Class: Whole, Over: Groups, Rows: RowsAllow},
+	{Name: "$bucket", Class: Whole, Over: Groups, Rows: RowsAllow},
+	{Name: "$bucketAuto", Class: Whole, Over: Together, Rows: RowsAllow},
+	{Name: "$setWindowFields", Class: Whole, Over: Together, Rows: RowsAllow},
+	{Name: "$densify", Class: Whole, Over: Together, Rows: RowsAllow},
+	{Name: "$fill", Class: Whole, Over: Together, Rows: RowsAllow},
+	{Name: "$facet", Class: Whole, Sub: "*", Over: Together, Rows: RowsFacet},
+	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline", Rows: RowsJoin},
+	{Name: "$graphLookup", Class: Join, Coll: "from", Rows: RowsJoin},
+	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline", Rows: RowsJoin},
+	{Name: "$merge", Class: Output, Coll: "into", Bare: true, Rows: RowsMerge},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
-	{Name: "$geoNear", Lead: Leads, Over: Nearest},
-	{Name: "$search", Lead: Leads, Over: Nowhere},
-	{Name: "$vectorSearch", Lead: Rules, Over: Nowhere},
-	{Name: "$searchMeta", Lead: Rules, Over: Nowhere},
-	{Name: "$documents", Class: Source, Lead: Rules},
-	{Name: "$collStats", Class: Info, Lead: Rules},
-	{Name: "$indexStats", Class: Info, Lead: Rules},
+	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery},
+	{Name: "$search", Lead: Leads, Over: Nowhere, Rows: RowsOwn},
+	{Name: "$vectorSearch", Lead: Rules, Over: Nowhere, Rows: RowsOwn},
+	{Name: "$searchMeta", Lead: Rules, Over: Nowhere, Rows: RowsFigures},
+	{Name: "$documents", Class: Source, Lead: Rules, Rows: RowsAllow},
+	{Name: "$collStats", Class: Info, Lead: Rules, Rows: RowsFigures},
+	{Name: "$indexStats", Class: Info, Lead: Rules, Rows: RowsFigures},
 	{Name: "$planCacheStats", Class: Info, Lead: Rules},
-	{Name: "$listSearchIndexes", Class: Info, Lead: Rules},
+	{Name: "$listSearchIndexes", Class: Info, Lead: Rules, Rows: RowsFigures},
 	{Name: "$currentOp", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$listSessions", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$listLocalSessions", Class: Info, Lead: Rules, Over: Nowhere},
@@ -106,7 +124,7 @@ var stages = stageTable([]Stage{
 	{Name: "$listClusterCatalog", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$shardedDataDistribution", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$changeStream", Class: Change, Lead: Rules, Over: Nowhere},
-	{Name: "$changeStreamSplitLargeEvent"},
+	{Name: "$changeStreamSplitLargeEvent", Rows: RowsAllow},
 })
 
 func stageTable(rows []Stage) map[string]*Stage {

@@ -52,7 +52,8 @@ type Spec struct {
 	Fields        map[string]string // by "coll" or "db.coll"
 	Collections   []string          // of all modules: "coll", "db.coll", "prefix*", "*"
 	Platform      []string
-	Views         []string // "db.view" of each view in a shared database
+	Grants        map[string]Grant // by platform collection: "coll" or "db.coll"
+	Views         []string         // "db.view" of each view in a shared database
 	Tenants       []TenantSpec
 	LookUp        bool // tenant values in no entry are looked for before their first command
 	RequireTenant bool
@@ -131,6 +132,7 @@ type Database struct {
 // Collection is what the table knows of a collection, or of all that share a pattern.
 type Collection struct {
 	Tenant  bool // holds tenants' documents
+	grant   Grant
 	field   fieldPath
 	db      *Database
 	name    string // or pattern
@@ -239,6 +241,9 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 	for n := range s.Fields {
 		names[n] = true
 	}
+	for n := range s.Grants {
+		names[n] = true
+	}
 	for i := range s.Tenants {
 		if r := s.Tenants[i].Route; r != nil {
 			note(r.Collections, r.Except)
@@ -271,6 +276,7 @@ func (t *Table) newCollection(db *Database, name string, s *Spec) *Collection {
 		return nil
 	}
 	c := &Collection{db: db, name: name, field: newFieldPath(fieldOf(s, db.Name, name))}
+	c.grant = cmp.Or(s.Grants[db.Name+"."+name], s.Grants[name])
 	c.Tenant = t.listed(db, s.Collections, name) && !t.listed(db, s.Platform, name)
 	if strings.HasSuffix(name, "*") {
 		for _, p := range db.patterns {

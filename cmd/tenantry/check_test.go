@@ -75,8 +75,8 @@ func TestReadme(t *testing.T) {
 }
 
 func TestCheckWarns(t *testing.T) {
-	file := newFile(t, strings.Replace(goodFile, "[admin]", "tenant = \"acme\"\nisolation = \"rows\"\n[admin]", 1))
-	tenantry(t, nil, "check", file).want(t, 0, "warning: "+file+":3: ")
+	file := newFile(t, strings.Replace(goodFile, "[admin]", "[[listeners]]\naddress = \"0.0.0.0:27019\"\ninsecure = true\n[admin]", 1))
+	tenantry(t, nil, "check", file).want(t, 0, "warning: "+file+":5: ")
 }
 
 func TestCheckJSON(t *testing.T) {

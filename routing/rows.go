@@ -1,0 +1,278 @@
+package routing
+
+import (
+	"bytes"
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// Grant is what connections with row isolation may do with a platform collection.
+type Grant uint8
+
+// Grants.
+const (
+	NoGrant  Grant = iota
+	OwnRows        // the rows that carry their tenant
+	ReadRows       // read all rows
+)
+
+// isolation is one command of a connection with row isolation: whatever it says, it sees and changes only
+// documents that carry its tenant. That is so in a database of the tenant's own too: a second lock.
+//
+//	what comes ─▶ inspector: only what is known, nothing that could tell of others by failing
+//	           ─▶ the predicate { tenantField: T } in every filter, and before every pipeline
+//	           ─▶ fieldGuard: no write gives a document to another tenant
+type isolation struct {
+	t      *Table
+	r      *Request
+	tn     *Tenant
+	target *Target
+	look   inspector
+}
+
+// shared reports whether the database has other tenants' documents too.
+func (x *isolation) shared() bool { return x.target.Tenant == nil }
+
+// routeRows decides for a connection that belongs to one tenant and whose boundary is the tenant's rows.
+func (t *Table) routeRows(r *Request, tn *Tenant) Decision {
+	c := r.Cmd
+	db := t.byName[string(r.DB)]
+	switch {
+	case c.Bound == BoundLocal:
+		return Decision{Action: Answer, Tenant: tn}
+	case c.Route == ByCursor:
+		return Decision{Action: AtCursor, Tenant: tn}
+	case c.Route == ByTxn:
+		return Decision{Action: AtTxn, Tenant: tn}
+	case c.Route == EachCluster:
+		return Decision{Action: Clusters, Tenant: tn}
+	case c.Route == Home:
+		return Decision{Action: Forward, Target: t.HomeAny, Tenant: tn}
+	case len(c.Names) > 0 && c.Names[0].Kind == FullNS:
+		return refuse(wire.Unauthorized, "%s is not allowed on this connection", c.Name)
+	case db == nil && string(r.DB) == "admin" && c.Tenant.Kind != InBulkOps:
+		return refuse(wire.Unauthorized, "%s on %q is not allowed on this connection", c.Name, r.DB)
+	case db == nil && c.Tenant.Kind != InBulkOps:
+		return t.boundNowhere(r)
+	case c.Tenant.Kind == InInner:
+		return t.explainRows(r, tn, db)
+	}
+	d := Decision{Tenant: tn, Why: "rows of the connection's tenant"}
+	if c.Merge == MergeCollections {
+		return t.listRows(r, db, d)
+	}
+	target, err := t.rowsTarget(r, tn, db)
+	if err != nil {
+		return refuseWith(err)
+	}
+	if (c.Bound == BoundOwn || c.Bound == BoundOwner) && target.Tenant == nil {
+		return refuse(wire.Unauthorized, "%s is not allowed in a database that other tenants share", c.Name)
+	}
+	if r.Watches() {
+		return t.watchRows(r, tn, target)
+	}
+	d.Action, d.Target, d.Fit = Forward, target, c.Tenant.Kind != NoTenant
+	return d
+}
+
+// rowsTarget is the one database that the command's documents are in.
+func (t *Table) rowsTarget(r *Request, tn *Tenant, db *Database) (*Target, *wire.Error) {
+	if r.Cmd.Tenant.Kind == InBulkOps {
+		return t.bulkTarget(r, tn)
+	}
+	if r.index[fUUID] != 0 || r.index[fEncryption] != 0 || r.Value.Type == bsoncore.TypeBinary {
+		return nil, wire.Errorf(wire.InvalidNamespace, "a collection must be named, and not by UUID or encryption state")
+	}
+	if r.Value.Type == bsoncore.TypeString {
+		if v := r.value(fViewOn); v.Type != 0 {
+			return nil, wire.Errorf(wire.Unauthorized, "views are not open to this connection")
+		}
+		return db.rowsHome(r.Coll(), tn, r.Writes())
+	}
+	if r.Cmd.Tenant.Kind != InStages {
+		return nil, wire.Errorf(wire.Unauthorized, "%s of a whole database is not allowed on this connection", r.Cmd.Name)
+	}
+	uses, err := r.stages()
+	for i := range uses {
+		if u := &uses[i]; err == nil && u.coll != nil {
+			return db.rowsHome(u.coll, tn, false)
+		}
+	}
+	return db.shared, err // it reads no collection
+}
+
+func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Error) {
+	err = r.nsInfo(func(p *Place) *wire.Error {
+		db := t.byName[string(p.DB)]
+		if db == nil {
+			return notYours(p.DB)
+		}
+		x, err := db.rowsHome(p.Coll, tn, true)
+		if err == nil && target != nil && target != x {
+			err = wire.Errorf(wire.IllegalOperation, "the collections of this bulkWrite are in several databases; send one for the collections of each")
+		}
+		target = x
+		return err
+	})
+	if target == nil && err == nil {
+		err = wire.Errorf(wire.InvalidNamespace, "bulkWrite needs nsInfo")
+	}
+	return target, err
+}
+
+// rowsHome is the home of a collection's rows that are the tenant's, where the connection may use it.
+func (db *Database) rowsHome(name []byte, tn *Tenant, write bool) (*Target, *wire.Error) {
+	c, err := db.open(name, write)
+	if err != nil {
+		return nil, err
+	}
+	return tn.home(c), nil
+}
+
+// open finds a collection that connections with row isolation may use.
+func (db *Database) open(name []byte, write bool) (*Collection, *wire.Error) {
+	c := db.collection(name)
+	switch {
+	case db.views[string(name)] || bytes.HasPrefix(name, []byte("system.")) || bytes.IndexByte(name, '$') >= 0:
+	case c.Tenant || c.grant == OwnRows || c.grant == ReadRows && !write:
+		return c, nil
+	}
+	return nil, wire.Errorf(wire.Unauthorized, "the collection %q is not open to this connection", name)
+}
+
+// pred is the predicate that the rows of a collection are read by; nil where all of them may be.
+func (x *isolation) pred(c *Collection) wire.Doc {
+	if !c.Tenant && c.grant == ReadRows {
+		return nil
+	}
+	return c.ownedBy(x.tn)
+}
+
+// ownedBy is the predicate that a document is the tenant's. A collection may have a collation of its
+// own, under which equality finds what differs by case: a regular expression does not.
+func (c *Collection) ownedBy(tn *Tenant) wire.Doc {
+	values := append([]wire.Value{tn.ID}, tn.aliases...)
+	switch {
+	case !slices.ContainsFunc(values, func(v wire.Value) bool { return v.Type == bsoncore.TypeString }):
+		return c.among(values, true)
+	case len(values) > 1:
+		return both(c.among(values, true), c.among(values, false))
+	}
+	return build(func(d []byte) []byte {
+		return appendDoc(d, c.field.name, func(d []byte) []byte {
+			return appendExact(tn.ID.AppendTo(d, "$eq"), "$regex", tn.ID, false)
+		})
+	})
+}
+
+// explainRows decides for an explain: its plans and counts tell of all documents, so it is of a database
+// of the tenant's own only.
+func (t *Table) explainRows(r *Request, tn *Tenant, db *Database) Decision {
+	in, err := r.inner()
+	switch {
+	case err != nil:
+		return refuseWith(err)
+	case in.Cmd == nil || in.unknown != nil || in.Cmd.Tenant.Kind == InInner || in.Cmd.Tenant.Kind == NoTenant || in.Watches():
+		return refuse(wire.CommandNotSupported, "%q can not be explained here", in.Name)
+	}
+	if err := in.allowed(); err != nil {
+		return refuseWith(err)
+	}
+	d := t.routeRows(in, tn)
+	if d.Action == Forward && d.Target.Tenant == nil {
+		return refuse(wire.Unauthorized, "explain is not allowed in a database that other tenants share")
+	}
+	return d
+}
+
+// watchRows decides for a change stream: one of a collection in the tenant's own database. In shared a
+// delete's event would not tell whose it is.
+func (t *Table) watchRows(r *Request, tn *Tenant, target *Target) Decision {
+	if target.Tenant == nil || r.Value.Type != bsoncore.TypeString {
+		return refuse(wire.Unauthorized, "this connection may watch single collections, in a database of its tenant's own")
+	}
+	x := isolation{t: t, r: r, tn: tn, target: target}
+	if err := x.watched(); err != nil {
+		return refuseWith(err)
+	}
+	return t.watchOwn(r, target, "a collection of the connection's tenant")
+}
+
+// watched looks at the stages of a change stream.
+func (x *isolation) watched() *wire.Error {
+	a, _ := x.r.value(fPipeline).Array()
+	for it := a.Iter(); it.Next(); {
+		d, _ := it.Value.Doc()
+		for st := d.Iter(); st.Next(); {
+			row := stages[string(st.Key)]
+			switch {
+			case row == nil || row.Rows == RowsDeny && row.Class != Change:
+				return notOpen(st.Key)
+			case row.Rows == RowsFilter:
+				q, _ := st.Value.Doc()
+				if err := x.look.filter(q, 0); err != nil {
+					return err
+				}
+			case row.Rows != RowsAllow && row.Class != Change:
+				return wire.Errorf(wire.IllegalOperation, "%s is not possible in a change stream", row.Name)
+			default:
+				if err := x.look.expression(st.Value, 0); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// listRows lists the collections that the connection may use: of shared and of the tenant's own
+// database. The filter may be about names and types alone, since definitions may name tenants.
+func (t *Table) listRows(r *Request, db *Database, d Decision) Decision {
+	filter, _ := r.value(fFilter).Doc()
+	for it := filter.Iter(); it.Next(); {
+		if key := string(it.Key); key != "name" && key != "type" {
+			return refuse(wire.Unauthorized, "listCollections may be filtered by name and type only on this connection")
+		}
+	}
+	d.Action, d.Targets = EachOf, []*Target{db.shared}
+	if d.Tenant.set != nil {
+		d.Targets = append(d.Targets, d.Tenant.targets[db.num])
+	}
+	return d
+}
+
+// Shows reports whether a connection may learn that the collection is there, in the database that is the
+// target's. A connection that is not isolated by rows may learn of all.
+func (t *Table) Shows(r *Request, target *Target, name []byte) bool {
+	if !r.Bound.Rows() {
+		return true
+	}
+	db := t.byName[target.Logical]
+	tn := t.byKey[r.Bound.Key]
+	home, err := db.rowsHome(name, tn, false)
+	return err == nil && home == target
+}
+
+// Owned reports whether documents of a collection carry the tenant that a connection is bound to.
+func (t *Table) Owned(b *Binding, db, coll []byte) bool {
+	d := t.byName[string(db)]
+	if d == nil {
+		return false
+	}
+	c := d.collection(coll)
+	return c.Tenant || b.Rows() && c.grant == OwnRows
+}
+
+// Foreign reports whether a document of an owned collection carries another tenant than the connection
+// is bound to, or several.
+func (t *Table) Foreign(b *Binding, db, coll []byte, doc wire.Doc) bool {
+	c := t.byName[string(db)].collection(coll)
+	v, found, err := c.field.documentTenant(doc)
+	return err != nil || found && t.byValue.find(v) != t.byKey[b.Key]
+}
+
+// Rows reports whether the boundary is the tenant's rows; b may be nil.
+func (b *Binding) Rows() bool { return b != nil && !b.Database }
