@@ -59,12 +59,14 @@ func appendEach(dst []byte, key string, v wire.Value, rule func(wire.Doc) wire.D
 	return dst
 }
 
-// sealedRows is what becomes of the rows of a good reply that are not documents of a collection; nil
-// for those that are.
+// sealedRows is what becomes of the rows of a good reply for a client that is bound to a tenant's rows
+// where they are not documents of a collection; nil where they stay.
 func (c *clientConn) sealedRows(tr *trip) func(wire.Doc) wire.Doc {
 	switch {
+	case !c.bound.Rows():
 	case tr.names == routing.ReplyRows:
 		return sealedIndex
+	case !c.sealed(tr):
 	case c.req.Cmd.Merge == routing.MergeBulk, tr.cursor != nil && tr.cursor.coll == "$cmd.bulkWrite":
 		return sealedError
 	}

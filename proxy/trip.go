@@ -343,7 +343,7 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	if !f.ok || f.errors {
 		return c.failure(tr, reply), nil
 	}
-	if (tr.renamed() || c.sealed(tr)) && tr.cursor == nil {
+	if (tr.renamed() || c.bound.Rows()) && tr.cursor == nil {
 		tr.names = c.req.ReplyNames()
 	}
 	if c.leaks(tr) {
@@ -361,15 +361,15 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	if tr.txn != nil && !f.token {
 		tr.patch.Replace(f.end, 0, recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
 	}
+	rule := c.sealedRows(tr)
 	if tr.renamed() {
 		if full := c.renameReply(tr, reply); full != nil {
-			return full, nil
+			reply = full
+			tr.patch.Reset() // it is in the new one
 		}
 	}
-	if c.sealed(tr) {
-		if rule := c.sealedRows(tr); rule != nil {
-			return c.remade(tr, reply, func(d wire.Doc) wire.Doc { return overRows(d, rule) }), nil
-		}
+	if rule != nil {
+		return c.remade(tr, reply, func(d wire.Doc) wire.Doc { return overRows(d, rule) }), nil
 	}
 	if tr.patch.Empty() {
 		return reply, nil
