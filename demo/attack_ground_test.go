@@ -33,6 +33,9 @@ type attackGround struct {
 	server *mongo.Database // shared, without a proxy
 	open   *mongo.Database // as the application sees it
 	as     map[string]*mongo.Database
+
+	openAddress string
+	addresses   map[string]string // of the attackers' listeners
 }
 
 func newAttackGround(t *testing.T, bare bool) *attackGround {
@@ -67,7 +70,7 @@ leaks = "full"
 		text += fmt.Sprintf("\n[[listeners]]\naddress = %q\ntenant = %q\nisolation = \"rows\"\n", address, tenant)
 	}
 	front := proxy.Start(t, text)
-	g := &attackGround{server: open(t, home).Database(shared), open: open(t, front.URI).Database(shared), as: map[string]*mongo.Database{}}
+	g := &attackGround{server: open(t, home).Database(shared), open: open(t, front.URI).Database(shared), as: map[string]*mongo.Database{}, openAddress: front.Address, addresses: addresses}
 	for tenant, address := range addresses {
 		g.as[tenant] = open(t, "mongodb://"+address+"/").Database(shared)
 	}
@@ -162,6 +165,10 @@ func run(ctx context.Context, db *mongo.Database, cmd bson.D) (reply bson.Raw, c
 	var refused mongo.CommandError
 	if errors.As(err, &refused) {
 		return append(slices.Clone(refused.Raw), refused.Message...), int(refused.Code)
+	}
+	var failed mongo.WriteException
+	if errors.As(err, &failed) && len(failed.WriteErrors) > 0 {
+		return failed.Raw, failed.WriteErrors[0].Code
 	}
 	if err != nil {
 		return bson.Raw(err.Error()), -1

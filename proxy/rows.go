@@ -65,7 +65,7 @@ func (c *clientConn) sealedRows(tr *trip) func(wire.Doc) wire.Doc {
 	switch {
 	case !c.bound.Rows():
 	case tr.names == routing.ReplyRows:
-		return sealedIndex
+		return sealedRow
 	case !c.sealed(tr):
 	case c.req.Cmd.Merge == routing.MergeBulk, tr.cursor != nil && tr.cursor.coll == "$cmd.bulkWrite":
 		return sealedError
@@ -73,11 +73,14 @@ func (c *clientConn) sealedRows(tr *trip) func(wire.Doc) wire.Doc {
 	return nil
 }
 
-// sealedIndex is an index's definition without the filter of a partial one, which may name tenants.
-func sealedIndex(d wire.Doc) wire.Doc {
+// sealedRow is a row about an index or a collection without what tells of servers, or may of tenants:
+// the filter of a partial index.
+func sealedRow(d wire.Doc) wire.Doc {
 	return build(func(dst []byte) []byte {
 		for it := d.Iter(); it.Next(); {
-			if string(it.Key) != "partialFilterExpression" {
+			switch string(it.Key) {
+			case "partialFilterExpression", "host", "shard":
+			default:
 				dst = append(dst, d[it.Start:it.End()]...)
 			}
 		}

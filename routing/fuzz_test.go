@@ -61,7 +61,7 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 	if m.Parse(frame) != nil {
 		return
 	}
-	for _, b := range []*Binding{nil, {Key: "acme", Database: true, Access: DDL}} {
+	for _, b := range []*Binding{nil, {Key: "acme", Database: true, Access: DDL}, {Key: "acme", Access: DDL}, {Key: "globex", Access: Write}} {
 		r := Request{Bound: b}
 		if r.Parse(&m) != nil {
 			return
@@ -74,11 +74,11 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 		if d.Action != Forward {
 			continue
 		}
-		if b != nil && d.Target.Logical != "" && (d.Target.Tenant == nil || d.Target.Tenant.Key != "acme") {
-			t.Fatalf("bound to acme, sent to %s", d.Target.DB)
+		if b != nil && d.Target.Logical != "" && (d.Target.Tenant == nil && b.Database || d.Target.Tenant != nil && d.Target.Tenant.Key != b.Key) {
+			t.Fatalf("bound to %s, sent to %s", b.Key, d.Target.DB)
 		}
 		var p wire.Patch
-		if table.Rename(&r, d.Target, &p) != nil {
+		if table.Rename(&r, d.Target, &p) != nil || b.Rows() && d.Fit && table.Fit(&r, &d, d.Target, &p) != nil {
 			continue
 		}
 		out := p.ApplyTo(&wire.Buf{B: frame})
@@ -89,7 +89,24 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 		if m.Body.Check() == nil && again.Body.Check() != nil {
 			t.Fatal("renamed, it is malformed")
 		}
+		if k := r.Cmd.kind(); b.Rows() && (k == InFilter || k == InStages && r.Value.Type == bsoncore.TypeString) &&
+			!bytes.Contains(out.B, []byte(`\A`+b.Key+`\z`)) && !tellsFigures(&r) {
+			t.Fatal("it is sent without the tenant's predicate")
+		}
 	}
+}
+
+func (c *Command) kind() TenantKind {
+	if c == nil {
+		return NoTenant
+	}
+	return c.Tenant.Kind
+}
+
+// tellsFigures reports whether a pipeline begins with a stage that shows no documents.
+func tellsFigures(r *Request) bool {
+	row := stages[string(r.firstStage())]
+	return row != nil && row.Rows == RowsFigures
 }
 
 // checkSegments: every part of a pipeline has a place, and its stages there are documents still.

@@ -115,7 +115,10 @@ func (x *inspector) clause(key []byte, v wire.Value, depth int) *wire.Error {
 
 // filters looks at an array of filters.
 func (x *inspector) filters(v wire.Value, depth int) *wire.Error {
-	a, _ := v.Array()
+	a, ok := v.Array()
+	if !ok {
+		return nil // the server says what is wrong with it
+	}
 	it := a.Iter()
 	for it.Next() {
 		if d, ok := it.Value.Doc(); ok {
@@ -178,7 +181,10 @@ func (x *inspector) element(v wire.Value, depth int) *wire.Error {
 
 // elements looks at the values of $all.
 func (x *inspector) elements(v wire.Value, depth int) *wire.Error {
-	a, _ := v.Array()
+	a, ok := v.Array()
+	if !ok {
+		return nil
+	}
 	it := a.Iter()
 	for it.Next() {
 		if err := x.operand(it.Value, depth+1); err != nil {
