@@ -256,6 +256,25 @@ func (t *Table) Shows(r *Request, target *Target, name []byte) bool {
 	return err == nil && home == target
 }
 
+// ownedOrNew is ownedBy for the filter of an upsert. Of an equality a server makes a field of the new
+// document, and refuses two of one field; of these it makes none.
+func (c *Collection) ownedOrNew(tn *Tenant) wire.Doc {
+	if len(tn.aliases) > 0 {
+		return c.among(append([]wire.Value{tn.ID}, tn.aliases...), false)
+	}
+	return build(func(d []byte) []byte {
+		if tn.ID.Type == bsoncore.TypeString {
+			return appendDoc(d, c.field.name, func(d []byte) []byte { return appendExact(d, "$regex", tn.ID, false) })
+		}
+		return appendDoc(d, "$expr", func(d []byte) []byte {
+			return appendArray(d, "$eq", func(d []byte) []byte {
+				d = bsoncore.AppendStringElement(d, "0", "$"+c.field.name)
+				return appendDoc(d, "1", func(d []byte) []byte { return tn.ID.AppendTo(d, "$literal") })
+			})
+		})
+	})
+}
+
 // Owned reports whether documents of a collection carry the tenant that a connection is bound to.
 func (t *Table) Owned(b *Binding, db, coll []byte) bool {
 	d := t.byName[string(db)]

@@ -77,8 +77,11 @@ func (x *isolation) names(s *tenantSet) *wire.Error {
 }
 
 // filtered is the filter of a read or a write on a collection as it is sent.
-func (x *isolation) filtered(c *Collection, q wire.Doc, collation wire.Value) (wire.Doc, *wire.Error) {
+func (x *isolation) filtered(c *Collection, q wire.Doc, collation wire.Value, upsert bool) (wire.Doc, *wire.Error) {
 	pred := x.pred(c)
+	if upsert && pred != nil {
+		pred = c.ownedOrNew(x.tn)
+	}
 	if pred != nil {
 		e := x.t.extractor(x.r, c, collation)
 		var s tenantSet
@@ -97,7 +100,7 @@ func (x *isolation) fitRead(p *wire.Patch) *wire.Error {
 	if !ok && v.Type != 0 && !null(v) {
 		return wire.Errorf(wire.TypeMismatch, "%s must be an object", fieldNames[id])
 	}
-	q, err := x.filtered(x.coll(), q, x.r.value(fCollation))
+	q, err := x.filtered(x.coll(), q, x.r.value(fCollation), false)
 	if err == nil && q != nil {
 		x.r.replace(id, bsoncore.AppendDocumentElement(nil, fieldNames[id], bsoncore.Document(q)), p)
 	}
@@ -247,7 +250,7 @@ func (x *isolation) written(op *Op) (w written, err *wire.Error) {
 		w.doc, err = x.owned(op.Coll, op.doc)
 		return w, err
 	}
-	if w.filter, err = x.filtered(op.Coll, op.Filter, op.Collation); err != nil {
+	if w.filter, err = x.filtered(op.Coll, op.Filter, op.Collation, op.Upsert); err != nil {
 		return w, err
 	}
 	if w.filter == nil {
