@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"strings"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// withinRows is a ground with a client that is bound to a tenant's rows.
+func withinRows(t *testing.T, tenant, leaks string) (*ground, *wiretest.Client) {
+	t.Helper()
+	g := newGround(t, nil)
+	set := *g.proxy.settings.Load()
+	set.leaks = leaks
+	set.listeners = map[string]*config.Listener{"127.0.0.1:0": {Address: "127.0.0.1:0", Tenant: tenant, Isolation: "rows", Access: "write"}}
+	g.proxy.settings.Store(&set)
+	return g, wiretest.Dial(t, g.addr)
+}
+
+// What a server that others share says of failures is not passed on, but for what quotes the client.
+func TestSealedErrors(t *testing.T) {
+	g, client := withinRows(t, "globex", leaksOff)
+	seal := func(reply wiretest.Reply, cmd bson.D) string {
+		g.server.Once(cmd[0].Key, reply)
+		return bson.Raw(wiretest.D(client.Run("app", cmd))).String()
+	}
+	find, insert := d("find", "orders"), d("insert", "orders", "documents", bson.A{d("_id", 1)})
+	failed := func(code int32, more ...any) bson.D {
+		return append(d("index", 0, "code", code, "errmsg", "secret in errmsg", "errInfo", d("x", "secret in errInfo")), d(more...)...)
+	}
+	for _, tt := range []struct {
+		name, text string
+		keeps      string
+	}{
+		{"command", seal(wiretest.Fail(241, "Failed to parse number 'secret'"), find), `"code": {"$numberInt":"241"}`},
+		{"write", seal(wiretest.OK(d("n", 0, "writeErrors", bson.A{failed(241)})...), insert), `"index": {"$numberInt":"0"}`},
+		{"write concern", seal(wiretest.OK(d("n", 1, "writeConcernError", d("code", 64, "errmsg", "secret host"))...), insert), `"writeConcernError"`},
+		{"duplicate of others", seal(wiretest.OK(d("n", 0, "writeErrors", bson.A{failed(11000, "foundValue", d("_id", "secret"), "duplicateRid", "secret", "keyValue", d("_id", 1))})...), insert), `"keyValue": {"_id": {"$numberInt":"1"}}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := strings.ReplaceAll(tt.text, `"errmsg": "secret in errmsg","errInfo": {"x": "secret in errInfo"}`, "")
+			if strings.Contains(tt.name, "duplicate") == (text == tt.text) {
+				t.Errorf("a duplicate key quotes what the client sent, nothing else does: %s", tt.text)
+			}
+			if strings.Contains(text, "secret") || !strings.Contains(text, tt.keeps) {
+				t.Errorf("got %s", tt.text)
+			}
+		})
+	}
+}
+
+// Of a database of its own a tenant hears what its server says.
+func TestOwnErrors(t *testing.T) {
+	g, client := withinRows(t, "acme", leaksOff)
+	g.server.Once("find", wiretest.Fail(241, "Failed to parse number 'mine' of app_t_acme.orders"))
+	if r := client.Run("app", d("find", "orders")); wiretest.Get(r, "errmsg") != "Failed to parse number 'mine' of app.orders" {
+		t.Errorf("got %v", r)
+	}
+}
+
+// A server that gives another tenant's document away all the same does not get it past the proxy.
+func TestLeaksAreStopped(t *testing.T) {
+	mine, foreign := d("_id", 1, "tenantId", "globex"), d("_id", 2, "tenantId", "acme", "x", "secret")
+	for _, tt := range []struct {
+		name, leaks string
+		docs        []any
+		stopped     bool
+	}{
+		{"full", leaksFull, []any{mine, foreign}, true},
+		{"sampled, the first", leaksSampled, []any{foreign, mine}, true},
+		{"sampled, another", leaksSampled, []any{mine, foreign}, false},
+		{"off", leaksOff, []any{foreign}, false},
+		{"several tenants", leaksFull, []any{d("_id", 1, "tenantId", bson.A{"globex", "acme"}, "x", "secret")}, true},
+		{"twice", leaksFull, []any{d("_id", 1, "tenantId", "globex", "tenantId", "acme", "x", "secret")}, true},
+		{"its own", leaksFull, []any{mine, d("_id", 3)}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g, client := withinRows(t, "globex", tt.leaks)
+			g.server.Once("find", wiretest.Cursor("app.orders", 7, true, tt.docs...))
+			r := client.Run("app", d("find", "orders"))
+			if stopped := wiretest.Get(r, "code") == int32(96); stopped != tt.stopped {
+				t.Fatalf("got %v", r)
+			}
+			if !tt.stopped {
+				return
+			}
+			if text := bson.Raw(wiretest.D(r)).String(); strings.Contains(text, "secret") {
+				t.Errorf("got %s", text)
+			}
+			if killed := g.server.Wait("killCursors", 1); len(killed) != 1 {
+				t.Errorf("the cursor at the server was not ended")
+			}
+			if n := g.proxy.cursors.count(); n != 0 {
+				t.Errorf("%d cursors are open", n)
+			}
+		})
+	}
+	t.Run("a later batch", func(t *testing.T) {
+		g, client := withinRows(t, "globex", leaksFull)
+		g.server.Once("find", wiretest.Cursor("app.orders", 7, true, mine))
+		id := wiretest.Get(client.Run("app", d("find", "orders")), "cursor", "id")
+		g.server.Once("getMore", wiretest.Cursor("app.orders", 7, false, foreign))
+		if r := client.Run("app", d("getMore", id, "collection", "orders")); wiretest.Get(r, "code") != int32(96) {
+			t.Errorf("got %v", r)
+		}
+	})
+	t.Run("a changed document", func(t *testing.T) {
+		g, client := withinRows(t, "globex", leaksFull)
+		g.server.Once("findAndModify", wiretest.OK(d("value", foreign)...))
+		if r := client.Run("app", d("findAndModify", "orders", "query", d(), "remove", true)); wiretest.Get(r, "code") != int32(96) {
+			t.Errorf("got %v", r)
+		}
+	})
+}
+
+// Definitions may name tenants, and are told without what could.
+func TestSealedDefinitions(t *testing.T) {
+	for _, tenant := range []string{"globex", "acme"} {
+		g, client := withinRows(t, tenant, leaksOff)
+		g.server.Once("listIndexes", wiretest.Cursor("app.orders", 0, true, d("name", "a_1", "partialFilterExpression", d("tenantId", "secret"))))
+		if text := bson.Raw(wiretest.D(client.Run("app", d("listIndexes", "orders")))).String(); strings.Contains(text, "secret") || !strings.Contains(text, "a_1") {
+			t.Errorf("%s: got %s", tenant, text)
+		}
+		rows := wiretest.Cursor("app.$cmd.listCollections", 0, true,
+			d("name", "orders", "type", "collection", "options", d("validator", "secret"), "info", d("uuid", "secret")),
+			d("name", "others", "type", "collection"), d("name", "users", "type", "collection"))
+		g.server.Once("listCollections", rows)
+		r := client.Run("app", d("listCollections", 1))
+		batch, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
+		if text := bson.Raw(wiretest.D(r)).String(); strings.Contains(text, "secret") || tenant == "globex" && len(batch) != 1 {
+			t.Errorf("%s: got %s", tenant, text)
+		}
+	}
+}
