@@ -98,25 +98,24 @@ var attackCollections = []string{"orders", "order_items", "tasks", "users", "pac
 // fill inserts four documents of each tenant, whose every text is the word.
 func (g *attackGround) fill(t *testing.T, coll string, tenants []string, word string) {
 	t.Helper()
-	var docs []any
 	for _, tenant := range tenants {
 		if coll == "packages" && word == mark {
 			continue // everybody may read them
 		}
-		for n := range 4 {
-			docs = append(docs, bson.D{
-				{Key: "_id", Value: fmt.Sprint(tenant, "-", n)}, {Key: "tenantId", Value: tenant}, {Key: "n", Value: n}, {Key: "secret", Value: word},
-				{Key: "state", Value: word}, {Key: "tags", Value: bson.A{word, "tag"}}, {Key: "deep", Value: bson.D{{Key: "secret", Value: word}}},
-				{Key: "in", Value: coll}, {Key: "ref", Value: fmt.Sprint("globex-", n)},
-			})
+		if err := g.insert(t.Context(), coll, tenant, word); err != nil {
+			t.Fatalf("fill %s: %v", coll, err)
 		}
 	}
-	if len(docs) == 0 {
-		return
+}
+
+func (g *attackGround) insert(ctx context.Context, coll, tenant, word string) error {
+	var docs []any
+	for n := range 4 {
+		docs = append(docs, of("_id", fmt.Sprint(tenant, "-", n), "tenantId", tenant, "n", n, "secret", word, "state", word, "tags", arr{word, "tag"},
+			"deep", of("secret", word), "in", coll, "ref", fmt.Sprint("globex-", n)))
 	}
-	if _, err := g.open.Collection(coll).InsertMany(t.Context(), docs); err != nil {
-		t.Fatalf("fill %s: %v", coll, err)
-	}
+	_, err := g.open.Collection(coll).InsertMany(ctx, docs)
+	return err
 }
 
 // victimsDocs are all documents of victims, as bytes.

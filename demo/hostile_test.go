@@ -86,12 +86,7 @@ func (g *attackGround) restore(ctx context.Context, r *rapid.T, tenant string) {
 		}
 	}
 	for _, coll := range attackCollections {
-		var docs []any
-		for n := range 4 {
-			docs = append(docs, of("_id", fmt.Sprint(tenant, "-", n), "tenantId", tenant, "n", n, "secret", "own", "state", "own", "tags", arr{"own", "tag"},
-				"deep", of("secret", "own"), "in", coll, "ref", fmt.Sprint("globex-", n)))
-		}
-		if _, err := g.open.Collection(coll).InsertMany(ctx, docs); err != nil {
+		if err := g.insert(ctx, coll, tenant, "own"); err != nil {
 			r.Fatal(err)
 		}
 	}
@@ -404,8 +399,10 @@ func (h hostile) bare() doc {
 		}
 		return of("findAndModify", c, "query", h.upserted(), "update", h.update(), "upsert", rapid.Bool().Draw(h.T, "upsert"), "new", true)
 	case "bulkWrite":
-		return of("bulkWrite", 1, "ops", arr{of("insert", 0, "document", h.document()), of("update", h.n("ns", 1), "filter", h.filter(0), "updateMods", h.update(), "multi", false),
-			of("delete", 1, "filter", h.filter(1), "multi", true)}, "nsInfo", arr{of("ns", "smetasc_shared.orders"), of("ns", "smetasc_shared."+c)}, "$db", "admin")
+		return of("bulkWrite", 1, "ops", arr{
+			of("insert", 0, "document", h.document()), of("update", h.n("ns", 1), "filter", h.filter(0), "updateMods", h.update(), "multi", false),
+			of("delete", 1, "filter", h.filter(1), "multi", true),
+		}, "nsInfo", arr{of("ns", "smetasc_shared.orders"), of("ns", "smetasc_shared."+c)}, "$db", "admin")
 	}
 	return choose(h, "list", of("listCollections", 1), of("listIndexes", c), of("listDatabases", 1, "$db", "admin"), of("collStats", c), of("dbStats", 1))
 }

@@ -83,6 +83,28 @@ func BenchmarkBound(b *testing.B) {
 	}
 }
 
+// BenchmarkRows is BenchmarkBound for a connection that is kept within the tenant's rows, whose filters
+// and pipelines are made anew.
+func BenchmarkRows(b *testing.B) {
+	table := crowd(b)
+	for _, c := range plainPaths {
+		b.Run(c.name, func(b *testing.B) {
+			r, _ := request(b, c.command)
+			r.Bound = &Binding{Key: "tenant500", Access: Write}
+			var p wire.Patch
+			m := r.Msg
+			b.ReportAllocs()
+			for b.Loop() {
+				decide(b, table, r, m, &p)
+				d := table.Route(r)
+				if err := table.Fit(r, &d, d.Target, &p); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // TestAllocs: the plain paths allocate nothing.
 func TestAllocs(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))

@@ -58,7 +58,7 @@ func (t *Table) routeRows(r *Request, tn *Tenant) Decision {
 	case db == nil && c.Tenant.Kind != InBulkOps:
 		return t.boundNowhere(r)
 	case c.Tenant.Kind == InInner:
-		return t.explainRows(r, tn, db)
+		return t.explainRows(r, tn)
 	}
 	d := Decision{Tenant: tn, Why: "rows of the connection's tenant"}
 	if c.Merge == MergeCollections {
@@ -170,7 +170,7 @@ func (c *Collection) ownedBy(tn *Tenant) wire.Doc {
 
 // explainRows decides for an explain: its plans and counts tell of all documents, so it is of a database
 // of the tenant's own only.
-func (t *Table) explainRows(r *Request, tn *Tenant, db *Database) Decision {
+func (t *Table) explainRows(r *Request, tn *Tenant) Decision {
 	in, err := r.inner()
 	switch {
 	case err != nil:

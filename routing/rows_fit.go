@@ -20,7 +20,7 @@ var (
 	fFields       = field("fields")
 	fArrayFilters = field("arrayFilters")
 	fBypass       = field("bypassDocumentValidation")
-	fBypassTs     = field("bypassEmptyTsReplacement")
+	fBypassTS     = field("bypassEmptyTsReplacement")
 )
 
 // fit adds to the patch what keeps the command within its tenant's rows. The error is the refusal of
@@ -45,7 +45,7 @@ func (x *isolation) options() *wire.Error {
 			return err
 		}
 	}
-	for _, id := range []fieldID{fBypass, fBypassTs} {
+	for _, id := range []fieldID{fBypass, fBypassTS} {
 		if x.r.value(id).True() {
 			return wire.Errorf(wire.Unauthorized, "%s is not open to this connection", fieldNames[id])
 		}
