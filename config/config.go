@@ -153,7 +153,8 @@ type Pools struct {
 
 // Guard is [guard].
 type Guard struct {
-	Leaks string // how much of the replies to bound connections is looked at: "off", "sampled" or "full"
+	MaxTime time.Duration // longest time of a command of a bound connection; 0 is no limit
+	Leaks   string        // how much of the replies to bound connections is looked at: "off", "sampled" or "full"
 }
 
 // Limits is [limits].

@@ -323,7 +323,7 @@ func (l *loader) platform(t *table) {
 }
 
 func (l *loader) guard(t *table) {
-	l.cfg.Guard = Guard{Leaks: t.oneOf("leaks", "sampled", "off", "sampled", "full")}
+	l.cfg.Guard = Guard{MaxTime: t.duration("max_time", 0, true), Leaks: t.oneOf("leaks", "sampled", "off", "sampled", "full")}
 	t.done()
 }
 

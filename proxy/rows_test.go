@@ -3,6 +3,7 @@ package proxy
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
@@ -115,6 +116,31 @@ func TestLeaksAreStopped(t *testing.T) {
 			t.Errorf("got %v", r)
 		}
 	})
+}
+
+// A bound client's command takes no longer than it may; what it asks for itself may be less.
+func TestBoundTime(t *testing.T) {
+	g, client := withinRows(t, "globex", leaksOff)
+	set := *g.proxy.settings.Load()
+	set.boundTime = 2 * time.Second
+	g.proxy.settings.Store(&set)
+	for _, tt := range []struct{ asked, want any }{
+		{nil, int64(2000)}, {int32(0), int64(2000)}, {int32(5000), int64(2000)}, {int32(700), int32(700)},
+	} {
+		cmd := d("find", "orders")
+		if tt.asked != nil {
+			cmd = append(cmd, bson.E{Key: "maxTimeMS", Value: tt.asked})
+		}
+		g.server.Forget()
+		client.Run("app", cmd)
+		if got := wiretest.Get(wiretest.Decode(g.server.Wait("find", 1)[0].Body), "maxTimeMS"); got != tt.want {
+			t.Errorf("asked for %v: %v is sent, want %v", tt.asked, got, tt.want)
+		}
+	}
+	g.server.Forget()
+	if g.client.Run("app", d("find", "orders", "filter", d("tenantId", "globex"))); wiretest.Get(wiretest.Decode(g.server.Wait("find", 1)[0].Body), "maxTimeMS") != nil {
+		t.Error("an open connection's command got a limit")
+	}
 }
 
 // Definitions may name tenants, and are told without what could.

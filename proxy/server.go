@@ -84,7 +84,8 @@ type settings struct {
 	width        int
 	ship         int64 // bytes of documents brought together for one command
 	oneCluster   bool
-	leaks        string // leaksOff and so on
+	leaks        string        // leaksOff and so on
+	boundTime    time.Duration // longest time of a bound client's command; 0 for no limit
 	listeners    map[string]*config.Listener
 }
 
@@ -106,7 +107,7 @@ func New(o Options) *Server {
 func (s *Server) Apply(cfg *config.Config) {
 	n := &settings{
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
-		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks,
+		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks, boundTime: cfg.Guard.MaxTime,
 		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
 	}
 	for _, l := range cfg.Listeners {

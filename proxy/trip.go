@@ -224,10 +224,10 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 	if c.recoveryCluster() != "" {
 		remove(r, p, "recoveryToken")
 	}
+	if err := c.limitTime(r, tr.aside, p); err != nil {
+		return nil, err
+	}
 	if tr.aside {
-		if err := c.timeLeft(r, p); err != nil {
-			return nil, err
-		}
 		if err := c.atSnapshot(r, tr.target, p); err != nil {
 			return nil, err
 		}
@@ -251,18 +251,33 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 	return p.Amend(frame), nil
 }
 
-// timeLeft gives a part of a command what is left of the whole command's time.
-func (c *clientConn) timeLeft(r *routing.Request, p *wire.Patch) *wire.Error {
+// limitTime gives a part of a command what is left of the whole command's time, and a command of a
+// client that is bound to a tenant no more than [guard] max_time.
+func (c *clientConn) limitTime(r *routing.Request, part bool, p *wire.Patch) *wire.Error {
+	longest := int64(0)
+	if c.bound != nil && r.Cmd.Tenant.Kind != routing.NoTenant {
+		longest = c.srv.settings.Load().boundTime.Milliseconds()
+	}
+	if !part && longest == 0 {
+		return nil
+	}
 	f, ok := r.Field("maxTimeMS")
 	limit, isNumber := f.Value.Int()
-	used := time.Since(c.start).Milliseconds()
-	switch {
-	case !ok || !isNumber || limit <= 0 || used == 0:
-		return nil
-	case used >= limit:
-		return wire.Errorf(wire.MaxTimeMSExpired, "operation exceeded time limit")
+	if ok && (!isNumber || limit < 0) {
+		return nil // the server says what is wrong with it
 	}
-	p.Replace(f.Start, f.End-f.Start, bsoncore.AppendInt64Element(nil, "maxTimeMS", limit-used), r.Msg.BodyAt)
+	given := limit
+	if longest > 0 && (limit == 0 || limit > longest) {
+		limit = longest
+	}
+	if limit > 0 && part {
+		if limit -= time.Since(c.start).Milliseconds(); limit <= 0 {
+			return wire.Errorf(wire.MaxTimeMSExpired, "operation exceeded time limit")
+		}
+	}
+	if limit != given {
+		r.Set("maxTimeMS", bsoncore.AppendInt64Element(nil, "maxTimeMS", limit), p)
+	}
 	return nil
 }
 
