@@ -74,6 +74,12 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	switch {
 	case failed > 0 && len(parts) == 1: // nothing is done
 		return c.pick(parts, 0)
+	case failed > 0 && tx == nil:
+		refused, gone := c.undone(parts)
+		if refused >= 0 {
+			return c.pick(parts, refused)
+		}
+		return nil, c.partly(parts, failed+gone, len(d.Targets))
 	case failed > 0:
 		return nil, c.partly(parts, failed, len(d.Targets))
 	}
