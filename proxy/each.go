@@ -308,7 +308,7 @@ func (c *clientConn) drain(p *part, tx *txn) ([]wire.Doc, *wire.Error) {
 	cur := c.newCursor(ns, p.tr.target)
 	s := &stream{cursorPart: cursorPart{p.tr.target, p.tr.address, id, cur.coll}, docs: docs}
 	for s.id != 0 {
-		if err := c.fetch(cur, s, tx); err != nil {
+		if err := c.fetch(cur, s, 0, tx); err != nil {
 			return nil, err
 		}
 	}

@@ -18,7 +18,10 @@ type merged struct {
 	streams []*stream
 	down    []bool // by field of the sort: descending; nil for no sort
 	skip    int64
-	left    int64 // documents that may still be given; < 0 is no limit
+	left    int64  // documents that may still be given; < 0 is no limit
+	at      int    // of the streams before it nothing is left, without a sort
+	front   *front // with one: the streams by their first documents; nil before these have been read
+	given   bool   // the front's first document is taken, and its stream not looked at since
 }
 
 // stream is one home's part: what it has brought and, while its id is not 0, its cursor.
@@ -250,36 +253,34 @@ func (m *merged) done() bool {
 	return true
 }
 
-// ready makes sure that the next document can be chosen: with a sort every stream must show its
-// first, without one any will do. None left gives nil.
-func (c *clientConn) ready(cur *cursor, tx *txn) (*stream, *wire.Error) {
+// ready is the stream with the next document: with a sort every stream must show its first, without
+// one any will do. None left gives nil. size is as for [clientConn.fetch].
+func (c *clientConn) ready(cur *cursor, size int, tx *txn) (*stream, *wire.Error) {
 	m := cur.merged
-	var best *stream
-	for _, s := range m.streams {
-		for len(s.docs) == 0 && s.more() {
-			if m.down == nil && best != nil {
-				break
-			}
-			if err := c.fetch(cur, s, tx); err != nil {
-				return nil, err
-			}
-		}
-		if len(s.docs) == 0 {
-			continue
-		}
-		if best == nil || m.down != nil && m.less(s.docs[0], best.docs[0]) {
-			best = s
+	if m.down != nil {
+		return c.first(cur, size, tx)
+	}
+	for ; m.at < len(m.streams); m.at++ {
+		s := m.streams[m.at]
+		if err := c.show(cur, s, size, tx); err != nil || len(s.docs) > 0 {
+			return s, err
 		}
 	}
-	return best, nil
+	return nil, nil
 }
 
-// less reports whether a comes before b; equal ones keep the order of the streams.
-func (m *merged) less(a, b wire.Doc) bool {
-	x, _ := a.Lookup(sortKey)
-	y, _ := b.Lookup(sortKey)
-	return keyLess(x, y, m.down)
+// show reads on until the stream has a document, or has ended.
+func (c *clientConn) show(cur *cursor, s *stream, size int, tx *txn) *wire.Error {
+	for len(s.docs) == 0 && s.more() {
+		if err := c.fetch(cur, s, size, tx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// pass takes the first document off the stream that is ready.
+func (m *merged) pass(s *stream) { s.docs, m.given = s.docs[1:], true }
 
 // keyLess compares two sort keys: arrays with a value for each field of the sort.
 func keyLess(a, b wire.Value, down []bool) bool {
@@ -307,7 +308,7 @@ const maxBatch = wire.MaxDocument - 64<<10
 func (c *clientConn) take(cur *cursor, n int, tx *txn) (docs []wire.Doc, err *wire.Error) {
 	m := cur.merged
 	for size := 0; m.left != 0 && (n < 0 || len(docs) < n); {
-		s, err := c.ready(cur, tx)
+		s, err := c.ready(cur, m.wanted(n-len(docs)), tx)
 		if err != nil {
 			return nil, err
 		}
@@ -317,13 +318,13 @@ func (c *clientConn) take(cur *cursor, n int, tx *txn) (docs []wire.Doc, err *wi
 		doc := s.docs[0]
 		if m.skip > 0 {
 			m.skip--
-			s.docs = s.docs[1:]
+			m.pass(s)
 			continue
 		}
 		if size += len(doc) + 16; size > maxBatch && len(docs) > 0 {
 			break
 		}
-		s.docs = s.docs[1:]
+		m.pass(s)
 		if m.down != nil {
 			doc = without(doc, sortKey)
 		}
@@ -333,6 +334,15 @@ func (c *clientConn) take(cur *cursor, n int, tx *txn) (docs []wire.Doc, err *wi
 		}
 	}
 	return docs, nil
+}
+
+// wanted is how many documents a stream may have to bring for the client's next n; 0 for as many as it
+// likes.
+func (m *merged) wanted(n int) int {
+	if n <= 0 {
+		return 0
+	}
+	return int(min(int64(n)+m.skip, 1<<30))
 }
 
 // without is the document less one field.
@@ -368,10 +378,10 @@ func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 	return c.mergedReply(id, cur, "nextBatch", docs, tx)
 }
 
-// fetch reads the next batch of one stream.
-func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
+// fetch reads the next batch of one stream, of size documents; as many as its server likes for none.
+func (c *clientConn) fetch(cur *cursor, s *stream, size int, tx *txn) *wire.Error {
 	if s.flow != nil {
-		return s.flow.fetch(c, s, tx)
+		return s.flow.fetch(c, s, size, tx)
 	}
 	if s.apart {
 		tx = nil
@@ -379,6 +389,9 @@ func (c *clientConn) fetch(cur *cursor, s *stream, tx *txn) *wire.Error {
 	body := build(func(d []byte) []byte {
 		d = bsoncore.AppendInt64Element(d, "getMore", s.id)
 		d = bsoncore.AppendStringElement(d, "collection", s.coll)
+		if size > 0 {
+			d = bsoncore.AppendInt32Element(d, "batchSize", int32(size))
+		}
 		d = c.appendSession(d, s.target.Cluster, tx)
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})

@@ -155,8 +155,9 @@ func (f *flow) more() bool {
 	return false
 }
 
-// fetch ships the next batch for a command, which may be a later one than that which began the flow.
-func (f *flow) fetch(c *clientConn, to *stream, tx *txn) *wire.Error {
+// fetch ships the next batch, of size documents that come in, for a command, which may be a later one
+// than that which began the flow.
+func (f *flow) fetch(c *clientConn, to *stream, size int, tx *txn) *wire.Error {
 	for len(f.from) > 0 && len(f.from[0].docs) == 0 && !f.from[0].more() {
 		f.from = f.from[1:]
 	}
@@ -167,11 +168,11 @@ func (f *flow) fetch(c *clientConn, to *stream, tx *txn) *wire.Error {
 	s.c, s.tx = c, tx
 	x := f.from[0]
 	if len(x.docs) == 0 {
-		return c.fetch(s.cur, x, tx)
+		return c.fetch(s.cur, x, size, tx)
 	}
-	n, size := 0, 0
-	for n < len(x.docs) && size+shipped(x.docs[n]) <= whole {
-		size += shipped(x.docs[n])
+	n, sum := 0, 0
+	for n < len(x.docs) && sum+shipped(x.docs[n]) <= whole {
+		sum += shipped(x.docs[n])
 		n++
 	}
 	if n == 0 {
@@ -282,7 +283,7 @@ func (s *shipping) drain(streams []*stream, seg *routing.Segment) (docs []wire.D
 				return nil, tooMany(limit)
 			}
 			if more = x.more(); more {
-				err = s.c.fetch(s.cur, x, s.tx)
+				err = s.c.fetch(s.cur, x, 0, s.tx)
 			}
 			if err != nil {
 				return nil, err
@@ -302,7 +303,7 @@ func tooMany(limit int) *wire.Error {
 func (s *shipping) all(streams []*stream) (docs []wire.Doc, err *wire.Error) {
 	for _, x := range streams {
 		for docs, x.docs = append(docs, x.docs...), nil; x.more(); docs, x.docs = append(docs, x.docs...), nil {
-			if err := s.c.fetch(s.cur, x, s.tx); err != nil {
+			if err := s.c.fetch(s.cur, x, 0, s.tx); err != nil {
 				return nil, err
 			}
 		}
