@@ -13,6 +13,7 @@ type place struct {
 	id     wire.Value
 	tenant wire.Value
 	key    wire.Value // by which it is sorted, where that was asked for
+	twice  bool       // so was another one, with the same _id
 }
 
 // locateByID finds the homes of those writes of a batch that name their documents by _id, and no
@@ -159,10 +160,20 @@ func (s *split) byID(i int) (id wire.Value, ok bool) {
 // keyOf is an _id as a key: two are the same where servers take them for the same.
 func keyOf(id wire.Value) string { return string(wire.AppendKey(nil, id)) }
 
+// ambiguous refuses to choose between documents with one _id that are in the databases of two tenants.
+func ambiguous() *wire.Error {
+	return wire.Errorf(wire.IllegalOperation,
+		"a document with this _id is in the databases of several tenants; add the tenant field to the filter")
+}
+
 // settle gives the i-th write the home where its document was found; held is its tenant where that
 // waits.
 func (s *split) settle(i int, p place) (held wire.Value) {
 	op := &s.ops[i]
+	if p.twice {
+		s.plans[i].Err = ambiguous()
+		return held
+	}
 	if _, waits := s.t.Home(op.Coll, p.tenant); waits {
 		return p.tenant
 	}
@@ -208,10 +219,9 @@ func (s *split) hinted(op *routing.Op, id wire.Value, targets []*routing.Target)
 	return place{}, false
 }
 
-// ask asks every target which of the documents it has, and whose they are. A document in the
-// databases of two tenants is no one's to choose.
+// ask asks every target which of the documents it has, and whose they are.
 func (s *split) ask(op *routing.Op, targets []*routing.Target, ids []wire.Value, found map[string]place) *wire.Error {
-	return s.question(op, targets, false, func(d []byte, _ *routing.Target) []byte {
+	err := s.question(op, targets, false, func(d []byte, _ *routing.Target) []byte {
 		i, d := bsoncore.AppendDocumentElementStart(d, "filter")
 		j, d := bsoncore.AppendDocumentElementStart(d, "_id")
 		k, d := bsoncore.AppendArrayElementStart(d, "$in")
@@ -224,13 +234,22 @@ func (s *split) ask(op *routing.Op, targets []*routing.Target, ids []wire.Value,
 		return bsoncore.AppendInt32Element(d, "batchSize", int32(len(ids)+1))
 	}, func(p place) *wire.Error {
 		if o, twice := found[keyOf(p.id)]; twice && o.home != p.home {
-			return wire.Errorf(wire.IllegalOperation,
-				"a document with this _id is in the databases of several tenants; add the tenant field to the filter")
+			o.twice = true
+			found[keyOf(p.id)] = o
+			return nil
 		}
 		found[keyOf(p.id)] = p
-		s.c.srv.hints.put(s.c.hint(op.Coll, op.Name, p.id), p.tenant)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if p, ok := found[keyOf(id)]; ok && !p.twice {
+			s.c.srv.hints.put(s.c.hint(op.Coll, op.Name, id), p.tenant)
+		}
+	}
+	return nil
 }
 
 // question asks the targets for documents by a find that fill completes, and tells where each of
@@ -286,7 +305,7 @@ func (s *split) questionIn(tx *txn, op *routing.Op, targets []*routing.Target, s
 			}
 			id, _ := doc.Lookup("_id")
 			key, _ := doc.Lookup(sortKey)
-			if err := tell(place{x, clone(id), clone(v), clone(key)}); err != nil {
+			if err := tell(place{home: x, id: clone(id), tenant: clone(v), key: clone(key)}); err != nil {
 				return err
 			}
 		}

@@ -183,6 +183,8 @@ func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn
 	}
 	p, ok := found[keyOf(id)]
 	switch {
+	case p.twice:
+		return nil, ambiguous()
 	case ok && cluster != "":
 		return nil, spans()
 	case ok:

@@ -575,6 +575,38 @@ func TestSameID(t *testing.T) {
 	}
 }
 
+// An _id that two tenants' databases have is no one's to choose: the write that names it alone fails, and
+// nothing is learnt of it.
+func TestIDInTwoHomes(t *testing.T) {
+	for ordered, want := range map[bool]string{true: "n 1, 1: 20", false: "n 2, 1: 20"} {
+		g := newGround(t, nil)
+		g.insert(t, 0, "acme")
+		g.insert(t, 1, "acme")
+		g.insert(t, 1, "globex")
+		g.insert(t, 2, "globex")
+		var saves bson.A
+		for id := range 3 {
+			saves = append(saves, d("q", d("_id", id), "u", d("$inc", d("x", 1))))
+		}
+		if got := outcomeOf(g.client.Run("app", d("update", "orders", "updates", saves, "ordered", ordered))); got != want {
+			t.Errorf("ordered %v: %s, want %s", ordered, got, want)
+		}
+		for range 2 {
+			got := outcomeOf(g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 1), "limit", 1)})))
+			if got != "n 0, 0: 20" {
+				t.Errorf("a delete: %s", got)
+			}
+			r := g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 1), "update", d("$inc", d("x", 1))))
+			if wiretest.Get(r, "code") != int32(20) {
+				t.Errorf("findAndModify: %v", r)
+			}
+		}
+		if got := outcomeOf(g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 1, "tenantId", "globex"), "limit", 1)}))); got != "n 1" {
+			t.Errorf("with its tenant: %s", got)
+		}
+	}
+}
+
 // To an unacknowledged write a server answers without saying what it did; it is still made once.
 func TestSplitUnacknowledged(t *testing.T) {
 	for _, multi := range []bool{false, true} {
