@@ -12,10 +12,12 @@ import (
 )
 
 // flightKey is under what a write in flight is counted: its tenant (0 for one that named none, or
-// one that is listed nowhere) and the epoch it was routed under.
+// one that is listed nowhere) and the epoch it was routed under. One of platform data, which no change
+// of a route concerns while that is none of tenants, has the catalog by which it is not.
 type flightKey struct {
-	tenant uint32
-	epoch  uint64
+	tenant  uint32
+	epoch   uint64
+	catalog uint64 // 0 for any other
 }
 
 // flights counts the writes on their way, so that a tenant's route can be changed when none of an
@@ -55,13 +57,14 @@ func (f *flights) leave(k flightKey) {
 	s.mu.Unlock()
 }
 
-// older reports whether a write of the tenant from before the epoch is on its way.
-func (f *flights) older(tenant uint32, epoch uint64) bool {
+// older reports whether a write of the tenant from before the epoch is on its way that concerns a
+// change of its route under the catalog.
+func (f *flights) older(tenant uint32, epoch, catalog uint64) bool {
 	s := f.shard(tenant)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k := range s.m {
-		if k.tenant == tenant && k.epoch < epoch {
+		if k.tenant == tenant && k.epoch < epoch && (k.catalog == 0 || k.catalog != catalog) {
 			return true
 		}
 	}
@@ -69,9 +72,9 @@ func (f *flights) older(tenant uint32, epoch uint64) bool {
 }
 
 // drained waits until there is none, of the tenant or of no tenant.
-func (f *flights) drained(ctx context.Context, tenant uint32, epoch uint64) error {
+func (f *flights) drained(ctx context.Context, tenant uint32, epoch, catalog uint64) error {
 	wait := time.Millisecond
-	for f.older(tenant, epoch) || f.older(0, epoch) {
+	for f.older(tenant, epoch, catalog) || f.older(0, epoch, catalog) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -129,6 +132,8 @@ func (c *clientConn) depart(t *routing.Table, d *routing.Decision) (k flightKey,
 	k = flightKey{epoch: t.Epoch}
 	if d.Tenant != nil {
 		k.tenant = d.Tenant.Num
+	} else if t.Platform(&c.req) {
+		k.catalog = t.Catalog()
 	}
 	c.srv.flights.enter(k)
 	if c.srv.opts.Router.Current() != t {

@@ -333,6 +333,44 @@ func TestDrained(t *testing.T) {
 	}
 }
 
+// An open transaction that wrote platform data alone holds up no tenant's change of home, unless by a
+// newer configuration that data is tenants'; one write for a tenant in it does.
+func TestDrainedOfPlatformData(t *testing.T) {
+	g := newGround(t, nil)
+	drained := func(epoch uint64) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		return g.proxy.Drained(ctx, 2, epoch) == nil
+	}
+	write := func(start bool, coll string, id int) {
+		t.Helper()
+		cmd := d("insert", coll, "documents", bson.A{d("_id", id, "tenantId", "globex")}, "lsid", session(1), "txnNumber", int64(1), "autocommit", false)
+		if start {
+			cmd = append(cmd, bson.E{Key: "startTransaction", Value: true})
+		}
+		if r := g.client.Run("app", cmd); wiretest.Get(r, "n") != int32(1) {
+			t.Fatal(r)
+		}
+	}
+	write(true, "users", 1)
+	if !drained(2) {
+		t.Error("platform data holds up the drain")
+	}
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Collections, s.Platform = []string{"orders", "users"}, nil }))
+	if drained(2) {
+		t.Error("drained with a write in flight of what is tenants' now")
+	}
+	g.router.Publish(tableOf(t, 3, nil))
+	write(false, "orders", 1)
+	if drained(4) {
+		t.Error("drained with the tenant's write in an open transaction")
+	}
+	g.client.Run("admin", d("abortTransaction", 1, "lsid", session(1), "txnNumber", int64(1), "autocommit", false))
+	if !drained(4) {
+		t.Error("the aborted transaction holds up the drain")
+	}
+}
+
 // TestTenantLimit: beyond its limit a tenant's commands wait, then fail; others go on.
 func TestTenantLimit(t *testing.T) {
 	g := newGround(t, nil)

@@ -265,9 +265,13 @@ func (s *Server) closeIdle() {
 }
 
 // Drained waits until no write that was routed before the epoch can still reach a backend for the
-// tenant: its own, and those that named no tenant.
+// tenant: its own, and those that named no tenant, but for writes of platform data.
 func (s *Server) Drained(ctx context.Context, tenant uint32, epoch uint64) error {
-	return s.flights.drained(ctx, tenant, epoch)
+	catalog := uint64(0)
+	if t := s.opts.Router.Current(); t != nil {
+		catalog = t.Catalog()
+	}
+	return s.flights.drained(ctx, tenant, epoch, catalog)
 }
 
 // Clients is how many are connected.

@@ -114,6 +114,7 @@ type Table struct {
 	byKey      map[string]*Tenant
 	byValue    tenantIndex
 	physical   map[string]string // lower-case physical database of a route to its logical one
+	catalog    uint64            // see [Table.Catalog]
 }
 
 // Database is one logical database.
@@ -204,7 +205,7 @@ func NewTable(s *Spec) (*Table, error) {
 		without: s.WithoutTenant, requireT: s.RequireTenant, maxScatter: s.MaxScatter, allowDrop: s.AllowDrop, lookUp: s.LookUp,
 		isolating: s.Mode != Disabled, byName: map[string]*Database{}, byKey: make(map[string]*Tenant, len(s.Tenants)),
 		byValue: newTenantIndex(len(s.Tenants)), physical: map[string]string{},
-		HomeAny: &Target{Cluster: s.Home},
+		HomeAny: &Target{Cluster: s.Home}, catalog: catalogOf(s),
 	}
 	for i, d := range s.Databases {
 		db := &Database{
