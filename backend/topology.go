@@ -23,6 +23,7 @@ type deployment struct {
 	cluster *Cluster
 	tgt     atomic.Pointer[target]
 	tp      atomic.Pointer[topology.Topology] // nil before the start and after the end
+	watch   *monitors                         // the topology's connections; set by connect
 	table   atomic.Pointer[table]
 	clears  clearQueue
 	waiting atomic.Int64 // acquires that wait for the table to change
@@ -109,6 +110,8 @@ func (d *deployment) open() (*topology.Topology, error) {
 	opts := *t.opts
 	opts.PoolMonitor = &event.PoolMonitor{Event: d.poolEvent}
 	opts.ServerMonitor = &event.ServerMonitor{ServerHeartbeatStarted: d.heartbeat}
+	d.watch = newMonitors(t.dial)
+	opts.Dialer = d.watch
 	// No authenticator: monitors never log in, and the driver's pools must not.
 	cfg, err := topology.NewAuthenticatorConfig(nil, topology.WithAuthConfigClientOptions(&opts))
 	if err != nil {
@@ -125,6 +128,7 @@ func (d *deployment) open() (*topology.Topology, error) {
 // it would spin.
 func (d *deployment) disconnect(tp *topology.Topology) {
 	d.tp.Store(nil)
+	d.watch.end()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = tp.Disconnect(ctx)
