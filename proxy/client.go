@@ -34,8 +34,9 @@ type clientConn struct {
 
 	*work // nil while the connection waits for a message
 
-	busy  atomic.Bool
-	inUse atomic.Pointer[backend.Conn] // of the round trip under way
+	busy   atomic.Bool
+	faulty atomic.Bool                  // a goroutine of the command's has panicked
+	inUse  atomic.Pointer[backend.Conn] // of the round trip under way
 }
 
 func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
@@ -131,6 +132,9 @@ func (c *clientConn) next() error {
 	if err == nil {
 		err = c.wc.EndLull(c.start, c.lull())
 	}
+	if c.faulty.Load() {
+		return errClose // and nobody else gets what it worked with
+	}
 	c.giveWork() // not deferred: after a panic a goroutine of the command's may still use it
 	c.busy.Store(false)
 	return err
@@ -175,9 +179,23 @@ func (c *clientConn) gone(err error) {
 // command must not take the others' connections down.
 func (c *clientConn) recovered() {
 	if fault := recover(); fault != nil {
-		c.srv.metrics.panics.Inc()
-		c.log.Error().Interface("panic", fault).Bytes("stack", debug.Stack()).Msg("a command made tenantry panic; its connection is closed")
+		c.panicked(fault)
 	}
+}
+
+// caught makes a panic of a goroutine that works for the command an error of its part; when the command
+// is answered its connection is closed, as by recovered.
+func (c *clientConn) caught(err **wire.Error) {
+	if fault := recover(); fault != nil {
+		c.panicked(fault)
+		c.faulty.Store(true)
+		*err = wire.Errorf(wire.InternalError, "serving the command has failed by a fault of the proxy, which its log tells; whether it was done is not known")
+	}
+}
+
+func (c *clientConn) panicked(fault any) {
+	c.srv.metrics.panics.Inc()
+	c.log.Error().Interface("panic", fault).Bytes("stack", debug.Stack()).Msg("a command made tenantry panic; its connection is closed")
 }
 
 func (c *clientConn) close() {

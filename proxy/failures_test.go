@@ -163,3 +163,22 @@ func TestShutdownEndsParts(t *testing.T) {
 	}
 	<-done
 }
+
+// A fault met by one part of a command, on a goroutine of its own, is that command's: it is answered with
+// an error and its connection closed, and everybody else is served.
+func TestPanicOfOnePart(t *testing.T) {
+	g := newGround(t, nil)
+	other := wiretest.Dial(t, g.addr)
+	good := g.proxy.opts.Clusters
+	g.proxy.opts.Clusters = nil // by which each part's goroutine panics
+	if r := g.client.Run("app", d("find", "orders")); wiretest.Get(r, "code") != int32(1) {
+		t.Errorf("%v, want InternalError", r)
+	}
+	if _, err := g.client.TryReceive(); err == nil {
+		t.Error("the connection is still there")
+	}
+	g.proxy.opts.Clusters = good
+	if r := other.Run("app", d("find", "orders")); wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("another client: %v", r)
+	}
+}

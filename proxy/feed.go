@@ -252,6 +252,13 @@ func (c *clientConn) ask(f *feed, q *question) *delivery {
 	return deliveryOf(tr)
 }
 
+// askCaught is ask for a goroutine of its own.
+func (c *clientConn) askCaught(f *feed, q *question) (b *delivery) {
+	b = &delivery{}
+	defer c.caught(&b.err)
+	return c.ask(f, q)
+}
+
 // soonest is after how long a feed that has brought nothing is asked again.
 const soonest = 10 * time.Millisecond
 
@@ -268,7 +275,7 @@ func (w *watch) askAside(f *feed, q question) {
 		if pause > 0 {
 			time.Sleep(pause)
 		}
-		b := f.side.ask(f, &q)
+		b := f.side.askCaught(f, &q)
 		w.mu.Lock()
 		f.busy, f.brought = false, b
 		w.mu.Unlock()

@@ -103,8 +103,9 @@ func (c *clientConn) atOnce(trips []*trip, parts []part) {
 		wg.Add(1)
 		go func(p *part) {
 			defer wg.Done()
+			defer func() { <-room }()
+			defer c.caught(&p.err)
 			p.reply, p.err = c.send(p.tr)
-			<-room
 		}(&parts[i])
 	}
 	wg.Wait()

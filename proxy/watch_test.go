@@ -659,3 +659,20 @@ func TestWatchFails(t *testing.T) {
 		}
 	}
 }
+
+// A fault of one feed's goroutine is the end of its stream, and of nothing else.
+func TestWatchPanics(t *testing.T) {
+	b := newBanks(t, "acme", "far")
+	s := b.watch(t, nil)
+	w := b.proxy.cursors.get(s.id).watch
+	w.mu.Lock()
+	w.feeds[1].as = nil
+	w.mu.Unlock()
+	if r := s.client.Run("app", s.getMore(200)); wiretest.Get(r, "code") != int32(wire.InternalError) {
+		t.Errorf("%v, want InternalError", r)
+	}
+	b.home.add("insert", "app", "orders", int32(1))
+	again := b.watch(t, nil)
+	b.home.add("insert", "app", "orders", int32(2))
+	again.until(1)
+}

@@ -11,6 +11,7 @@ type Code int32
 
 // The codes that the proxy itself answers with.
 const (
+	InternalError            Code = 1
 	BadValue                 Code = 2
 	HostUnreachable          Code = 6
 	Unauthorized             Code = 13
@@ -54,7 +55,7 @@ const (
 )
 
 var codeNames = map[Code]string{
-	BadValue: "BadValue", HostUnreachable: "HostUnreachable", Unauthorized: "Unauthorized",
+	InternalError: "InternalError", BadValue: "BadValue", HostUnreachable: "HostUnreachable", Unauthorized: "Unauthorized",
 	ProtocolError: "ProtocolError", AuthenticationFailed: "AuthenticationFailed",
 	IllegalOperation: "IllegalOperation", NamespaceNotFound: "NamespaceNotFound",
 	IndexNotFound: "IndexNotFound", CursorNotFound: "CursorNotFound", NamespaceExists: "NamespaceExists",
