@@ -350,12 +350,16 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 		} else {
 			t.collectOp(r, &h, op)
 		}
-		switch {
-		case h.holds:
+		if h.holds {
 			return t.hold(h.held, op.Coll)
-		case h.unknown && t.without == Reject:
-			return t.spread(r, &h, Decision{Coll: op.Coll})
-		case h.unknown && t.paused != nil && h.many:
+		}
+		if !h.unknown {
+			continue
+		}
+		if err := t.everywhere(r, op.Coll); err != nil {
+			return refuseWith(err)
+		}
+		if t.paused != nil && h.many {
 			return t.hold(t.paused.ID, op.Coll)
 		}
 	}
