@@ -65,17 +65,19 @@ func generate(t *testing.T, g *work.Ground) {
 	setDefault(t, "rapid.nofailfile", "true") // the text below is easier to keep
 	setDefault(t, "rapid.shrinktime", "5s")
 	var failed *work.Program
+	var why error
 	defer func() {
 		if failed == nil {
 			return
 		}
+		t.Logf("the difference: %v", why)
 		p, err := g.Reduce(t, failed)
 		t.Logf("reduced, to be kept in testdata/programs: %v\n%s", err, p)
 	}()
 	rapid.Check(t, func(r *rapid.T) {
 		p := work.Draw().Draw(r, "program")
 		if err := g.Run(t, p); err != nil {
-			failed = p
+			failed, why = p, err
 			r.Fatal("a difference; the reduced program is below")
 		}
 	})

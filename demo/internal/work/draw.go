@@ -21,7 +21,7 @@ func Draw() *rapid.Generator[*Program] {
 		w.p.Lines = append(w.p.Lines, w.leftovers()...)
 		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) []Line {
 			return (&world{r: t, p: w.p}).step()
-		}), 8, 40).Draw(t, "steps")
+		}), 10, 45).Draw(t, "steps")
 		for _, s := range steps {
 			w.p.Lines = append(w.p.Lines, s...)
 		}
@@ -84,6 +84,9 @@ func drawRouting(t *rapid.T) Routing {
 		Mode:     rapid.SampledFrom([]string{"mixed", "mixed", "mixed", "mixed", "forced", "disabled"}).Draw(t, "mode"),
 		Control:  rapid.IntRange(0, 1<<30).Draw(t, "routes")%40 == 7, // takes a proxy of its own
 		Sections: rapid.Bool().Draw(t, "sections"),
+	}
+	if r.Mode != "disabled" {
+		r.Without = draw(&world{r: t}, "without a tenant", "", "", "", "", "", "", "", "", "shared", "reject")
 	}
 	n := rapid.IntRange(2, 4).Draw(t, "tenants")
 	clusters := rapid.SampledFrom([][]string{homes, homes[:2], homes[:2]}).Draw(t, "clusters")
@@ -456,7 +459,11 @@ func isMany(command bson.D) bool {
 func (w *world) step() []Line {
 	c := w.collection()
 	one := func(of func(string) bson.D) []Line { return []Line{w.as(of(c))} }
-	switch w.between("step", 0, 26) {
+	switch w.between("step", 0, 29) {
+	case 27, 28:
+		return one(w.page)
+	case 29:
+		return w.given(c)
 	case 25, 26:
 		return one(w.bulkWrite)
 	case 21, 22, 23, 24:
@@ -487,6 +494,48 @@ func (w *world) step() []Line {
 		return w.wrong(c)
 	}
 	return w.transactions()
+}
+
+// given is a document that changes hands as applications do it, deleted here and inserted there, and is
+// saved by its _id: where it was seen last it is no more.
+func (w *world) given(c string) []Line {
+	if w.p.Routing.Without != "" {
+		return []Line{w.as(w.page(c))} // it would not be found where it is deleted
+	}
+	if moduleOf(c) == "" {
+		c = "orders"
+	}
+	id := fmt.Sprint("given-", w.between("given", 1, 2)) // nobody else's, so that one home has it at most
+	by := is("_id", id)
+	find := bson.D{{Key: "find", Value: c}, {Key: "filter", Value: by}, {Key: "limit", Value: int32(1)}}
+	var out []Line
+	add := func(command bson.D) {
+		// Without a number, by which the test server would take the write where it is now for the one where
+		// it was: it knows a command again by its bytes, whatever database it is for.
+		l := w.as(command)
+		l.Number, l.Again = false, false
+		out = append(out, l)
+	}
+	for range w.between("hands", 1, 3) {
+		o := w.tenant()
+		d := w.document(c, o)
+		d[0].Value = id
+		gone := bson.D{{Key: "q", Value: by}, {Key: "limit", Value: int32(1)}}
+		out = append(out, Line{Command: bson.D{{Key: "delete", Value: c}, {Key: "deletes", Value: bson.A{gone}}}}, Line{Command: insert(c, bson.A{d})})
+		for range w.between("uses", 0, 2) {
+			switch w.between("use", 0, 3) {
+			case 0:
+				add(find)
+			case 1:
+				add(bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{bson.D{{Key: "q", Value: by}, {Key: "u", Value: is("$inc", is("amount", int32(1)))}}}}})
+			case 2:
+				add(bson.D{{Key: "findAndModify", Value: c}, {Key: "query", Value: by}, {Key: "update", Value: is("$set", w.fields(c, o))}, {Key: "new", Value: true}})
+			case 3:
+				add(bson.D{{Key: "update", Value: c}, {Key: "updates", Value: bson.A{bson.D{{Key: "q", Value: by}, {Key: "u", Value: w.change(c, o, false)}}}}})
+			}
+		}
+	}
+	return out
 }
 
 // wrong is a command that a server refuses, or is told what it does not know.
@@ -525,6 +574,8 @@ func (w *world) definition(c string) []Line {
 		command = bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "name", Value: c}}}}
 	case 4, 5:
 		command = bson.D{{Key: "listIndexes", Value: c}}
+	case 9: // which the documents may refuse
+		command = bson.D{{Key: "createIndexes", Value: c}, {Key: "indexes", Value: bson.A{w.index(c, true)}}}
 	case 7:
 		command = draw(w, "rare",
 			bson.D{{Key: "drop", Value: c}},

@@ -28,7 +28,11 @@ func (w *world) whose(c string, o owner) bson.D {
 		return is(f, v)
 	}
 	other := w.tenant()
-	switch w.between("tenant's form", 0, 13) {
+	form := w.between("tenant's form", 0, 13)
+	if w.p.Routing.Without != "" && !slices.Contains([]int{0, 1, 2, 12, 13}, form) {
+		return bson.D{} // plainly, or not at all
+	}
+	switch form {
 	case 0:
 		return is(f, is("$eq", v))
 	case 1:
@@ -104,7 +108,9 @@ func (w *world) anyID(c string, o owner) any {
 // filter is what a read, or a write of many documents, asks for.
 func (w *world) filter(c string) bson.D {
 	o := w.tenant()
-	switch w.between("filter", 0, 9) {
+	switch w.between("filter", 0, 10) {
+	case 10:
+		return w.broad(c)
 	case 0:
 		return w.what(c, o)
 	case 1, 2:
@@ -113,6 +119,35 @@ func (w *world) filter(c string) bson.D {
 		return is("_id", w.ids(c, o))
 	}
 	return both(w.whose(c, o), w.what(c, o))
+}
+
+// broad asks for most of a collection: of everybody, or of some.
+func (w *world) broad(c string) bson.D {
+	if w.often("some", 4) && moduleOf(c) != "" {
+		in := bson.A{}
+		for _, o := range w.owners() {
+			if !w.often("not of "+o.prefix, 3) {
+				in = append(in, w.spell(o.id))
+			}
+		}
+		return is(tenantField(c), is("$in", in))
+	}
+	return draw(w, "broad", bson.D{}, is("amount", is("$gte", int32(-2))), is("user", is("$ne", "u1")))
+}
+
+// page is a part of a sorted list, as applications show it.
+func (w *world) page(c string) bson.D {
+	d := bson.D{
+		{Key: "find", Value: c}, {Key: "filter", Value: w.broad(c)}, {Key: "sort", Value: w.sort(true)},
+		{Key: "skip", Value: int32(w.between("skip", 0, 7))}, {Key: "limit", Value: int32(w.between("limit", 1, 6))},
+	}
+	switch w.between("page", 0, 4) {
+	case 0: // beside which the test server knows no batchSize
+		return append(d, bson.E{Key: "singleBatch", Value: true})
+	case 1:
+		return append(d, bson.E{Key: "batchSize", Value: int32(w.between("batch size", 0, 3))})
+	}
+	return d
 }
 
 // one selects one document at most.
@@ -183,7 +218,7 @@ func (w *world) find(c string) bson.D {
 	if w.often("batch", 4) && get(d, "singleBatch") == nil {
 		add("batchSize", draw(w, "batch size", int32(2), int32(1), int32(0), int32(5)))
 	}
-	if w.often("collation", 1) && get(d, "sort") == nil {
+	if w.often("collation", 1) && get(doc(get(d, "sort")), "s") == nil { // the test server's sort keys are no collation keys
 		add("collation", draw(w, "collation", collation, is("locale", "simple")))
 	}
 	if w.often("hint", 1) {
@@ -200,7 +235,12 @@ func (w *world) find(c string) bson.D {
 func (w *world) count(c string) bson.D {
 	d := bson.D{{Key: "count", Value: c}}
 	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
-	if !w.often("all", 1) {
+	switch {
+	case w.often("broad", 3):
+		return append(d,
+			bson.E{Key: "query", Value: w.broad(c)}, bson.E{Key: "skip", Value: int32(w.between("skip", 0, 4))},
+			bson.E{Key: "limit", Value: int32(w.between("limit", 1, 9))})
+	case !w.often("all", 1):
 		add("query", w.filter(c))
 	}
 	if w.often("skip", 2) {
@@ -215,11 +255,17 @@ func (w *world) count(c string) bson.D {
 	return d
 }
 
+// distinct asks for no field in which a number has several types: which of equal ones comes is open, and
+// the test server takes true for one of them.
 func (w *world) distinct(c string) bson.D {
+	query := w.filter(c)
+	if w.often("broad", 5) {
+		query = w.broad(c)
+	}
 	return bson.D{
 		{Key: "distinct", Value: c},
-		{Key: "key", Value: draw(w, "key", "s", "n", "tags", "sub.a", "tenantId", "_id")},
-		{Key: "query", Value: w.filter(c)},
+		{Key: "key", Value: draw(w, "key", "s", "s", "user", "tags", "sub.a", "tenantId", "_id")},
+		{Key: "query", Value: query},
 	}
 }
 

@@ -137,6 +137,8 @@ func (p *pipeline) lookup() {
 		return bson.D{{Key: "from", Value: from}, {Key: "localField", Value: local}, {Key: "foreignField", Value: foreign}, {Key: "as", Value: as}}
 	}
 	switch {
+	case p.p.Routing.Without == "shared" && moduleOf(p.coll) != "":
+		p.add("$lookup", join("users", "user", "_id", "who"))
 	case p.coll == "orders" && p.often("items", 6):
 		spec := join("order_items", "_id", "order", "items")
 		if p.often("some items", 4) {
@@ -145,7 +147,7 @@ func (p *pipeline) lookup() {
 		p.add("$lookup", spec)
 	case p.coll == "order_items" && p.often("order", 6):
 		p.add("$lookup", join("orders", "order", "_id", "items"))
-	case p.coll == "users" && p.often("invoices", 7):
+	case p.coll == "users" && p.p.Routing.Without != "shared" && p.often("invoices", 7):
 		p.add("$lookup", join("invoices", "_id", "user", "items"))
 	default:
 		p.add("$lookup", join("users", "user", "_id", "who"))
@@ -178,7 +180,7 @@ func (p *pipeline) facet() {
 func (p *pipeline) union() {
 	from := draw(p.world, "from", p.coll, "users", "invoices")
 	match := is(tenantField(from), p.spell(p.owner.id))
-	if from == "users" || p.often("everybody's", 2) {
+	if from == "users" || p.p.Routing.Without != "shared" && p.often("everybody's", 2) {
 		match = bson.D{}
 	}
 	p.add("$unionWith", bson.D{{Key: "coll", Value: from}, {Key: "pipeline", Value: bson.A{is("$match", match)}}})

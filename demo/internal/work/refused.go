@@ -29,6 +29,7 @@ var tolerated = []refusal{
 	{"", 2, "may not hold an array"},
 	{"", 2, "would belong to several tenants"},
 	{"distinct", 20, "distinct with a collation over the databases of several tenants"},
+	{"", 20, rejection},
 	{"aggregate", 20, "which only a $lookup can whose array is no path"},
 }
 
@@ -48,6 +49,9 @@ func (r *Routing) refused(command, reply bson.D) refusals {
 		return no
 	}
 	no.whole = tolerates(command, reply)
+	if no.whole != nil && no.whole.phrase == rejection && r.Without != "reject" {
+		no.whole = nil
+	}
 	for _, e := range failures(reply) {
 		if t := tolerates(command, e.doc); t != nil {
 			no.writes[e.at] = t

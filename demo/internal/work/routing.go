@@ -1,6 +1,7 @@
 package work
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 // Routing is where the proxy keeps the tenants while a program runs.
 type Routing struct {
 	Mode     string // disabled, mixed, forced
+	Without  string // what a command without a tenant does: "shared", "reject"; "" is to look everywhere
 	Control  bool   // tenants are flipped as they are met, and their routes kept; else the file alone decides
 	Sections bool   // batches travel as document sequences, as drivers send them
 	Tenants  []Tenant
@@ -100,6 +102,9 @@ func number(v any) (float64, bool) {
 func (r *Routing) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "mode %s\n", r.Mode)
+	if r.Without != "" {
+		fmt.Fprintf(&b, "without %s\n", r.Without)
+	}
 	if r.Control {
 		b.WriteString("routes kept\n")
 	}
@@ -118,6 +123,8 @@ func (r *Routing) parse(line string, err *error) bool {
 	switch {
 	case words[0] == "mode" && len(words) == 2:
 		r.Mode = words[1]
+	case words[0] == "without" && len(words) == 2:
+		r.Without = words[1]
 	case line == "routes kept":
 		r.Control = true
 	case line == "batches in sections":
@@ -162,11 +169,12 @@ mode = %q
 home = "home"
 shared_database = %q
 tenant_database = %q
+without_tenant = %q
 
 [routing.tenant_fields]
 tasks = %q
 
-`, control, clusters[0], clusters[1], r.Mode, database, ownName(database, "{key}"), ownerField)
+`, control, clusters[0], clusters[1], r.Mode, database, ownName(database, "{key}"), cmp.Or(r.Without, "scatter"), ownerField)
 	b.WriteString("[modules]\n")
 	for _, m := range modules {
 		fmt.Fprintf(&b, "%s = [%s]\n", m.name, quoted(m.collections))

@@ -144,6 +144,9 @@ func (w *world) upsert(c string) (filter, update bson.D) {
 	if c == "users" {
 		return filter, is("$set", w.fields(c, o))
 	}
+	if w.p.Routing.Without == "shared" && o.id != nil { // else it is not looked for in the tenant's own database
+		return append(filter, bson.E{Key: tenantField(c), Value: w.spell(o.id)}), is("$set", w.fields(c, o))
+	}
 	switch w.between("upsert", 0, 4) {
 	case 0:
 		return filter, append(w.owned(bson.D{}, c, o), w.fields(c, o)...)
