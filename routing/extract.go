@@ -182,8 +182,23 @@ func (x *extractor) in(s *tenantSet, v wire.Value) {
 
 // object finds the field's value in a whole object that it lies in, for a filter that asks for
 // the object or an update that sets it.
-func (x *extractor) object(v wire.Value) (wire.Value, bool) {
-	for _, part := range x.field.parts[1:] {
+func (x *extractor) object(v wire.Value) (wire.Value, bool) { return x.field.inside(v, 1) }
+
+// given is the field's value in what an update sets a path to: the field's own, or that of an object
+// that it lies in.
+func (f *fieldPath) given(path []byte, v wire.Value) (wire.Value, bool) {
+	if string(path) == f.name {
+		return v, v.Type != 0
+	}
+	if n := len(path); n == 0 || n >= len(f.name) || f.name[n] != '.' || f.name[:n] != string(path) {
+		return wire.Value{}, false
+	}
+	return f.inside(v, 1+bytes.Count(path, []byte(".")))
+}
+
+// inside is the field's value in an object at the first parts of its path.
+func (f *fieldPath) inside(v wire.Value, parts int) (wire.Value, bool) {
+	for _, part := range f.parts[parts:] {
 		d, ok := v.Doc()
 		if !ok {
 			return v, false

@@ -287,8 +287,10 @@ func (f *fieldPath) upsertTenant(u wire.Value) (tenant wire.Value, ok bool) {
 			if !ok {
 				continue
 			}
-			if v, ok := sub.Lookup(f.name); ok && scalar(v) {
-				return v, true
+			for it := sub.Iter(); it.Next(); {
+				if v, ok := f.given(it.Key, it.Value); ok && scalar(v) {
+					return v, true
+				}
 			}
 		}
 	}
@@ -322,7 +324,9 @@ func (f *fieldPath) changes(u wire.Value, yield func(wire.Value)) bool {
 		for s := sub.Iter(); s.Next(); {
 			if f.touches(s.Key) {
 				hit = true
-				yield(s.Value)
+				if v, ok := f.given(s.Key, s.Value); ok {
+					yield(v)
+				}
 			}
 		}
 	}
@@ -572,14 +576,8 @@ func (g *fieldGuard) path(op, path []byte, v wire.Value) *wire.Error {
 		return nil
 	}
 	if string(op) == "$set" || string(op) == "$setOnInsert" {
-		if string(path) == field.name {
+		if v, ok := field.given(path, v); ok {
 			return g.value(v)
-		}
-		x := extractor{field: field}
-		if string(path) == field.parts[0] {
-			if v, ok := x.object(v); ok {
-				return g.value(v)
-			}
 		}
 	}
 	if g.tenant == nil && len(g.c.holders) == 1 {

@@ -45,6 +45,14 @@ func independent(command bson.D) bool {
 	return true
 }
 
+// says is the field of an update that names the tenant, or the object that it lies in.
+func (w *world) says(c string, o owner) bson.D {
+	if c == "tasks" && w.often("whole object", 4) {
+		return is("company", is("id", w.spell(o.id)))
+	}
+	return is(tenantField(c), w.spell(o.id))
+}
+
 // change is an update of one document, or with many of whichever.
 func (w *world) change(c string, o owner, many bool) any {
 	set := func(d bson.D) bson.D { return is("$set", d) }
@@ -64,7 +72,7 @@ func (w *world) change(c string, o owner, many bool) any {
 	case 9:
 		return bson.D{{Key: "$min", Value: is("amount", int32(0))}, {Key: "$setOnInsert", Value: is("s", "new")}}
 	case 10:
-		return set(is(tenantField(c), w.spell(w.tenant().id)))
+		return set(w.says(c, w.tenant()))
 	case 11:
 		return draw(w, "pipeline",
 			bson.A{is("$set", is("n", is("$add", bson.A{"$amount", int32(1)})))},
@@ -130,7 +138,7 @@ func (w *world) upsertMany(c string) bson.D {
 			set = update
 		}
 	case form == 1 && o.id != nil:
-		set = append(set, bson.E{Key: "$setOnInsert", Value: is(tenantField(c), w.spell(o.id))})
+		set = append(set, bson.E{Key: "$setOnInsert", Value: w.says(c, o)})
 	case o.id != nil:
 		filter = append(is(tenantField(c), w.spell(o.id)), filter...)
 	}
@@ -163,7 +171,7 @@ func (w *world) upsert(c string) (filter, update bson.D) {
 	}
 	return filter, bson.D{
 		{Key: "$set", Value: w.fields(c, o)},
-		{Key: "$setOnInsert", Value: is(tenantField(c), w.spell(o.id))},
+		{Key: "$setOnInsert", Value: w.says(c, o)},
 	}
 }
 
