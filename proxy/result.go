@@ -196,7 +196,7 @@ func (w *writeResult) reply(c *clientConn, tx *txn) *wire.Buf {
 			d = appendNumber(d, "nModified", w.modified)
 		}
 		d = appendAll(d, "upserted", w.upserted)
-		d = appendAll(d, "writeErrors", w.errors)
+		d = appendAll(d, "writeErrors", shortened(w.errors))
 		d = w.appendConcern(d)
 		if len(w.retried) > 0 {
 			slices.Sort(w.retried)
@@ -208,6 +208,41 @@ func (w *writeResult) reply(c *clientConn, tx *txn) *wire.Buf {
 		}
 		return d
 	})
+}
+
+// Servers leave the texts of further errors out when those of the first two or more are this long
+// (write_ops_exec and write_cmds, kErrorSizeTruncationMin). What the parts of a batch say together may be
+// longer still, by the keys that stand beside the texts: behind all that fits an error is its code alone.
+const (
+	maxTexts  = 1 << 20
+	maxErrors = wire.MaxDocument / 2 // 100,000 codes have room in the other half
+)
+
+// shortened are the errors as far as a reply can hold them.
+func shortened(errors []indexed) []indexed {
+	out := slices.Clone(errors)
+	texts, size := 0, 0
+	for i := range out {
+		d := out[i].doc
+		v, _ := d.Lookup("errmsg")
+		if size += len(d); texts < maxTexts && size < maxErrors || i < 2 {
+			texts += len(v.Data)
+			continue
+		}
+		full := size < maxErrors
+		out[i].doc = build(func(short []byte) []byte {
+			for it := d.Iter(); it.Next(); {
+				switch key := string(it.Key); {
+				case key == "errmsg":
+					short = bsoncore.AppendStringElement(short, key, "")
+				case full || key == "index" || key == "code":
+					short = append(short, d[it.Start:it.End()]...)
+				}
+			}
+			return short
+		})
+	}
+	return out
 }
 
 func appendAll(d []byte, name string, list []indexed) []byte {
