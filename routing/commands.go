@@ -151,7 +151,10 @@ type Refusal struct {
 
 func refusal(code wire.Code, text string) Refusal { return Refusal{code, text} }
 
-const addTenant = "add the tenant field to the filter"
+const (
+	addTenant = "add the tenant field to the filter"
+	capped    = "make a capped collection one of [platform]"
+)
 
 var (
 	coll     = []NameLoc{{CollOfDB, ""}}
@@ -159,8 +162,8 @@ var (
 	perHome  = func(what string) Refusal {
 		return refusal(wire.IllegalOperation, what+" over the databases of several tenants is not offered; "+addTenant)
 	}
-	notOffered = func(what string) Refusal {
-		return refusal(wire.IllegalOperation, what+" is not offered while tenants of this collection have databases of their own")
+	notOffered = func(what, instead string) Refusal {
+		return refusal(wire.IllegalOperation, what+" is not offered while tenants of this collection have databases of their own; "+instead)
 	}
 	notRouter = refusal(wire.CommandNotSupported, "this command is not offered by a router of tenants")
 	noSuch    = refusal(wire.CommandNotFound, "no such command")
@@ -219,7 +222,7 @@ var rows = []Command{
 	},
 	{
 		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: coll, Access: Write, Route: Refused, Plain: true,
-		Refuse: notOffered("mapReduce"),
+		Refuse: notOffered("mapReduce", "say the same by an aggregate with $group"),
 	},
 	{
 		Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,
@@ -253,7 +256,7 @@ var rows = []Command{
 	},
 	{
 		Name: "renameCollection", Names: []NameLoc{{FullNS, ""}, {FullNS, "to"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection"),
+		Fields: fields("to dropTarget"), Refuse: notOffered("renameCollection", "copy the documents into a collection of the other name"),
 	},
 	{
 		Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
@@ -262,11 +265,11 @@ var rows = []Command{
 	},
 	{
 		Name: "convertToCapped", Names: coll, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,
-		Fields: fields("size"), Refuse: notOffered("convertToCapped"),
+		Fields: fields("size"), Refuse: notOffered("convertToCapped", capped),
 	},
 	{
 		Name: "cloneCollectionAsCapped", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "toCollection"}}, Access: DDL, Route: Refused,
-		Bound: BoundOwner, Plain: true, Fields: fields("toCollection size"), Refuse: notOffered("cloneCollectionAsCapped"),
+		Bound: BoundOwner, Plain: true, Fields: fields("toCollection size"), Refuse: notOffered("cloneCollectionAsCapped", capped),
 	},
 	{
 		Name: "createSearchIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true, Reply: ReplyNS,

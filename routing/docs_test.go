@@ -62,7 +62,7 @@ func commandsPage() string {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, classWords[stages[name].Class], rowsWords[stages[name].Rows])
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, stages[name].overHomes(), rowsWords[stages[name].Rows])
 	}
 	return b.String()
 }
@@ -76,6 +76,17 @@ var classWords = map[StageClass]string{
 var rowsWords = map[RowsRule]string{
 	RowsDeny: "13", RowsAllow: "yes", RowsFilter: "yes", RowsQuery: "narrowed", RowsJoin: "what it reads is narrowed", RowsFacet: "yes",
 	RowsOwn: "at home, narrowed", RowsFigures: "at home", RowsMerge: "at home",
+}
+
+func (s *Stage) overHomes() string {
+	words := classWords[s.Class]
+	if s.Over != Nowhere || s.Class == Change {
+		return words
+	}
+	if s.Class == Row {
+		words = "one home alone can do it"
+	}
+	return words + ": refused"
 }
 
 func (c *Command) overHomes() string {

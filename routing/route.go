@@ -174,7 +174,7 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 	}
 	if v := r.value(fViewOn); v.Type != 0 {
 		return refuse(wire.IllegalOperation,
-			"a view over a collection whose tenants have databases of their own is not offered")
+			"a view over a collection whose tenants have databases of their own is not offered; run its pipeline by an aggregate of the collection")
 	}
 	if db == nil {
 		d.Action, d.Target = Forward, t.HomeAny
