@@ -100,10 +100,12 @@ var mustServe = []string{
 	"count with skip over homes",
 	"count without a tenant",
 	"count without a tenant, beside what was left in shared",
+	"count without a tenant, in shared alone",
 	"create",
 	"createIndexes",
 	"delete by _id",
 	"delete by _id, beside what was left in shared",
+	"delete by _id, in shared alone",
 	"delete for the comment's tenant",
 	"delete of one home",
 	"delete of one home, many",
@@ -116,6 +118,7 @@ var mustServe = []string{
 	"dropIndexes",
 	"find by _id",
 	"find by _id, beside what was left in shared",
+	"find by _id, in shared alone",
 	"find for the comment's tenant",
 	"find of one home",
 	"find of several homes",
@@ -126,6 +129,7 @@ var mustServe = []string{
 	"find with sort over homes",
 	"find without a tenant",
 	"find without a tenant, beside what was left in shared",
+	"find without a tenant, in shared alone",
 	"findAndModify by _id",
 	"findAndModify of one home",
 	"findAndModify with sort over homes",
@@ -150,6 +154,7 @@ var mustServe = []string{
 	"update but for writes that are refused",
 	"update by _id",
 	"update by _id, beside what was left in shared",
+	"update by _id, in shared alone",
 	"update by a pipeline over homes",
 	"update by replacement over homes",
 	"update for the comment's tenant",
@@ -208,6 +213,9 @@ func kindsOf(r *Routing, l Line) []string {
 	}
 	s := subjectsOf(l.Command)
 	where := s.String(r, c)
+	if s.open > 0 && r.Without == "shared" && commentTenant(l.Command) == nil {
+		where += ", in shared alone"
+	}
 	kinds := []string{n + where}
 	of := " over homes" // all of them, or some
 	if where == "" || strings.HasPrefix(where, " of one home") {
