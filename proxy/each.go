@@ -317,8 +317,13 @@ func (c *clientConn) drain(p *part, tx *txn) ([]wire.Doc, *wire.Error) {
 
 // clusters serves what goes to every cluster.
 func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
-	if c.req.Cmd.Merge == routing.MergeDatabases {
+	switch {
+	case c.req.Cmd.Merge == routing.MergeDatabases:
 		return c.listDatabases(t)
+	case c.req.Cmd.Name == "killOp":
+		return c.killOp(t)
+	case c.req.Cmd.Merge == routing.MergeOperations, c.req.Operations():
+		return c.operations(t)
 	}
 	names := t.Clusters
 	if d.Tenant != nil && d.Tenant.Route() != nil {

@@ -24,6 +24,7 @@ type Command struct {
 	// be asked for again.
 	SharedLast bool
 	Drops      bool // only where [routing] allow_drop_database says so
+	Filters    bool // what is no field of the row is a filter's
 }
 
 // NameKind says how a place of a request names a namespace.
@@ -114,6 +115,7 @@ const (
 	MergePlans
 	MergeCollections
 	MergeDatabases
+	MergeOperations
 	MergeFirst
 	MergeOK
 )
@@ -309,6 +311,11 @@ var rows = []Command{
 
 	// Figures and plans.
 	{
+		Name: "currentOp", Access: Server, Route: EachCluster, Merge: MergeOperations, Plain: true, Filters: true,
+		Fields: fields("$all $ownOps $truncateOps"),
+	},
+	{Name: "killOp", Access: Server, Route: EachCluster, Merge: MergeOperations, Plain: true, Fields: fields("op")},
+	{
 		Name: "collStats", Aliases: []string{"collstats"}, Names: coll, Access: Read, Route: EachHolder, Merge: MergeFigures, Bound: BoundOwn, Plain: true, Reply: ReplyNS,
 		Fields: fields("scale"),
 	},
@@ -386,7 +393,7 @@ var refusedRows = []struct {
 	Refusal
 	names string
 }{
-	{notRouter, `geoSearch releaseMemory dbHash dbhash validateDBMetadata top lockInfo profile currentOp killOp
+	{notRouter, `geoSearch releaseMemory dbHash dbhash validateDBMetadata top lockInfo profile
 		setQuerySettings removeQuerySettings logApplicationMessage compactStructuredEncryptionData
 		cleanupStructuredEncryptionData getQueryableEncryptionCountInfo getDiagnosticData getTrafficRecordingStatus
 		replSetAbortPrimaryCatchUp replSetFreeze replSetGetConfig replSetGetStatus replSetGetRBID replSetInitiate

@@ -80,10 +80,12 @@ var rowsWords = map[RowsRule]string{
 
 func (s *Stage) overHomes() string {
 	words := classWords[s.Class]
-	if s.Over != Nowhere || s.Class == Change {
+	switch {
+	case s.Over == Everywhere:
+		return "reads every cluster, on the database `admin`"
+	case s.Over != Nowhere || s.Class == Change:
 		return words
-	}
-	if s.Class == Row {
+	case s.Class == Row:
 		words = "one home alone can do it"
 	}
 	return words + ": refused"

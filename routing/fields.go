@@ -78,3 +78,15 @@ var internal = fields("$audit $client $configServerState $oplogQueryData $queryO
 	"databaseVersion shardVersion tracking_info coordinator maxTimeMSOpOnly $configTime $topologyTime " +
 	"txnRetryCounter mayBypassWriteBlocking $tenant expectPrefix clientOperationKey " +
 	"allowImplicitCollectionCreation $impersonatedUsers $impersonatedRoles")
+
+// Generic reports whether every command may carry the field.
+func Generic(name []byte) bool {
+	id, ok := fieldIDs[string(name)]
+	return ok && generic.has(id)
+}
+
+// Takes reports whether the field is one of the command's own.
+func (c *Command) Takes(name []byte) bool {
+	id, ok := fieldIDs[string(name)]
+	return ok && c.Fields.has(id)
+}

@@ -366,6 +366,15 @@ func (r *Request) firstStage() []byte {
 	return it.Key
 }
 
+// Operations reports whether the command is an aggregate that begins with $currentOp.
+func (r *Request) Operations() bool {
+	if r.Cmd == nil || r.Cmd.Tenant.Kind != InStages {
+		return false
+	}
+	row := stages[string(r.firstStage())]
+	return row != nil && row.Over == Everywhere
+}
+
 // insertStage puts a stage into the command's pipeline before the one with the index.
 func (r *Request) insertStage(index int, stage wire.Doc, p *wire.Patch) {
 	f, ok := r.field(fPipeline)

@@ -80,7 +80,7 @@ func (t *Table) Route(r *Request) Decision {
 	if r.Cmd == nil {
 		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
 	}
-	if r.unknown != nil && r.Cmd.Plain && r.Cmd.Route != Refused {
+	if r.unknown != nil && r.Cmd.Plain && r.Cmd.Route != Refused && !r.Cmd.Filters {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, r.Cmd.Name)
 	}
 	return t.byRow(r, db)
@@ -303,7 +303,10 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		return t.watch(r, db, d)
 	}
 	if db == nil || d.Coll == nil {
-		if row := stages[string(r.firstStage())]; row != nil && row.Class == Info {
+		if row := stages[string(r.firstStage())]; row != nil && row.Class == Info && r.Operations() && string(r.DB) == "admin" {
+			d.Action = Clusters
+			return d
+		} else if row != nil && row.Class == Info {
 			return refuse(wire.CommandNotSupported, "%s is not offered by a router of tenants: it tells what servers do for all of them", row.Name)
 		}
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)

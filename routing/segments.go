@@ -247,7 +247,7 @@ func (p *planner) step(steps []step, i int) (n int, err *wire.Error) {
 	case s.row.Class == Row && s.row.Over == Nowhere && p.several():
 		return 0, wire.Errorf(wire.IllegalOperation,
 			"%s over the databases of several tenants is not offered; name the tenant in its filter, or in the command's comment", s.row.Name)
-	case s.row.Class == Change, s.row.Class == Info && i > 0, s.row.Over == Nowhere && s.row.Class == Info:
+	case s.row.Class == Change, s.row.Class == Info && i > 0, s.row.Over >= Everywhere && s.row.Class == Info:
 		return 0, wire.Errorf(wire.IllegalOperation,
 			"%s is not offered on a collection whose tenants have databases of their own", s.row.Name)
 	case s.row.Class == Info:

@@ -46,6 +46,7 @@ const (
 	Bounds               // at each home as far as could be needed, then once more
 	Groups               // at each home, and the parts are combined
 	Random               // each home brings as many as are wanted, each with its lot
+	Everywhere           // asked of every cluster, on the database admin; refused on a collection
 	Nowhere              // refused
 )
 
@@ -111,7 +112,7 @@ var stages = stageTable([]Stage{
 	{Name: "$indexStats", Class: Info, Lead: Rules, Rows: RowsFigures},
 	{Name: "$planCacheStats", Class: Info, Lead: Rules},
 	{Name: "$listSearchIndexes", Class: Info, Lead: Rules, Rows: RowsFigures},
-	{Name: "$currentOp", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$currentOp", Class: Info, Lead: Rules, Over: Everywhere},
 	{Name: "$listSessions", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$listLocalSessions", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$queryStats", Class: Info, Lead: Rules, Over: Nowhere},

@@ -482,9 +482,9 @@ func (w *world) step() []Line {
 		return one(w.update)
 	case 11, 12:
 		return one(w.delete)
-	case 13:
+	case 13, 14:
 		return one(w.findAndModify)
-	case 14, 15:
+	case 15:
 		return one(w.aggregate)
 	case 16:
 		return w.cursor(c)

@@ -216,7 +216,11 @@ func (w *world) findAndModify(c string) bson.D {
 	}
 	add := func(key string, v any) { d = append(d, bson.E{Key: key, Value: v}) }
 	if w.often("sorted", 3) {
-		add("query", w.filter(c))
+		query := w.filter(c)
+		if w.often("broad", 7) {
+			query = w.broad(c)
+		}
+		add("query", query)
 		add("sort", w.sort(true))
 	} else {
 		add("query", w.one(c, o))
