@@ -58,7 +58,7 @@ func replay(t *testing.T, g *work.Ground, file string) {
 }
 
 func generate(t *testing.T, g *work.Ground) {
-	setDefault(t, "rapid.checks", map[bool]string{false: "150", true: "2500"}[long()])
+	setDefault(t, "rapid.checks", map[bool]string{false: "150", true: "1600"}[long()])
 	if !long() {
 		setDefault(t, "rapid.seed", "1") // the same programs each time
 	}
