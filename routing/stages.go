@@ -39,15 +39,15 @@ type Over uint8
 
 // What becomes of it.
 const (
-	Each     Over = iota // it runs at each home
-	Together             // it runs where all documents have been brought together
-	Order                // likewise; with a $limit behind it each home brings its first
-	Nearest              // at each home, and what it has sorted by is sorted by again
-	Bounds               // at each home as far as could be needed, then once more
-	Groups               // at each home, and the parts are combined
-	Random               // each home brings as many as are wanted, each with its lot
-	Everywhere           // asked of every cluster, on the database admin; refused on a collection
-	Nowhere              // refused
+	Each       Over = iota // it runs at each home
+	Together               // it runs where all documents have been brought together
+	Order                  // likewise; with a $limit behind it each home brings its first
+	Nearest                // at each home, and what it has sorted by is sorted by again
+	Bounds                 // at each home as far as could be needed, then once more
+	Groups                 // at each home, and the parts are combined
+	Random                 // each home brings as many as are wanted, each with its lot
+	Everywhere             // asked of every cluster, on the database admin; refused on a collection
+	Nowhere                // refused
 )
 
 // Lead says what a stage at the front of a pipeline means for a predicate on the collection.

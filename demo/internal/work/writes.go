@@ -114,6 +114,9 @@ func (w *world) updateEntry(c string, many bool) bson.D {
 			return w.upsertMany(c)
 		}
 		e[0].Value = w.filter(c)
+		if w.often("of most", 4) {
+			e[0].Value = w.broad(c)
+		}
 		return append(e, bson.E{Key: "multi", Value: true})
 	}
 	e[0].Value = w.one(c, o)
