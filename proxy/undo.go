@@ -32,11 +32,11 @@ func (c *clientConn) undone(parts []part) (failed, gone int) {
 				failed = i
 			}
 		default:
-			made, certain := made(p.tr.msg.Body)
-			if !certain || made != 0 && made != int64(len(names)) {
+			all, none := made(p.tr.msg.Body, len(names))
+			if !all && !none {
 				return -1, 0
 			}
-			if made > 0 {
+			if all {
 				homes = append(homes, p.tr.target)
 			}
 		}
@@ -54,13 +54,19 @@ func (c *clientConn) undone(parts []part) (failed, gone int) {
 	return failed, len(homes)
 }
 
-// made is by how many a createIndexes has made the indexes of a collection more.
-func made(reply wire.Doc) (n int64, certain bool) {
+// made reports whether a createIndexes of n indexes has made all of them, or none; neither where its reply
+// does not tell. Of a collection that was not there it has made all, whether the index of _id is counted
+// before or not.
+func made(reply wire.Doc, n int) (all, none bool) {
+	if v, _ := reply.Lookup("createdCollectionAutomatically"); v.True() {
+		return true, false
+	}
 	before, _ := reply.Lookup("numIndexesBefore")
 	after, _ := reply.Lookup("numIndexesAfter")
 	a, okA := before.Int()
 	b, okB := after.Int()
-	return b - a, okA && okB
+	known := okA && okB
+	return known && b-a == int64(n), known && b == a
 }
 
 // indexNames are the names of the indexes of a createIndexes; none where one lacks its name, or has that
@@ -84,6 +90,10 @@ func (c *clientConn) indexNames() (names []string) {
 func (c *clientConn) dropOf(x *routing.Target, names []string) wire.Doc {
 	return build(func(d []byte) []byte {
 		d = bsoncore.AppendStringElement(d, "dropIndexes", string(c.req.Coll()))
+		if len(names) == 1 {
+			d = bsoncore.AppendStringElement(d, "index", names[0])
+			return bsoncore.AppendStringElement(d, "$db", x.DB)
+		}
 		i, d := bsoncore.AppendArrayElementStart(d, "index")
 		for n, name := range names {
 			d = bsoncore.AppendStringElement(d, itoa(n), name)

@@ -138,8 +138,11 @@ func (w *world) broad(c string) bson.D {
 // page is a part of a sorted list, as applications show it.
 func (w *world) page(c string) bson.D {
 	d := bson.D{
-		{Key: "find", Value: c}, {Key: "filter", Value: w.broad(c)}, {Key: "sort", Value: w.sort(true)},
-		{Key: "skip", Value: int32(w.between("skip", 0, 7))}, {Key: "limit", Value: int32(w.between("limit", 1, 6))},
+		{Key: "find", Value: c},
+		{Key: "filter", Value: w.broad(c)},
+		{Key: "sort", Value: w.sort(true)},
+		{Key: "skip", Value: int32(w.between("skip", 0, 7))},
+		{Key: "limit", Value: int32(w.between("limit", 1, 6))},
 	}
 	switch w.between("page", 0, 4) {
 	case 0: // beside which the test server knows no batchSize
