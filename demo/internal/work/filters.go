@@ -132,7 +132,7 @@ func (w *world) broad(c string) bson.D {
 		}
 		return is(tenantField(c), is("$in", in))
 	}
-	return draw(w, "broad", bson.D{}, is("amount", is("$gte", int32(1))), is("user", is("$ne", "u1")), is("s", is("$lt", "b")))
+	return draw(w, "broad", bson.D{}, is("amount", is("$gte", int32(1))), is("user", is("$ne", "u1")), is("s", is("$in", bson.A{"a", "A", "b"})))
 }
 
 // page is a part of a sorted list, as applications show it.
