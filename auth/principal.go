@@ -3,6 +3,8 @@
 // are steps from bytes to bytes, and credentials are values.
 package auth
 
+import "github.com/smetasc/tenantry/config"
+
 // Role is what a principal may do.
 type Role uint8
 
@@ -47,6 +49,24 @@ type Principal struct {
 	// Database says that the tenant's own database is the boundary (isolation "database"), and not
 	// the rows with the tenant's id.
 	Database bool
+
+	record *config.User // whose password he knew; nil for who is no user of the file
+}
+
+// On is the principal on a listener that is bound to a tenant, where what the listener allows bounds
+// him too; nil where he is of another tenant.
+func (p *Principal) On(tenant string, access Role, database bool) *Principal {
+	if p.Tenant != "" && p.Tenant != tenant {
+		return nil
+	}
+	q := *p
+	if q.Tenant == "" {
+		q.Tenant, q.Database = tenant, database
+	}
+	if !q.Role.OfTenant() && access != Writer || q.Role > access {
+		q.Role = access
+	}
+	return &q
 }
 
 // Anonymous is who comes to a listener without authentication that is bound to the tenant with the

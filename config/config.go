@@ -28,6 +28,9 @@ type Config struct {
 	Pools       Pools
 	Limits      Limits
 	Guard       Guard
+	Auth        Auth
+	Users       []User // of the users file, in its order
+	Deny        []Deny
 
 	files    []string       // that were read, the configuration itself first
 	lines    map[string]int // of the keys that RestartNeeded names
@@ -60,7 +63,8 @@ type Listener struct {
 	ReplicaSet   string // set name of the replica-set presentation
 	LoadBalanced bool   // answer loadBalanced=true with a serviceId
 	Advertise    string // host:port that hello names; "" is Address
-	Insecure     bool   // no authentication on an address that is not loopback
+	Insecure     bool   // an address that is not loopback although clients are not authenticated
+	Auth         string // "scram"; "" where clients are not asked who they are
 	Tenant       string // key of the tenant every connection is bound to; "" for an open listener
 	Isolation    string // "rows" or "database"; only of a bound listener
 	Access       string // "read", "write" or "owner"; only of a bound listener

@@ -9,9 +9,13 @@ import (
 
 // TestReference: the reference names every key that the file may have.
 func TestReference(t *testing.T) {
-	code, err := os.ReadFile("sections.go")
-	if err != nil {
-		t.Fatal(err)
+	var code []byte
+	for _, name := range []string{"sections.go", "auth.go", "users.go"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code = append(code, text...)
 	}
 	doc, err := os.ReadFile("../docs/configuration.md")
 	if err != nil {

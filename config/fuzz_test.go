@@ -22,7 +22,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text, mode, keys string) {
 		env := environment("MULTI_DB_MODE", mode, "MULTI_DB_TENANT_KEYS", keys, "HOME_URI", "mongodb://h/")
-		noFiles := func(string) ([]byte, error) { return nil, fs.ErrNotExist }
+		noFiles := func(string, int64) ([]byte, error) { return nil, fs.ErrNotExist }
 		c, warnings, err := load("f.toml", text, env, noFiles)
 		if err == nil {
 			if c == nil || len(c.Listeners) == 0 || c.Clusters[c.Routing.Home].URI == "" {

@@ -27,11 +27,11 @@ func Load(path string, env func(string) string) (*Config, []Problem, error) {
 			Remedy: "name a configuration file that tenantry may read",
 		}}
 	}
-	return load(path, string(text), env, readSmall)
+	return load(path, string(text), env, readLimited)
 }
 
 // load is Load without the disk: read gives the files that the text names.
-func load(path, text string, env func(string) string, read func(string) ([]byte, error)) (*Config, []Problem, error) {
+func load(path, text string, env func(string) string, read func(string, int64) ([]byte, error)) (*Config, []Problem, error) {
 	marks, duplicates := readLines(text)
 	root := place{file: path, line: 0, mark: marks}
 	values, problems := decodeTOML(root, text, duplicates)
@@ -53,7 +53,7 @@ func load(path, text string, env func(string) string, read func(string) ([]byte,
 // loader is one load under way.
 type loader struct {
 	env      func(string) string
-	read     func(string) ([]byte, error)
+	read     func(string, int64) ([]byte, error)
 	root     place
 	cfg      *Config
 	errs     []Problem
@@ -63,6 +63,7 @@ type loader struct {
 	listenerAt []place
 	databaseAt []databasePlace
 	tenantAt   []place
+	userAt     []place
 }
 
 // databasePlace is where the two names of a logical database stand.
@@ -118,35 +119,41 @@ func duplicateProblems(root place, duplicates []duplicate) []Problem {
 	return problems
 }
 
-// file reads a file that the setting at p names, and says where it is.
+// file reads the secret in a file that the setting at p names, and says where it is.
 func (l *loader) file(p place, name string) (path string, text []byte, ok bool) {
+	path, text, ok = l.whole(p, name, maxSecretFile)
+	if text = []byte(strings.TrimSpace(string(text))); ok && len(text) == 0 {
+		l.refuse(p, "the file "+show(name)+" is empty", "write the secret into it")
+		return path, nil, false
+	}
+	return path, text, ok
+}
+
+// whole reads a file that the setting at p names.
+func (l *loader) whole(p place, name string, limit int64) (path string, text []byte, ok bool) {
 	path = name
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(filepath.Dir(l.root.file), path)
 	}
-	text, err := l.read(path)
+	text, err := l.read(path, limit)
 	if err != nil {
 		l.refuse(p, fmt.Sprintf("%s cannot be read: %v", show(name), reason(err)),
 			"name a file that tenantry may read, absolute or relative to the configuration's folder")
 		return path, nil, false
 	}
 	l.cfg.files = append(l.cfg.files, path)
-	if text = []byte(strings.TrimSpace(string(text))); len(text) == 0 {
-		l.refuse(p, "the file "+show(name)+" is empty", "write the secret into it")
-		return path, nil, false
-	}
 	return path, text, true
 }
 
-func readSmall(path string) ([]byte, error) {
+func readLimited(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	if err == nil && len(text) > maxSecretFile {
-		err = fmt.Errorf("it has more than %d bytes", maxSecretFile)
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("it has more than %d bytes", limit)
 	}
 	return text, err
 }

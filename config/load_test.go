@@ -30,7 +30,7 @@ func TestGoodFiles(t *testing.T) {
 
 // loadText loads text as if it were testdata/t.toml.
 func loadText(text string, pairs ...string) (*Config, []Problem, error) {
-	return load("testdata/t.toml", text, environment(pairs...), readSmall)
+	return load("testdata/t.toml", text, environment(pairs...), readLimited)
 }
 
 func mustLoad(t *testing.T, text string, pairs ...string) *Config {
@@ -87,6 +87,7 @@ func TestExample(t *testing.T) {
 		files:    []string{path},
 		lines:    c.lines,
 		fleetKey: nil,
+		Auth:     defaultAuth,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -95,6 +96,8 @@ func TestExample(t *testing.T) {
 		t.Errorf("warnings: %v", warnings)
 	}
 }
+
+var defaultAuth = Auth{Mechanisms: []string{"SCRAM-SHA-256"}, AddressFailures: 60, UserFailures: 10, FailurePeriod: time.Minute}
 
 func lineOf(t *testing.T, path, prefix string) int {
 	t.Helper()
@@ -115,7 +118,7 @@ func TestExampleUncommented(t *testing.T) {
 		{"load_balanced", edit("# load_balanced", "load_balanced"), ""},
 		{"tls", edit("# tls", "tls"), "tls on listeners is not offered yet; remove it"},
 		{"proxy_protocol", edit("# proxy_protocol", "proxy_protocol"), "proxy_protocol on listeners is not offered yet; remove it"},
-		{"auth", edit("# auth", "auth"), `auth = "scram" on listeners is not offered yet; remove it`},
+		{"auth", edit("# auth", "auth", "[clusters.home]", "[auth]\nusers_file = \"example.users.toml\"\n[clusters.home]"), ""},
 		{"advertise", edit("# advertise", "advertise"), ""},
 		{"token_file", edit("# token_file", "token_file"), ""},
 		{"enabled", edit("# enabled", "enabled"), ""},
@@ -137,7 +140,7 @@ func TestExampleUncommented(t *testing.T) {
 			if tt.text == example {
 				t.Fatal("the example has changed: nothing was uncommented")
 			}
-			_, _, err := load("testdata/example.good.toml", tt.text, testEnvironment, readSmall)
+			_, _, err := load("testdata/example.good.toml", tt.text, testEnvironment, readLimited)
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
@@ -190,6 +193,7 @@ func TestDefaults(t *testing.T) {
 		Pools:  Pools{MaxPerServer: 100, MaxPerTenant: 20, Idle: 5 * time.Minute, MaxTenants: 1000},
 		Limits: Limits{ClientConnections: 20000, QueueTimeout: 5 * time.Second, MessageMemory: 1 << 30},
 		Guard:  Guard{Leaks: "sampled"},
+		Auth:   defaultAuth,
 		files:  c.files, lines: c.lines,
 	}
 	if !reflect.DeepEqual(c, want) {

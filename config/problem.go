@@ -49,10 +49,10 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// sortProblems orders by line; what has no line (the environment, a missing section) comes first.
+// sortProblems orders by file and line; what has none (the environment, a missing section) comes first.
 func sortProblems(problems []Problem) {
 	slices.SortStableFunc(problems, func(a, b Problem) int {
-		return cmp.Or(a.Line-b.Line, strings.Compare(a.Key, b.Key))
+		return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line, strings.Compare(a.Key, b.Key))
 	})
 }
 

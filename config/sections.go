@@ -29,6 +29,10 @@ func (l *loader) sections(root *table) {
 	l.pools(root.table("pools"))
 	l.limits(root.table("limits"))
 	l.guard(root.table("guard"))
+	l.auth(root.table("auth"))
+	for _, t := range root.tables("deny") {
+		l.deny(t)
+	}
 	root.done()
 }
 
@@ -66,10 +70,14 @@ func (l *loader) listener(t *table) {
 		ln.Access = t.oneOf("access", "write", "read", "write", "owner")
 	}
 	l.openListener(t)
-	if auth := t.text("auth", "none"); auth == "scram" || auth == "x509" {
-		t.refuse("auth", `auth = "`+auth+`" on listeners is not offered yet`, "remove it")
-	} else if auth != "none" {
-		t.refuse("auth", show(auth)+" is not a choice", `write "none" or remove it`)
+	switch auth := t.text("auth", "none"); auth {
+	case "none":
+	case "scram":
+		ln.Auth = auth
+	case "x509":
+		t.refuse("auth", `auth = "x509" on listeners is not offered yet`, `write "scram" or "none"`)
+	default:
+		t.refuse("auth", show(auth)+" is not a choice", `write "none" or "scram"`)
 	}
 	t.later("tls", "tls on listeners")
 	t.later("proxy_protocol", "proxy_protocol on listeners")

@@ -57,6 +57,12 @@ func (c *Config) summarizeRouting(row func(...string)) {
 	row("other databases", c.Routing.OtherDatabases)
 	row("without tenant", c.Routing.WithoutTenant)
 	row("modules to isolate", c.isolated(nil))
+	if c.Auth.UsersFile != "" {
+		row("users", fmt.Sprintf("%d in %s", len(c.Users), word(c.Auth.UsersFile)))
+	}
+	if len(c.Deny) > 0 {
+		row("shut out", fmt.Sprintf("%d by [[deny]]", len(c.Deny)))
+	}
 	if from := c.TenantsFrom; from != nil {
 		row("tenants collection", fmt.Sprintf("%s.%s (id %s, key %s, mode %s)", from.Database, from.Name, from.ID, from.Key, from.Mode))
 	}
@@ -99,6 +105,7 @@ func (ln Listener) notes() string {
 		when(ln.LoadBalanced, "load balanced"),
 		when(ln.Advertise != "", "advertises "+ln.Advertise),
 		when(ln.Insecure, "insecure"),
+		when(ln.Auth != "", "auth "+ln.Auth),
 	}
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), ", ")
 }

@@ -15,7 +15,7 @@ import (
 var mayImport = map[string][]string{
 	"wire":          {},
 	"wire/wiretest": {"wire"},
-	"auth":          {"wire"},
+	"auth":          {"wire", "config"},
 	"config":        {},
 	"admin":         {},
 	"routing":       {"wire"},

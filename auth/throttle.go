@@ -1,0 +1,96 @@
+package auth
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Throttle bounds how many passwords can be tried. What counts is a log-in that fails:
+//
+//   - of one user from one address;
+//   - from one address, whoever is tried;
+//   - of one user from everywhere, ten times what is allowed from one address.
+//
+// The last two do not concern an address from which the user has logged in before: whoever tries a
+// user's passwords from elsewhere, or other users' from the same address, does not lock out the
+// application at its usual place. An address is an IPv6 client's network of 64 bits.
+type Throttle struct {
+	addresses, users, pairs *Rates
+	proven                  *Rates
+}
+
+// Failures says what a [Throttle] allows.
+type Failures struct{ PerAddress, PerUser Limit }
+
+// throttled is for how many addresses, users and pairs of both each there is room: some megabytes.
+const throttled = 1 << 15
+
+// NewThrottle has seen nothing yet.
+func NewThrottle() *Throttle {
+	return &Throttle{NewRates(throttled), NewRates(throttled), NewRates(throttled), NewRates(throttled)}
+}
+
+// Attempt is a password that is about to be looked at.
+type Attempt struct {
+	t     *Throttle
+	takes []take
+	pair  string
+	at    time.Time
+}
+
+type take struct {
+	rates *Rates
+	key   string
+	limit Limit
+}
+
+// forever is a mark that stays until there is no room for it.
+var forever = Limit{Count: 1, Period: 1 << 62}
+
+// Try says whether a password for the account may be looked at, and counts it as a failure until
+// [Attempt.Succeeded] is told otherwise: so those that are tried at once count too.
+func (t *Throttle) Try(from netip.Addr, source, account string, f Failures, now time.Time) (a Attempt, ok bool) {
+	address := network(from)
+	user := source + "\x00" + account
+	a = Attempt{t: t, pair: address + "\x00" + user, at: now}
+	want := []take{{t.pairs, a.pair, f.PerUser}}
+	if t.proven.has(a.pair) {
+		return a.take(want)
+	}
+	everywhere := f.PerUser
+	everywhere.Count *= 10
+	return a.take(append(want, take{t.addresses, address, f.PerAddress}, take{t.users, user, everywhere}))
+}
+
+func (a Attempt) take(want []take) (Attempt, bool) {
+	for _, w := range want {
+		if !w.rates.Take(w.key, w.limit, a.at) {
+			a.giveBack()
+			return a, false
+		}
+		a.takes = append(a.takes, w)
+	}
+	return a, true
+}
+
+func (a Attempt) giveBack() {
+	for _, w := range a.takes {
+		w.rates.Give(w.key, w.limit, a.at)
+	}
+}
+
+// Succeeded says that the password was right.
+func (a Attempt) Succeeded() {
+	a.giveBack()
+	a.t.proven.Take(a.pair, forever, a.at)
+}
+
+func network(a netip.Addr) string {
+	a = a.Unmap()
+	if a.Is6() {
+		if p, err := a.WithZone("").Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return a.String()
+}
