@@ -60,7 +60,7 @@ func (p *Principal) On(tenant string, access Role, database bool) *Principal {
 		return nil
 	}
 	q := *p
-	if q.Tenant == "" {
+	if !q.Role.OfTenant() { // of all tenants: what the listener is for bounds him
 		q.Tenant, q.Database = tenant, database
 	}
 	if !q.Role.OfTenant() && access != Writer || q.Role > access {

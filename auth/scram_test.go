@@ -288,7 +288,7 @@ func TestOn(t *testing.T) {
 		{Principal{Role: Operator}, Writer, false, &Principal{Role: Operator, Tenant: "acme"}},
 		{Principal{Role: Application}, Reader, false, &Principal{Role: Reader, Tenant: "acme"}},
 		{Principal{Role: Application}, Owner, false, &Principal{Role: Owner, Tenant: "acme"}},
-		{Principal{Role: Application, Tenant: "acme"}, Reader, true, &Principal{Role: Reader, Tenant: "acme"}},
+		{Principal{Role: Application, Tenant: "acme"}, Reader, true, &Principal{Role: Reader, Tenant: "acme", Database: true}},
 		{Principal{Role: Application, Tenant: "other"}, Owner, true, nil},
 		{Principal{Role: Owner, Tenant: "acme"}, Writer, true, &Principal{Role: Writer, Tenant: "acme"}},
 		{Principal{Role: Reader, Tenant: "acme", Database: true}, Owner, false, &Principal{Role: Reader, Tenant: "acme", Database: true}},

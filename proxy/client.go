@@ -15,21 +15,26 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
-// clientConn is one client's connection. Its fields are its goroutine's, but for busy and inUse.
+// clientConn is one client's connection. Its fields are its goroutine's, but for who, busy and inUse.
 // Most connections idle at any time, so what only a command in work needs is not here but in work.
 type clientConn struct {
 	srv         *Server
 	wc          *wire.Conn
 	listener    *config.Listener
-	who         *auth.Principal  // nil until the client has authenticated; see become
-	principal   string           // who's name, for sessions and cursors
-	bound       *routing.Binding // what who may do, for routing; nil where he is bound to no tenant
+	who         atomic.Pointer[auth.Principal] // nil until the client has authenticated; then fixed, see become
+	principal   string                         // who's name, for sessions and cursors
+	bound       *routing.Binding               // what who may do, for routing; nil where he is bound to no tenant
+	login       *auth.Conversation             // under way; nil for none
+	checked     *settings                      // that the client was last held against; see recheck
+	barred      *wire.Error                    // why the client may do nothing any more
 	log         connLog
 	application string // as the client's first hello names it
 	sessions    sessionIDs
 	id          int32
 	requestID   int32        // of our last reply
 	greeted     bool         // the client's first hello with its metadata has come
+	in          bool         // its commands are served: it has authenticated where the listener asks for that
+	closing     bool         // the connection ends with the reply under way
 	stream      *helloStream // what the connection is for from now on; nil for commands
 
 	*work // nil while the connection waits for a message
@@ -43,18 +48,18 @@ func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
 	c := &clientConn{srv: s, wc: wire.NewConn(nc), id: s.nextConn.Add(1), listener: l}
 	c.log.c = c
 	c.wc.Budget, c.wc.Wait, c.wc.Stall = s.opts.Budget, s.settings.Load().queueTimeout, stall
-	access, _ := auth.ParseRole(l.Access)
-	c.become(auth.Anonymous(l.Tenant, access, l.Isolation == "database"))
+	if l.Auth == "" {
+		access, _ := auth.ParseRole(l.Access)
+		c.become(auth.Anonymous(l.Tenant, access, l.Isolation == "database"))
+		c.in = true
+	}
 	return c
 }
 
-// become says who the client is from now on.
+// become says who the client is for the connection's life.
 func (c *clientConn) become(p *auth.Principal) {
-	c.who, c.principal, c.bound = p, "", nil
-	if p == nil {
-		return
-	}
-	c.principal = p.Name()
+	c.who.Store(p)
+	c.principal, c.bound = p.Name(), nil
 	if p.Tenant != "" {
 		c.bound = &routing.Binding{Key: p.Tenant, Database: p.Database, Access: accessOf(p.Role)}
 	}
@@ -125,7 +130,11 @@ func (c *clientConn) serve() (rested bool) {
 func (c *clientConn) next() error {
 	c.busy.Store(true)
 	c.takeWork()
-	frame, err := c.wc.ReadMessage(wire.MaxMessage)
+	limit := wire.MaxMessage
+	if !c.in {
+		limit = maxStranger
+	}
+	frame, err := c.wc.ReadMessage(limit)
 	if err == nil {
 		err = c.handle(frame)
 	}
@@ -252,15 +261,25 @@ func (c *clientConn) command() error {
 	var reply *wire.Buf
 	if err := c.req.Parse(&c.msg); err != nil {
 		reply = c.refuse(err)
-	} else if reply = c.run(); reply == nil {
-		return nil // a stream of replies follows
+	} else {
+		var handled bool
+		if reply, handled = c.admit(); !handled {
+			reply = c.run()
+		}
+		if reply == nil {
+			return nil // a stream of replies follows
+		}
 	}
 	c.observe()
 	if silent {
 		reply.Free()
-		return nil
+	} else if err := c.write(reply); err != nil {
+		return err
 	}
-	return c.write(reply)
+	if c.closing {
+		return errClose
+	}
+	return nil
 }
 
 // run decides and acts, again where the table changed meanwhile.
@@ -310,6 +329,7 @@ func (c *clientConn) write(reply *wire.Buf) error {
 // refuse is the reply that says no.
 func (c *clientConn) refuse(e *wire.Error) *wire.Buf {
 	c.outcome.code = e.Code
+	c.auditRefusal(e)
 	if e.Code != wire.HostUnreachable {
 		c.log.Debug().Bytes("command", c.req.Name).Int32("code", int32(e.Code)).Str("text", e.Text).Msg("refused")
 	}

@@ -56,6 +56,7 @@ type helloArgs struct {
 	helloOK   bool
 	balanced  bool
 	mechs     bool
+	login     wire.Doc // the log-in that begins with the hello
 	compress  []string
 }
 
@@ -78,7 +79,9 @@ func readHello(d wire.Doc) (a helloArgs, err *wire.Error) {
 		case "loadBalanced":
 			a.balanced = it.Value.True()
 		case "saslSupportedMechs":
-			a.mechs = true
+			_, a.mechs = it.Value.Str()
+		case "speculativeAuthenticate":
+			a.login, _ = it.Value.Doc()
 		case "compression":
 			if arr, ok := it.Value.Array(); ok {
 				a.compress = wire.CompressorNames(arr)
@@ -212,6 +215,12 @@ func (c *clientConn) hello(t *routing.Table, legacy bool, cmd wire.Doc) (wire.Do
 				e = bsoncore.AppendStringElement(e, itoa(n), p.String())
 			}
 			d, _ = bsoncore.AppendArrayEnd(e, i)
+		}
+		if offers := c.mechanisms(); a.mechs && len(offers) > 0 { // whoever is asked for
+			d = appendStrings(d, "saslSupportedMechs", offers)
+		}
+		if a.login != nil && c.stream == nil {
+			d = c.speculate(d, a.login)
 		}
 		return appendOK(d)
 	}), nil

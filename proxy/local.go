@@ -6,6 +6,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -20,20 +21,13 @@ func (c *clientConn) answer(t *routing.Table, d *routing.Decision) *wire.Buf {
 	case "hello", "isMaster":
 		return c.helloCommand(t)
 	case "saslStart", "saslContinue", "authenticate":
-		return c.refuse(wire.Errorf(wire.AuthenticationFailed, noAuthentication))
+		return c.logIn()
+	case "logout":
+		return c.logOut()
 	case "startSession":
 		return c.startSession(t)
 	case "connectionStatus":
-		return replyOf(func(d []byte) []byte {
-			i, d := bsoncore.AppendDocumentElementStart(d, "authInfo")
-			d = appendBatch(d, "authenticatedUsers", nil)
-			d = appendBatch(d, "authenticatedUserRoles", nil)
-			if c.boolean("showPrivileges") {
-				d = appendBatch(d, "authenticatedUserPrivileges", nil)
-			}
-			d, _ = bsoncore.AppendDocumentEnd(d, i)
-			return d
-		})
+		return c.connectionStatus(t)
 	case "whatsmyuri":
 		return replyOf(func(d []byte) []byte {
 			return bsoncore.AppendStringElement(d, "you", c.wc.RemoteAddr().String())
@@ -65,6 +59,16 @@ func (c *clientConn) answer(t *routing.Table, d *routing.Decision) *wire.Buf {
 		return c.explain(t)
 	}
 	return okReply()
+}
+
+// appendStrings appends an array of strings.
+func appendStrings(d []byte, key string, list []string) []byte {
+	i, d := bsoncore.AppendArrayElementStart(d, key)
+	for n, text := range list {
+		d = bsoncore.AppendStringElement(d, itoa(n), text)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, i)
+	return d
 }
 
 func (c *clientConn) startSession(t *routing.Table) *wire.Buf {
@@ -108,7 +112,7 @@ func (c *clientConn) getParameter() *wire.Buf {
 		}
 		if asks("authenticationMechanisms") {
 			known = true
-			d = appendBatch(d, "authenticationMechanisms", nil)
+			d = appendStrings(d, "authenticationMechanisms", c.mechanisms())
 		}
 		return appendOK(d)
 	})
@@ -192,8 +196,11 @@ func (c *clientConn) boundDatabases(t *routing.Table, _ *routing.Decision) *wire
 	return c.databasesReply(rows)
 }
 
-// explain tells where a command would go, and why.
+// explain tells where a command would go, and why. Where clients authenticate, operators are told.
 func (c *clientConn) explain(t *routing.Table) *wire.Buf {
+	if c.listener.Auth != "" && c.who.Load().Role != auth.Operator {
+		return c.refuse(wire.Errorf(wire.Unauthorized, "tenantryExplain needs a user with role = \"operator\""))
+	}
 	cmd, ok := c.req.Value.Doc()
 	if !ok {
 		return c.refuse(wire.Errorf(wire.FailedToParse, "tenantryExplain needs a command as a document"))

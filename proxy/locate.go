@@ -354,7 +354,7 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 		}
 		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
 		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
-			s.result.fail(i, err)
+			s.fail(i, err)
 			return false, nil
 		}
 		before := s.result.n

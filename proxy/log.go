@@ -19,6 +19,9 @@ func (l connLog) about(e *zerolog.Event) *zerolog.Event {
 	if l.c.bound != nil {
 		e = e.Str("tenant", l.c.bound.Key)
 	}
+	if who := l.c.who.Load(); who != nil && who.User != "" {
+		e = e.Str("user", who.User)
+	}
 	if l.c.application != "" {
 		e = e.Str("application", l.c.application)
 	}

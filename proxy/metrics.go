@@ -32,6 +32,8 @@ type metrics struct {
 	held       prometheus.Counter
 	lost       *prometheus.CounterVec
 	leaks      *prometheus.CounterVec
+	logins     *prometheus.CounterVec
+	shutOut    prometheus.Counter
 
 	series    sync.Map // seriesKey → prometheus.Observer
 	perTenant sync.Map // tenantKey → *tenantSeries
@@ -90,12 +92,21 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		leaks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tenantry_leaks_stopped_total", Help: "Replies withheld because a document was another tenant's; report each.",
 		}, []string{"tenant"}),
+		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tenantry_logins_total", Help: "Log-ins by result: ok, failed, throttled (too many had failed), refused (the password was right).",
+		}, []string{"result"}),
+		shutOut: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tenantry_shut_out_total", Help: "Commands refused and idle connections closed because of [[deny]] or a user who was changed or removed.",
+		}),
 		named: map[string]bool{},
+	}
+	for _, result := range []string{"ok", "failed", "throttled", "refused"} {
+		m.logins.WithLabelValues(result) // so that the first one is an increase, too
 	}
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.commands, m.tenants, m.latency, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost, m.leaks,
+	reg.MustRegister(m.commands, m.tenants, m.latency, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost, m.leaks, m.logins, m.shutOut,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_cursors", Help: "Cursors open now."},
 			func() float64 { return float64(s.cursors.count()) }))
 	return m
@@ -176,7 +187,7 @@ func (s *Server) unreachable(c *clientConn, cluster string, err error) {
 }
 
 var clientsDesc = prometheus.NewDesc("tenantry_client_connections",
-	"Clients connected now, by the tenant that their listener is bound to; none for those that carry all tenants.", []string{"tenant"}, nil)
+	"Clients connected now, by the tenant that they are bound to; none for those that carry all tenants, and before they authenticate.", []string{"tenant"}, nil)
 
 // clientCollector counts the connected clients when it is asked.
 type clientCollector struct{ s *Server }
@@ -187,7 +198,11 @@ func (c clientCollector) Collect(ch chan<- prometheus.Metric) {
 	n := map[string]int{"": 0}
 	c.s.mu.Lock()
 	for x := range c.s.clients {
-		n[x.listener.Tenant]++
+		tenant := ""
+		if who := x.who.Load(); who != nil && who.Tenant != "" {
+			tenant = c.s.metrics.label(who.Tenant)
+		}
+		n[tenant]++
 	}
 	c.s.mu.Unlock()
 	for tenant, n := range n {

@@ -29,6 +29,7 @@ type ground struct {
 	router *routing.Router
 	client *wiretest.Client
 	addr   string
+	log    logged
 
 	unlisted bool // that a tenant in no entry is listed nowhere
 }
@@ -88,7 +89,7 @@ func groundOf(t *testing.T, resolve func(*ground), names ...string) *ground {
 	g.router.Publish(tableOf(t, 1, nil))
 	key := []byte(strings.Repeat("k", 32))
 	g.proxy = New(Options{
-		Log: zerolog.Nop(), Router: g.router, Clusters: clusters, FleetKey: func() []byte { return key },
+		Log: zerolog.New(&g.log), Router: g.router, Clusters: clusters, FleetKey: func() []byte { return key },
 		Resolve: func(context.Context, wire.Value) (bool, error) {
 			if resolve != nil {
 				resolve(g)

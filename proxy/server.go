@@ -22,6 +22,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/routing"
@@ -54,6 +55,8 @@ type Server struct {
 	flights  *flights
 	rooms    rooms
 	hints    *hints
+	throttle *auth.Throttle
+	audits   *audits
 	metrics  *metrics
 
 	process   bson.ObjectID // of topologyVersion and serviceId
@@ -87,33 +90,43 @@ type settings struct {
 	leaks        string        // leaksOff and so on
 	boundTime    time.Duration // longest time of a bound client's command; 0 for no limit
 	listeners    map[string]*config.Listener
+	users        *auth.Users
+	mechanisms   []string
+	failures     auth.Failures
+	deny         []config.Deny
 }
 
 // New returns a server that listens nowhere yet.
 func New(o Options) *Server {
 	s := &Server{
 		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), recalls: newRecalls(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
-		hints: newHints(), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
+		hints: newHints(), throttle: auth.NewThrottle(), audits: newAudits(o.Log), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{}, sides: map[*clientConn]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registerer, s)
-	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, ship: wire.MaxDocument, leaks: leaksSampled, listeners: map[string]*config.Listener{}})
+	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, ship: wire.MaxDocument, leaks: leaksSampled, listeners: map[string]*config.Listener{}, users: auth.NewUsers(nil)})
 	return s
 }
 
 // Apply takes the settings of a configuration over. Connections keep what their listener said
-// when they came.
+// when they came; those whom it shuts out, and whose user it changes, end.
 func (s *Server) Apply(cfg *config.Config) {
 	n := &settings{
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
 		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks, boundTime: cfg.Guard.MaxTime,
 		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
+		users:     auth.NewUsers(cfg.Users), mechanisms: cfg.Auth.Mechanisms, deny: cfg.Deny,
+		failures: auth.Failures{
+			PerAddress: auth.Limit{Count: cfg.Auth.AddressFailures, Period: cfg.Auth.FailurePeriod},
+			PerUser:    auth.Limit{Count: cfg.Auth.UserFailures, Period: cfg.Auth.FailurePeriod},
+		},
 	}
 	for _, l := range cfg.Listeners {
 		n.listeners[l.Address] = &l
 	}
 	s.settings.Store(n)
+	s.shutOut(n)
 }
 
 // Listen opens the listener of a configured address.
@@ -201,6 +214,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.txns.reap(now, s.flights)
 			s.clocks.reap(now)
 			s.recalls.reap(now)
+			s.audits.flush()
 		}
 	}
 }

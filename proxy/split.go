@@ -147,9 +147,15 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 func (s *split) refused(i int) bool {
 	why := s.plans[i].Err
 	if why != nil {
-		s.result.fail(i, why)
+		s.fail(i, why)
 	}
 	return why != nil
+}
+
+// fail notes a write that is refused here.
+func (s *split) fail(i int, e *wire.Error) {
+	s.c.auditRefusal(e)
+	s.result.fail(i, e)
 }
 
 // lookAgain makes a write by _id whose document was in no home before the batch began; another write
@@ -421,7 +427,7 @@ func (s *split) upsert(i int) *wire.Error {
 	case held:
 		return s.broken([]int{i}, err)
 	case err != nil:
-		s.result.fail(i, err)
+		s.fail(i, err)
 		return nil
 	}
 	return s.sendAll([]batch{{home, []int{i}}})
