@@ -27,19 +27,20 @@ var mechanisms = map[string]mechanism{
 	config.ScramSHA1:   {scram.SHA1, 10000, 16},
 }
 
-// NewCredential is what is to be stored of a user's password for a mechanism, with a new salt.
-func NewCredential(mech, user, password string) (config.Credential, error) {
-	m, ok := mechanisms[mech]
-	if !ok {
+// NewCredential is what is to be stored of a user's password for a mechanism, with a new salt. It has
+// the shape of the credentials of the users that it is to be among.
+func NewCredential(mech, user, password string, among []config.User) (config.Credential, error) {
+	if _, ok := mechanisms[mech]; !ok {
 		return config.Credential{}, fmt.Errorf("there is no mechanism %q", mech)
 	}
-	salt := make([]byte, m.salt)
+	shape := NewUsers(among).shapes[mech]
+	salt := make([]byte, len(shape.Salt))
 	_, _ = rand.Read(salt)
 	prepared, err := prepare(mech, user, password)
 	if err != nil {
 		return config.Credential{}, err
 	}
-	return deriveCredential(mech, prepared, string(salt), m.iterations)
+	return deriveCredential(mech, prepared, string(salt), shape.Iterations)
 }
 
 func deriveCredential(mech, prepared, salt string, iterations int) (config.Credential, error) {

@@ -67,7 +67,7 @@ func user(t testing.TB, name, role, tenant, isolation string) config.User {
 	t.Helper()
 	u := config.User{Name: name, Source: "admin", Role: role, Tenant: tenant, Isolation: isolation}
 	for _, mech := range []string{config.ScramSHA256, config.ScramSHA1} {
-		c, err := NewCredential(mech, name, "pw")
+		c, err := NewCredential(mech, name, "pw", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +224,7 @@ func TestMalformed(t *testing.T) {
 // TestPreparedPasswords: what clients make equal by RFC 4013 is one password.
 func TestPreparedPasswords(t *testing.T) {
 	for _, tt := range [][2]string{{"Ⅸ", "IX"}, {"a\u00adb", "ab"}, {"a\u00a0b", "a b"}} {
-		c, err := NewCredential(config.ScramSHA256, "u", tt[0])
+		c, err := NewCredential(config.ScramSHA256, "u", tt[0], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +236,7 @@ func TestPreparedPasswords(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "\u00ad", "\x07"} {
-		if _, err := NewCredential(config.ScramSHA256, "u", bad); err == nil {
+		if _, err := NewCredential(config.ScramSHA256, "u", bad, nil); err == nil {
 			t.Errorf("%q is a password", bad)
 		}
 	}
@@ -327,4 +327,16 @@ func FuzzConversation(f *testing.F) {
 			failed = failed || err != nil
 		}
 	})
+}
+
+// TestShape: a new credential looks like those that are there.
+func TestShape(t *testing.T) {
+	is := config.Credential{Mechanism: config.ScramSHA256, Iterations: 5000, Salt: strings.Repeat("s", 16)}
+	others := []config.User{{Name: "x", Credentials: []config.Credential{is}}}
+	for mech, want := range map[string][2]int{config.ScramSHA256: {5000, 16}, config.ScramSHA1: {10000, 16}} {
+		c, err := NewCredential(mech, "u", "pw", others)
+		if err != nil || c.Iterations != want[0] || len(c.Salt) != want[1] {
+			t.Errorf("%s: %d iterations, %d bytes of salt, %v", mech, c.Iterations, len(c.Salt), err)
+		}
+	}
 }

@@ -13,6 +13,7 @@ import (
 type mark struct {
 	line   int
 	offset int
+	end    int // behind its value, or its header
 	keys   map[string]*mark
 	items  []*mark
 	set    bool // by a value or its own header, so a second time is a duplicate
@@ -37,6 +38,15 @@ func (m *mark) latest() *mark {
 		return m.items[n-1]
 	}
 	return m
+}
+
+// last is the end of the last key inside m.
+func (m *mark) last() int {
+	end := m.end
+	for _, k := range m.keys {
+		end = max(end, k.last())
+	}
+	return end
 }
 
 // duplicate is a key or table that the text names a second time.
@@ -108,7 +118,7 @@ func (r *lineReader) header() (*mark, []string, bool) {
 	}
 	last := at.child(path[len(path)-1], line, offset)
 	if array {
-		last.items = append(last.items, &mark{line: line, offset: offset})
+		last.items = append(last.items, &mark{line: line, offset: offset, end: r.pos})
 		return last.latest(), path, true
 	}
 	r.define(last, path, line, offset)
@@ -129,7 +139,9 @@ func (r *lineReader) keyValue(at *mark, path []string) bool {
 	full := append(path[:len(path):len(path)], names...)
 	r.define(at, full, line, offset)
 	r.blank(false)
-	return r.value(at, full)
+	ok = r.value(at, full)
+	at.end = r.pos
+	return ok
 }
 
 // define notes that a key is given here; tables that dotted keys imply are not.

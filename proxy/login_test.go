@@ -63,7 +63,7 @@ const password = "hunter2"
 
 func userOf(t testing.TB, name, role, tenant, isolation string) config.User {
 	t.Helper()
-	c, err := auth.NewCredential(config.ScramSHA256, name, password)
+	c, err := auth.NewCredential(config.ScramSHA256, name, password, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,10 +29,14 @@ usage:
   tenantry explain FILE 'COMMAND JSON'    where a command would go, by the file alone
   tenantry tenants [--admin URL] [--json] the tenants of a running proxy and where they are
                    [--drift]              and what differs between their own databases and shared
+  tenantry user add NAME --role ROLE [--tenant KEY] [--isolation rows|database] [--sha1]
+  tenantry user passwd|remove NAME        change the users file (--file, default users.toml); a password
+  tenantry user list [--json]             is asked for, or read from the input with --password-stdin
   tenantry version
 
 examples:
   tenantry check tenantry.toml
+  tenantry user add app --role application
   tenantry explain tenantry.toml '{"find": "orders", "filter": {"tenantId": "acme"}}'
 
 environment:
@@ -100,6 +104,8 @@ func dispatch(args []string, stdout, stderr io.Writer) error {
 		return explain(args[1:], stdout)
 	case "tenants":
 		return tenants(args[1:], stdout)
+	case "user":
+		return user(args[1:], stdout, stderr)
 	case "version", "--version":
 		_, err := fmt.Fprintln(stdout, "tenantry", buildVersion())
 		return err
