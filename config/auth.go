@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -75,6 +76,7 @@ func (l *loader) deny(t *table) {
 	d.Reason, _ = t.required("reason", "say what the client is to be told")
 	t.done()
 	l.cfg.Deny = append(l.cfg.Deny, d)
+	l.denyAt = append(l.denyAt, t.at)
 }
 
 // prefix reads an address or a block of addresses.
@@ -106,8 +108,23 @@ func (l *loader) checkAuth() {
 		}
 	}
 	l.checkUsers()
+	l.checkDeny()
 	if c := l.cfg.Control; asks && !c.Enabled && c.FleetKeyFile == "" {
 		l.warn(l.root.key("control"), "without a fleet key that outlives a restart, names that are no user's can be told from those that are",
 			"set fleet_key_file")
+	}
+}
+
+// checkDeny warns where a name is nobody's: a misspelt one shuts nobody out.
+func (l *loader) checkDeny() {
+	for i, d := range l.cfg.Deny {
+		at := l.denyAt[i]
+		if d.Tenant != "" && l.cfg.TenantsFrom == nil && !slices.ContainsFunc(l.cfg.Tenants, func(t Tenant) bool { return t.Key == d.Tenant }) {
+			l.warn(at.key("tenant"), show(d.Tenant)+" is not the key of a tenant", "correct or remove it")
+		}
+		name, _, _ := strings.Cut(d.User, "+")
+		if d.User != "" && !slices.ContainsFunc(l.cfg.Users, func(u User) bool { return u.Name == d.User || u.Name == name }) {
+			l.warn(at.key("user"), show(d.User)+" is not the name of a user", "correct or remove it")
+		}
 	}
 }

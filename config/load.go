@@ -64,6 +64,7 @@ type loader struct {
 	databaseAt []databasePlace
 	tenantAt   []place
 	userAt     []place
+	denyAt     []place
 }
 
 // databasePlace is where the two names of a logical database stand.

@@ -92,6 +92,23 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestDenyNobody: a misspelt name would shut nobody out, which is said.
+func TestDenyNobody(t *testing.T) {
+	_, warnings, err := loadText(minimal + "[[deny]]\ntenant = \"acmee\"\nreason = \"x\"\n[[deny]]\nuser = \"ap\"\nreason = \"x\"\n")
+	if err != nil || len(warnings) != 2 || warnings[0].Key != "deny[0].tenant" || warnings[1].Key != "deny[1].user" {
+		t.Errorf("%v %v", warnings, err)
+	}
+}
+
+// TestFleetKeyWarning: without a key that stays, salts of unknown users change with each start.
+func TestFleetKeyWarning(t *testing.T) {
+	text := strings.Replace(read(t, "testdata/auth.good.toml"), "[routing]", "[control]\nenabled = false\n[routing]", 1)
+	_, warnings, err := loadText(text)
+	if err != nil || len(warnings) != 1 || warnings[0].Remedy != "set fleet_key_file" {
+		t.Errorf("%v %v", warnings, err)
+	}
+}
+
 func FuzzCredential(f *testing.F) {
 	for _, seed := range []string{goodCredential, "", "SCRAM-SHA-1$", "SCRAM-SHA-1$10000:AAAA$B:C", "SCRAM-SHA-256$$$:::"} {
 		f.Add(seed)

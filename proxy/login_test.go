@@ -368,6 +368,16 @@ func TestConversationRules(t *testing.T) {
 	mustLogIn(t, c, "app")
 }
 
+// TestNoFleetKey: while the key is not known, nobody is asked for a password: salts would differ later.
+func TestNoFleetKey(t *testing.T) {
+	g := newGround(t, nil)
+	g.proxy.opts.FleetKey = func() []byte { return nil }
+	x := guard(t, g, []config.User{userOf(t, "app", "application", "", "")})
+	for _, name := range []string{"app", "nobody"} {
+		wantCode(t, name, newLogin(t, x.dial(t, 0), name, password).start(t), 6)
+	}
+}
+
 // TestSpeculation: the hello of either framing begins a log-in, and leaves it out where it is wrong.
 func TestSpeculation(t *testing.T) {
 	g := guard(t, newGround(t, nil), []config.User{userOf(t, "app", "application", "", "")})

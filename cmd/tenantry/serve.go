@@ -194,6 +194,9 @@ func (p *process) listen(cfg *config.Config) error {
 		if l.Tenant != "" {
 			e = e.Str("tenant", l.Tenant)
 		}
+		if l.Auth != "" {
+			e = e.Str("auth", l.Auth)
+		}
 		e.Msg("listening")
 	}
 	return nil
