@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/xdg-go/scram"
+
 	"github.com/smetasc/tenantry/config"
 )
 
@@ -217,6 +219,31 @@ func TestMalformed(t *testing.T) {
 		}
 		if _, done, err := v.Step(nil); done || !errors.Is(err, ErrFailed) || v.Principal() != nil {
 			t.Errorf("the empty step behind %q: %v %v", final, done, err)
+		}
+	}
+}
+
+// TestEmptyStep: the third step, where a client takes it, is empty.
+func TestEmptyStep(t *testing.T) {
+	users := NewUsers([]config.User{user(t, "app", "application", "", "")})
+	prepared, _ := prepare(config.ScramSHA256, "app", "pw")
+	client, err := scram.SHA256.NewClientUnprepped("app", prepared, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := users.Login(config.ScramSHA256, "admin", secret, false), client.NewConversation()
+	first, _ := theirs.Step("")
+	reply, _, err := ours.Step([]byte(first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	final, _ := theirs.Step(string(reply))
+	if _, done, err := ours.Step([]byte(final)); done || err != nil {
+		t.Fatalf("%v %v", done, err)
+	}
+	for _, payload := range []string{"x", ""} {
+		if _, done, err := ours.Step([]byte(payload)); done || !errors.Is(err, ErrFailed) || ours.Principal() != nil {
+			t.Errorf("%q: %v %v", payload, done, err)
 		}
 	}
 }

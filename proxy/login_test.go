@@ -413,7 +413,8 @@ func TestSpeculation(t *testing.T) {
 			}
 		}
 	}
-	if reply := g.client.Run("admin", d("hello", 1, "saslSupportedMechs", "admin.app", "speculativeAuthenticate", d("saslStart", 1))); wiretest.Get(reply, "saslSupportedMechs") != nil || wiretest.Get(reply, "ok") != 1.0 {
+	if reply := g.client.Run("admin", d("hello", 1, "saslSupportedMechs", "admin.app", "speculativeAuthenticate",
+		d("saslStart", 1, "mechanism", "SCRAM-SHA-256", "payload", []byte("n,,n=app,r=a"), "db", "admin"))); wiretest.Get(reply, "speculativeAuthenticate") != nil || wiretest.Get(reply, "saslSupportedMechs") != nil || wiretest.Get(reply, "ok") != 1.0 {
 		t.Errorf("without authentication: %v", reply)
 	}
 }
@@ -549,6 +550,17 @@ func TestUserChanges(t *testing.T) {
 	}
 }
 
+// TestChangeWhileLoggingIn: a reload between the steps of a log-in holds for it too.
+func TestChangeWhileLoggingIn(t *testing.T) {
+	g := guard(t, newGround(t, nil), []config.User{userOf(t, "app", "application", "", "")})
+	c := g.dial(t, 0)
+	l := newLogin(t, c, "app", password)
+	reply := l.start(t)
+	g.reload(func(c *config.Config) { c.Users = nil }) // it is nobody's yet, so it stays
+	l.proceed(l.answer(t, reply))
+	wantCode(t, "find", c.Run("app", d("find", "orders")), 13)
+}
+
 // TestDeny: who is shut out is told why, by the first command and not by hello, which drivers would
 // take for a server that is down.
 func TestDeny(t *testing.T) {
@@ -630,6 +642,10 @@ func TestAudit(t *testing.T) {
 	wantCode(t, "insert", c.Run("app", d("insert", "orders", "documents", bson.A{d("_id", "secretValue", "list", bson.A{1, 2})})), 13)
 	g.insert(t, 2, "globex")
 	g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("_id", 2), "u", d("$set", d("tenantId", "acme")))}))
+	wantCode(t, "no such command", g.client.Run("app", d("noSuchCommand", 1)), 59)
+	if n := len(g.log.audited(`"event":"command refused"`)); n != 3 {
+		t.Errorf("%d lines of refused commands", n)
+	}
 	from := `"client":"` + c.LocalAddr().String() + `"`
 	for _, want := range [][]string{
 		{`"event":"command refused"`, `"code":13`, `"command":"find"`, `"database":"app"`, `"collection":"orders"`, `"shape":"{find: string, filter: {secretField: string}}"`, from},
