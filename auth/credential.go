@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"crypto/hmac"
 	"crypto/md5"
 	"crypto/rand"
 	"encoding/hex"
@@ -76,17 +75,4 @@ func prepare(mech, user, password string) (string, error) {
 		return "", errors.New("the password holds characters that clients can not send (RFC 4013)")
 	}
 	return prepared, nil
-}
-
-// sameKeys reports whether two lists of credentials are of the same passwords.
-func sameKeys(a, b []config.Credential) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !hmac.Equal([]byte(a[i].Text()), []byte(b[i].Text())) {
-			return false
-		}
-	}
-	return true
 }

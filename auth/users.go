@@ -127,7 +127,7 @@ func (u *Users) Still(p *Principal) bool {
 	is := u.find(p.Source, p.User).user
 	was := p.record
 	return is == was || is != nil && is.Name == was.Name && is.Role == was.Role && is.Tenant == was.Tenant &&
-		is.Isolation == was.Isolation && sameKeys(is.Credentials, was.Credentials)
+		is.Isolation == was.Isolation && slices.Equal(is.Credentials, was.Credentials)
 }
 
 // Account is the name of the user whose password the principal knew: without the tenant that he
