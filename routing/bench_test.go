@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"testing"
 
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
 	"github.com/smetasc/tenantry/wire"
 )
 
@@ -102,6 +104,24 @@ func BenchmarkRows(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkForeign: the look for leaks of one document, of a dozen fields with the tenant's the last.
+func BenchmarkForeign(b *testing.B) {
+	table, binding := crowd(b), &Binding{Key: "tenant500", Access: Write}
+	d := build(func(d []byte) []byte {
+		for i := range 11 {
+			d = bsoncore.AppendStringElement(d, fmt.Sprintf("field%02d", i), "twelve bytes")
+		}
+		return bsoncore.AppendStringElement(d, "tenantId", "tenant500")
+	})
+	b.ReportAllocs()
+	b.SetBytes(int64(len(d)))
+	for b.Loop() {
+		if table.Foreign(binding, []byte("app"), []byte("orders"), d) {
+			b.Fatal("it is the tenant's own")
+		}
 	}
 }
 
