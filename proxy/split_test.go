@@ -575,6 +575,31 @@ func TestSameID(t *testing.T) {
 	}
 }
 
+// Of several homes' first documents by the sort the first of all is the one that is modified, wherever it is.
+func TestModifySorted(t *testing.T) {
+	for down, want := range map[int]string{1: "app_t_acme", -1: "app"} {
+		g := newGround(t, nil)
+		g.insert(t, 1, "globex")
+		g.insert(t, 2, "acme")
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			switch ns := c.DB + ".orders"; {
+			case c.Name == "find" && c.DB == "app":
+				return wiretest.Cursor(ns, 0, true, d("_id", 1, "tenantId", "globex", sortKey, bson.A{5}))
+			case c.Name == "find":
+				return wiretest.Cursor(ns, 0, true, d("_id", 2, "tenantId", "acme", sortKey, bson.A{3}))
+			case c.Name == "findAndModify":
+				return wiretest.OK(bson.E{Key: "lastErrorObject", Value: d("n", 1)}, bson.E{Key: "value", Value: d("x", 0)})
+			}
+			return wiretest.Pass()
+		})
+		r := g.client.Run("app", d("findAndModify", "orders", "query", d("x", 0), "sort", d("n", down), "update", d("$set", d("x", 9))))
+		sent := g.server.Commands("findAndModify")
+		if len(sent) != 1 || sent[0].DB != want || wiretest.Get(r, "lastErrorObject", "n") != int32(1) {
+			t.Errorf("sorted by %d it is sent %d times, want once to %s: %v", down, len(sent), want, r)
+		}
+	}
+}
+
 // An _id that two tenants' databases have is no one's to choose: the write that names it alone fails, and
 // nothing is learnt of it.
 func TestIDInTwoHomes(t *testing.T) {
