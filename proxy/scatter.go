@@ -16,6 +16,12 @@ type part struct {
 	err   *wire.Error
 }
 
+// ends reports whether the part's failure ends the transaction that it is of.
+func (p *part) ends() bool {
+	f := &p.tr.facts
+	return p.err != nil || f.errors || !f.ok && !settled(f.code)
+}
+
 func free(parts []part) {
 	for i := range parts {
 		parts[i].reply.Free()
@@ -55,7 +61,8 @@ func (c *clientConn) pinAll(tx *txn, trips []*trip) *wire.Error {
 }
 
 // scatter sends every trip's command, at once within the width, one after the other in a
-// transaction, and returns when all are back.
+// transaction, and returns when all are back. In a transaction the first failure ends it on the server:
+// what would come behind it is not sent, and has no part.
 func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 	parts := make([]part, len(trips))
 	var first []part
@@ -78,6 +85,10 @@ func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 		for i, tr := range trips {
 			parts[i].tr = tr
 			parts[i].reply, parts[i].err = c.send(tr)
+			if tx != nil && parts[i].ends() {
+				parts = parts[:i+1]
+				break
+			}
 		}
 	} else {
 		c.atOnce(trips, parts)

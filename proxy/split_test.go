@@ -575,6 +575,34 @@ func TestSameID(t *testing.T) {
 	}
 }
 
+// In a transaction a write of many documents that fails in one home has ended it there: the others are not
+// asked, whose word would be that there is no transaction, and the answer is the server's.
+func TestManyFailInTransaction(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, 1, "globex")
+	g.insert(t, 2, "acme")
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "update" {
+			g.server.Handle(nil)
+			failed := d("index", 0, "code", 11000, "errmsg", "E11000 duplicate key error")
+			return wiretest.OK(bson.E{Key: "n", Value: 0}, bson.E{Key: "nModified", Value: 0}, bson.E{Key: "writeErrors", Value: bson.A{failed}})
+		}
+		return wiretest.Pass()
+	})
+	many := d("update", "orders", "updates", bson.A{d("q", d("x", 0), "u", d("$set", d("x", 1)), "multi", true)},
+		"lsid", session(1), "txnNumber", int64(1), "autocommit", false, "startTransaction", true)
+	if got := outcomeOf(g.client.Run("app", many)); got != "n 0, 0: 11000" {
+		t.Errorf("it answers %s", got)
+	}
+	if n := len(g.server.Commands("update")); n != 1 {
+		t.Errorf("%d updates are sent", n)
+	}
+	r := g.client.Run("admin", d("commitTransaction", 1, "lsid", session(1), "txnNumber", int64(1), "autocommit", false))
+	if wiretest.Get(r, "code") != int32(251) {
+		t.Errorf("the commit: %v", r)
+	}
+}
+
 // Of several homes' first documents by the sort the first of all is the one that is modified, wherever it is.
 func TestModifySorted(t *testing.T) {
 	for down, want := range map[int]string{1: "app_t_acme", -1: "app"} {
