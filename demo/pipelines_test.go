@@ -188,6 +188,8 @@ var pipelines = []struct {
 	{"$match of two tenants", "orders", false, `[{"$match":{"tenantId":{"$in":["acme",42,"globex"]}}}]`},
 	{"$match of none", "orders", false, `[{"$match":{"tenantId":null}}]`},
 	{"$skip and $limit at the end", "orders", true, `[{"$match":{"_id":{"$in":[3,4]}}},{"$project":{"_id":0,"x":{"$literal":1}}},{"$limit":5},{"$skip":1}]`},
+	{"$limit at the end", "orders", true, `[{"$project":{"_id":0,"x":{"$literal":1}}},{"$limit":7}]`},
+	{"$limit behind $skip, of more", "orders", true, `[{"$project":{"_id":0,"x":{"$literal":1}}},{"$skip":3},{"$limit":4}]`},
 	{"$skip at the end", "orders", true, `[{"$project":{"_id":0,"x":{"$literal":1}}},{"$skip":59}]`},
 	{"$skip and $limit at the end, of all", "orders", true, `[{"$project":{"_id":0,"x":{"$literal":1}}},{"$skip":57},{"$limit":50}]`},
 	{"page", "orders", true, `[{"$sort":{"n":-1,"_id":1}},{"$skip":11},{"$limit":17}]`},

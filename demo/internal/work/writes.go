@@ -56,7 +56,7 @@ func (w *world) says(c string, o owner) bson.D {
 // change is an update of one document, or with many of whichever.
 func (w *world) change(c string, o owner, many bool) any {
 	set := func(d bson.D) bson.D { return is("$set", d) }
-	switch w.between("change", 0, 15) {
+	switch w.between("change", 0, 16) {
 	case 0, 1, 2, 3:
 		return set(w.fields(c, o))
 	case 4:
@@ -73,13 +73,14 @@ func (w *world) change(c string, o owner, many bool) any {
 		return bson.D{{Key: "$min", Value: is("amount", int32(0))}, {Key: "$setOnInsert", Value: is("s", "new")}}
 	case 10:
 		return set(w.says(c, w.tenant()))
-	case 11:
+	case 11, 16:
 		return draw(w, "pipeline",
 			bson.A{is("$set", is("n", is("$add", bson.A{"$amount", int32(1)})))},
 			bson.A{is("$set", is("s", "b")), is("$unset", "sub")},
 			bson.A{is("$addFields", is("seen", is("$ifNull", bson.A{"$n", "none"})))},
 			bson.A{is("$replaceWith", is("$mergeObjects", bson.A{"$$ROOT", is("s", w.s())}))},
-			bson.A{is("$set", is(tenantField(c), w.spell(w.tenant().id)))})
+			bson.A{is("$set", is(tenantField(c), w.spell(w.tenant().id)))},
+			bson.A{is("$set", bson.D{{Key: "s", Value: "b"}, {Key: tenantField(c), Value: w.spell(o.id)}})})
 	case 12:
 		return is("$unset", is(tenantField(c), ""))
 	case 13:
