@@ -58,7 +58,7 @@ id = "GLOBEX"
 key = "globex2"
 mode = "shared"
 [guard]
-leaks = "full"
+leaks = "off"
 `
 	addresses := map[string]string{}
 	for _, tenant := range attackers {
