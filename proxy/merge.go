@@ -135,6 +135,9 @@ func (c *clientConn) nextSize() int {
 // firstOfMerged is the reply with the first batch of a cursor over several homes.
 func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (*wire.Buf, *wire.Error) {
 	docs, err := c.take(cur, firstSize(batchSize), tx)
+	if err == nil {
+		err = c.checked(cur.merged.streams, tx)
+	}
 	if err != nil {
 		c.killStreams(cur)
 		return nil, err

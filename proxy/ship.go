@@ -144,6 +144,31 @@ type flow struct {
 	s    shipping // of the command that began it
 	seg  *routing.Segment
 	from []*stream
+	ran  bool // a server has seen its stages
+}
+
+// checked has the stages of those flows looked at through which nothing has come yet: what is wrong with a
+// pipeline a server says at once, also where it finds no documents.
+func (c *clientConn) checked(streams []*stream, tx *txn) *wire.Error {
+	for _, x := range streams {
+		if x.flow == nil {
+			continue
+		}
+		if err := c.checked(x.flow.from, tx); err != nil {
+			return err
+		}
+		if x.flow.ran {
+			continue
+		}
+		s := x.flow.s
+		s.c, s.tx = c, tx
+		x.flow.ran = true
+		if _, err := s.ship(x.flow.seg, nil); err != nil {
+			s.end()
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *flow) more() bool {
@@ -178,6 +203,7 @@ func (f *flow) fetch(c *clientConn, to *stream, size int, tx *txn) *wire.Error {
 	if n == 0 {
 		return tooMany(whole)
 	}
+	f.ran = true
 	streams, err := s.ship(f.seg, x.docs[:n])
 	if err == nil {
 		x.docs = x.docs[n:]

@@ -427,3 +427,24 @@ func TestCountsAreSummed(t *testing.T) {
 	answers["app_t_acme"] = nil
 	want("[]")
 }
+
+// What is wrong with a pipeline a server says at once: also of stages that documents flow through batch by
+// batch, where none has come yet, or none comes.
+func TestShipChecked(t *testing.T) {
+	join := d("$lookup", d("from", "users", "localField", "user", "foreignField", "_id", "as", "u"))
+	for _, tt := range []struct{ docs, size int }{{3, 0}, {3, 5}, {0, 5}} {
+		a := &aggregates{docs: map[string][]any{"app_t_acme.orders": numbered(0, tt.docs)}}
+		g := newShippingGround(t, a)
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if _, ships := c.Int("aggregate"); ships {
+				return wiretest.Fail(28667, "Invalid $project")
+			}
+			return a.answer(c)
+		})
+		r := g.client.Run("app", d("aggregate", "orders", "cursor", d("batchSize", tt.size),
+			"pipeline", stages(d("$match", d("tenantId", "acme")), join, d("$project", d("x", 1)))))
+		if wiretest.Get(r, "code") != int32(28667) || g.proxy.cursors.count() != 0 {
+			t.Errorf("%d documents in batches of %d: %v, %d cursors are left open", tt.docs, tt.size, r, g.proxy.cursors.count())
+		}
+	}
+}
