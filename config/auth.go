@@ -31,7 +31,7 @@ func (l *loader) auth(t *table) {
 	l.cfg.Auth = Auth{
 		Mechanisms:      t.list("mechanisms"),
 		AddressFailures: t.number("address_failures", 60, 0),
-		UserFailures:    t.number("user_failures", 10, 0),
+		UserFailures:    t.number("user_failures", 20, 0),
 		FailurePeriod:   t.duration("failure_period", time.Minute, false),
 	}
 	l.mechanisms(t)

@@ -97,7 +97,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-var defaultAuth = Auth{Mechanisms: []string{"SCRAM-SHA-256"}, AddressFailures: 60, UserFailures: 10, FailurePeriod: time.Minute}
+var defaultAuth = Auth{Mechanisms: []string{"SCRAM-SHA-256"}, AddressFailures: 60, UserFailures: 20, FailurePeriod: time.Minute}
 
 func lineOf(t *testing.T, path, prefix string) int {
 	t.Helper()

@@ -663,16 +663,34 @@ func TestAudit(t *testing.T) {
 			t.Errorf("the log shows %q", secret)
 		}
 	}
+}
+
+// TestAuditLimit: one address does not fill the log, nor keep others out of it, and what is left out is
+// counted.
+func TestAuditLimit(t *testing.T) {
+	var log logged
+	a, now := newAudits(zerolog.New(&log)), time.Unix(1e9, 0)
 	for range 100 {
-		g.dial(t, 0).Run("app", d("find", "orders"))
+		a.line("one", now).Msg("")
 	}
-	if n := len(g.log.audited(`"command":"find"`)); n > 25 {
-		t.Errorf("%d lines of the same", n)
+	if n := len(log.audited()); n != auditEach.Count {
+		t.Errorf("%d lines of one address", n)
 	}
-	g.proxy.audits.flush()
-	g.proxy.audits.flush()
-	if lines := g.log.audited(`"left_out":`); len(lines) != 1 {
-		t.Errorf("lines left out: %q", lines)
+	a.line("another", now).Msg("")
+	a.flush()
+	if n := len(log.audited(`"left_out":80`)); n != 1 || len(log.audited()) != auditEach.Count+1 {
+		t.Errorf("%s", log.String())
+	}
+	for n := range 2 * auditAll.Count {
+		a.line(fmt.Sprint(n), now).Msg("")
+	}
+	if n := len(log.audited()); n != auditAll.Count {
+		t.Errorf("%d lines of all", n)
+	}
+	a.flush()
+	a.flush()
+	if n := len(log.audited(`left_out":1021`, "were left out")); n != 1 || len(log.audited()) != auditAll.Count+1 {
+		t.Errorf("%d lines that tell how many are left out", n)
 	}
 }
 
