@@ -54,21 +54,14 @@ func (r *Rates) Take(key string, l Limit, now time.Time) bool {
 	return true
 }
 
-// Give gives one back.
-func (r *Rates) Give(key string, l Limit, now time.Time) {
-	k := maphash.String(r.seed, key)
+// Room reports whether the limit leaves one, and uses none up.
+func (r *Rates) Room(key string, l Limit, now time.Time) bool {
+	if l.Count == 0 {
+		return true
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	is, known := r.m[k]
-	if !known {
-		return
-	}
-	if is = is.ease(l, now); is.n <= 1 {
-		delete(r.m, k)
-		return
-	}
-	is.n--
-	r.m[k] = is
+	return r.m[maphash.String(r.seed, key)].ease(l, now).n+1 <= float64(l.Count)
 }
 
 // has reports whether something of a key is used up, or was.

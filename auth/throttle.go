@@ -32,13 +32,14 @@ func NewThrottle() *Throttle {
 
 // Attempt is a password that is about to be looked at.
 type Attempt struct {
-	t     *Throttle
-	takes []take
-	pair  string
-	at    time.Time
+	t      *Throttle
+	counts []count
+	pair   string
+	at     time.Time
 }
 
-type take struct {
+// count is what a failure counts for.
+type count struct {
 	rates *Rates
 	key   string
 	limit Limit
@@ -47,43 +48,35 @@ type take struct {
 // forever is a mark that stays until there is no room for it.
 var forever = Limit{Count: 1, Period: 1 << 62}
 
-// Try says whether a password for the account may be looked at, and counts it as a failure until
-// [Attempt.Succeeded] is told otherwise: so those that are tried at once count too.
+// Try says whether a password for the account may be looked at. Only one that is wrong counts: right
+// ones come in crowds, when an application starts.
 func (t *Throttle) Try(from netip.Addr, source, account string, f Failures, now time.Time) (a Attempt, ok bool) {
 	address := network(from)
 	user := source + "\x00" + account
 	a = Attempt{t: t, pair: address + "\x00" + user, at: now}
-	want := []take{{t.pairs, a.pair, f.PerUser}}
-	if t.proven.has(a.pair) {
-		return a.take(want)
+	a.counts = []count{{t.pairs, a.pair, f.PerUser}}
+	if !t.proven.has(a.pair) {
+		everywhere := f.PerUser
+		everywhere.Count *= 10
+		a.counts = append(a.counts, count{t.addresses, address, f.PerAddress}, count{t.users, user, everywhere})
 	}
-	everywhere := f.PerUser
-	everywhere.Count *= 10
-	return a.take(append(want, take{t.addresses, address, f.PerAddress}, take{t.users, user, everywhere}))
-}
-
-func (a Attempt) take(want []take) (Attempt, bool) {
-	for _, w := range want {
-		if !w.rates.Take(w.key, w.limit, a.at) {
-			a.giveBack()
+	for _, c := range a.counts {
+		if !c.rates.Room(c.key, c.limit, now) {
 			return a, false
 		}
-		a.takes = append(a.takes, w)
 	}
 	return a, true
 }
 
-func (a Attempt) giveBack() {
-	for _, w := range a.takes {
-		w.rates.Give(w.key, w.limit, a.at)
+// Failed says that the password was wrong.
+func (a Attempt) Failed() {
+	for _, c := range a.counts {
+		c.rates.Take(c.key, c.limit, a.at)
 	}
 }
 
 // Succeeded says that the password was right.
-func (a Attempt) Succeeded() {
-	a.giveBack()
-	a.t.proven.Take(a.pair, forever, a.at)
-}
+func (a Attempt) Succeeded() { a.t.proven.Take(a.pair, forever, a.at) }
 
 func network(a netip.Addr) string {
 	a = a.Unmap()

@@ -50,10 +50,17 @@ func (a *audits) flush() {
 	}
 }
 
-// audit begins a line about the client; name tells apart what would else be limited together.
-func (c *clientConn) audit(event, name string) *zerolog.Event {
-	e := c.srv.audits.line(event+"\x00"+name+"\x00"+c.address().String(), time.Now())
+// audit begins a line about the client; user, whose password it knew, tells apart what would else be
+// limited together.
+func (c *clientConn) audit(event, user string) *zerolog.Event {
+	e := c.srv.audits.line(event+"\x00"+user+"\x00"+c.address().String(), time.Now())
 	return c.log.about(e).Str("event", event)
+}
+
+// auditLogin begins a line about a log-in, by what the client says of itself.
+func (c *clientConn) auditLogin(event, user, name, source string) *zerolog.Event {
+	const most = 512 // bytes; no user's name is longer
+	return c.audit(event, user).Str("login", name[:min(len(name), most)]).Str("source", source[:min(len(source), most)])
 }
 
 // auditRefusal notes a command that was refused for what the client may not do.

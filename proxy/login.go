@@ -168,13 +168,20 @@ func (c *clientConn) saslContinue(cmd wire.Doc) (s loginStep, err *wire.Error) {
 // step takes a payload through the conversation, and lets the client in where that is its end.
 func (c *clientConn) step(cmd wire.Doc) (s loginStep, _ *wire.Error) {
 	v := c.login
-	var attempt auth.Attempt
-	guess := v.Guesses()
-	if guess {
-		var ok bool
-		set := c.srv.settings.Load()
-		if attempt, ok = c.srv.throttle.Try(c.address(), v.Source(), v.Account(), set.failures, time.Now()); !ok {
+	take := v.Step
+	if v.Guesses() {
+		attempt, ok := c.srv.throttle.Try(c.address(), v.Source(), v.Account(), c.srv.settings.Load().failures, time.Now())
+		if !ok {
 			return s, c.loginFailed("throttled")
+		}
+		take = func(payload []byte) ([]byte, bool, error) {
+			reply, done, err := v.Step(payload)
+			if err != nil {
+				attempt.Failed()
+			} else {
+				attempt.Succeeded()
+			}
+			return reply, done, err
 		}
 	}
 	payload, ok := payloadOf(cmd)
@@ -182,11 +189,8 @@ func (c *clientConn) step(cmd wire.Doc) (s loginStep, _ *wire.Error) {
 		return s, c.loginFailed("failed")
 	}
 	var err error
-	if s.payload, s.done, err = v.Step(payload); err != nil {
+	if s.payload, s.done, err = take(payload); err != nil {
 		return s, c.loginFailed("failed")
-	}
-	if guess {
-		attempt.Succeeded()
 	}
 	if !s.done {
 		return s, nil
@@ -202,7 +206,7 @@ func (c *clientConn) loginFailed(result string) *wire.Error {
 	v := c.login
 	c.login = nil
 	c.srv.metrics.logins.WithLabelValues(result).Inc()
-	c.audit("login "+result, v.Name()).Str("login", v.Name()).Str("source", v.Source()).Msg("a log-in failed")
+	c.auditLogin("login "+result, "", v.Name(), v.Source()).Msg("a log-in failed")
 	return errLogin
 }
 
@@ -210,7 +214,7 @@ func (c *clientConn) loginFailed(result string) *wire.Error {
 func (c *clientConn) letIn(p *auth.Principal) *wire.Error {
 	refuse := func(e *wire.Error) *wire.Error {
 		c.srv.metrics.logins.WithLabelValues("refused").Inc()
-		c.audit("login refused", p.User).Str("login", p.User).Str("source", p.Source).Str("why", e.Text).Msg("a log-in was refused")
+		c.auditLogin("login refused", p.User, p.User, p.Source).Str("why", e.Text).Msg("a log-in was refused")
 		return e
 	}
 	on := p
@@ -230,7 +234,7 @@ func (c *clientConn) letIn(p *auth.Principal) *wire.Error {
 	c.become(on)
 	c.in, c.checked = true, nil
 	c.srv.metrics.logins.WithLabelValues("ok").Inc()
-	c.audit("login", p.User).Str("login", p.User).Str("source", p.Source).Msg("a client logged in")
+	c.auditLogin("login", p.User, p.User, p.Source).Msg("a client logged in")
 	return nil
 }
 
