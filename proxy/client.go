@@ -146,6 +146,9 @@ func (c *clientConn) next() error {
 	}
 	c.giveWork() // not deferred: after a panic a goroutine of the command's may still use it
 	c.busy.Store(false)
+	if err == nil && c.endsHere() {
+		err = errClose
+	}
 	return err
 }
 

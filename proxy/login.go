@@ -52,6 +52,19 @@ func (c *clientConn) recheck() {
 	}
 }
 
+// endsHere reports whether a reload has shut the client out while its command was under way: those
+// who wait for nothing are closed by it, see shutOut.
+func (c *clientConn) endsHere() bool {
+	if c.srv.settings.Load() == c.checked {
+		return false
+	}
+	c.recheck()
+	if c.barred != nil {
+		c.srv.metrics.shutOut.Inc()
+	}
+	return c.barred != nil
+}
+
 // outdated reports whether the client has authenticated as a user who is not the same any more.
 func (c *clientConn) outdated(set *settings) bool {
 	who := c.who.Load()

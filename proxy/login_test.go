@@ -87,7 +87,7 @@ func guard(t *testing.T, g *ground, users []config.User, more ...config.Listener
 		Auth:    config.Auth{Mechanisms: []string{config.ScramSHA256}, FailurePeriod: time.Minute},
 	}}
 	for i, l := range append([]config.Listener{{Auth: "scram"}}, more...) {
-		l.Address = fmt.Sprintf("127.0.0.1:%d", i) // none of these is listened on: a name for settings
+		l.Address = fmt.Sprint("guarded ", i) // a name for settings; see listenAs
 		x.cfg.Listeners = append(x.cfg.Listeners, l)
 	}
 	g.proxy.Apply(x.cfg)
@@ -524,8 +524,8 @@ func TestConnectionStatus(t *testing.T) {
 	}
 }
 
-// TestUserChanges: who is removed or changed by a reload is out with the next command, or at once
-// where its connection is idle.
+// TestUserChanges: who is removed or changed by a reload is out at once, or when the command under way
+// is over.
 func TestUserChanges(t *testing.T) {
 	app, other := userOf(t, "app", "application", "", ""), userOf(t, "other", "application", "", "")
 	changed := other
@@ -543,8 +543,9 @@ func TestUserChanges(t *testing.T) {
 		g.reload(func(c *config.Config) { c.Users = after })
 		idle.Closed()
 		close(release)
-		busy.Receive()
-		wantCode(t, name, busy.Run("app", d("find", "orders")), 13)
+		if reply := busy.Receive().D(); wiretest.Get(reply, "ok") != 1.0 {
+			t.Errorf("%s: the command under way: %v", name, reply)
+		}
 		busy.Closed()
 		wantCode(t, "another user", stays.Run("app", d("find", "orders")), 0)
 	}
@@ -558,7 +559,36 @@ func TestChangeWhileLoggingIn(t *testing.T) {
 	reply := l.start(t)
 	g.reload(func(c *config.Config) { c.Users = nil }) // it is nobody's yet, so it stays
 	l.proceed(l.answer(t, reply))
-	wantCode(t, "find", c.Run("app", d("find", "orders")), 13)
+	c.Closed()
+}
+
+// TestRecheck: a command that comes before the connection is closed is refused.
+func TestRecheck(t *testing.T) {
+	g := guard(t, newGround(t, nil), []config.User{userOf(t, "app", "application", "", "")})
+	for what, change := range map[string]func(*settings){
+		"removed":  func(s *settings) { s.users = auth.NewUsers(nil) },
+		"shut out": func(s *settings) { s.deny = []config.Deny{{User: "app", Reason: "bill"}} },
+	} {
+		was, refused := g.proxy.settings.Load(), false
+		for range 100 {
+			c := g.dial(t, 0)
+			mustLogIn(t, c, "app")
+			wantCode(t, "find", c.Run("app", d("find", "orders")), 0)
+			n := *was
+			change(&n)
+			g.proxy.settings.Store(&n) // and shutOut has not come to it yet
+			in, err := c.Try(d("find", "orders", "$db", "app"))
+			g.proxy.settings.Store(was)
+			if err == nil { // else the command before was not quite over, and the connection is closed
+				wantCode(t, what, wiretest.Decode(in), 13)
+				refused = true
+				break
+			}
+		}
+		if !refused {
+			t.Errorf("%s: each of a hundred connections was closed", what)
+		}
+	}
 }
 
 // TestDeny: who is shut out is told why, by the first command and not by hello, which drivers would

@@ -96,7 +96,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 			Name: "tenantry_logins_total", Help: "Log-ins by result: ok, failed, throttled (too many had failed), refused (the password was right).",
 		}, []string{"result"}),
 		shutOut: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tenantry_shut_out_total", Help: "Commands refused and idle connections closed because of [[deny]] or a user who was changed or removed.",
+			Name: "tenantry_shut_out_total", Help: "Commands refused and connections closed because of [[deny]] or a user who was changed or removed.",
 		}),
 		named: map[string]bool{},
 	}

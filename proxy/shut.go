@@ -36,8 +36,9 @@ func (s *settings) shutPrincipal(p *auth.Principal) *wire.Error {
 
 func shutBy(d *config.Deny) *wire.Error { return wire.Errorf(wire.Unauthorized, "%s", d.Reason) }
 
-// shutOut closes the idle connections of those whom new settings shut out or know no more; the
-// others end with their next command, which is told why. Either way a client that comes again is.
+// shutOut closes the idle connections of those whom new settings shut out or know no more. The others
+// end when their command is over, and one that comes meanwhile is refused. A client that comes again
+// is told why.
 func (s *Server) shutOut(set *settings) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
