@@ -53,6 +53,7 @@ func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
 		c.become(auth.Anonymous(l.Tenant, access, l.Isolation == "database"))
 		c.in = true
 	}
+	c.recheck()
 	return c
 }
 

@@ -618,6 +618,7 @@ func TestDeny(t *testing.T) {
 			wantCode(t, tt.free, free.Run("admin", d("connectionStatus", 1)), 0)
 		}
 		c := g.dial(t, 0)
+		wantCode(t, "the first hello", wiretest.Decode(c.LegacyHello(d("isMaster", 1))), 0)
 		wantCode(t, "hello", c.Run("admin", d("hello", 1)), 0)
 		reply := logIn(t, c, tt.who, password)
 		wantCode(t, tt.who, reply, 13)
