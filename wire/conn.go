@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -13,13 +14,16 @@ import (
 const readSize = 16 << 10
 
 // Conn reads and writes whole messages on a connection. While it waits for a message's first
-// byte it holds no buffer, where the connection lets it wait for readiness (TCP and unix
-// sockets; TLS can't). One goroutine reads and one writes; they may be the same.
+// byte it holds no buffer: on TCP and unix sockets it waits for readiness, and of TLS, which
+// decrypts into a buffer of its own, it asks for that one byte. One goroutine reads and one
+// writes; they may be the same.
 type Conn struct {
 	net.Conn
 	raw   syscall.RawConn
 	ready func(fd uintptr) bool // made once: a closure for each read would be an allocation
-	in    *Buf                  // bytes read and not yet handed out, from at on; nil while idle
+	tls   bool
+	first [1]byte // what fill reads of TLS
+	in    *Buf    // bytes read and not yet handed out, from at on; nil while idle
 	at    int
 	err   error // of the read inside ready
 	lost  error // why a message was read in part: the next byte is no header
@@ -34,6 +38,7 @@ type Conn struct {
 // NewConn wraps a connection.
 func NewConn(nc net.Conn) *Conn {
 	c := &Conn{Conn: nc}
+	_, c.tls = nc.(*tls.Conn)
 	c.waitReady()
 	return c
 }
@@ -51,6 +56,9 @@ func (c *Conn) fill() error {
 		c.err = nil
 		return err
 	}
+	if c.tls {
+		return c.fillTLS()
+	}
 	b := NewBuf(readSize)
 	n, err := c.Conn.Read(b.B)
 	if n == 0 {
@@ -59,6 +67,18 @@ func (c *Conn) fill() error {
 	}
 	b.B = b.B[:n]
 	c.in = b
+	return nil
+}
+
+// fillTLS waits for one byte, and takes a buffer when it is there. What came in one record with it
+// costs the next read no system call.
+func (c *Conn) fillTLS() error {
+	n, err := c.Conn.Read(c.first[:])
+	if n == 0 {
+		return progress(err)
+	}
+	c.in = NewBuf(readSize)
+	c.in.B = append(c.in.B[:0], c.first[0])
 	return nil
 }
 
@@ -84,9 +104,10 @@ var ErrLull = errors.New("nothing came for a while")
 // EndLull makes an Await return [ErrLull] once nothing has come for so long, or for half of that: to
 // set a deadline costs a tenth of a command, so one that is set already serves until it is near. It
 // ends no read of a message that has begun, and holds for one ErrLull. Connections that can't wait
-// without a buffer have none.
+// without a buffer have none. (A deadline does no harm to TLS while it reads: what has come of a
+// record is kept.)
 func (c *Conn) EndLull(now time.Time, after time.Duration) error {
-	if c.raw == nil || c.lull.Sub(now) > after/2 {
+	if c.raw == nil && !c.tls || c.lull.Sub(now) > after/2 {
 		return nil
 	}
 	c.lull = now.Add(after)
@@ -160,6 +181,9 @@ func (c *Conn) head(limit int) (n int, price int64, err error) {
 	}
 	h := ReadHeader(c.in.B[c.at:])
 	n = int(h.Length)
+	if h.OpCode != OpMsg && h.OpCode != OpCompressed && isClientHello(c.in.B[c.at:]) {
+		return 0, 0, ErrTLS
+	}
 	if n < HeaderLen || n > limit {
 		return 0, 0, badFrame("length %d, want %d to %d", n, HeaderLen, limit)
 	}
