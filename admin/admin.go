@@ -5,6 +5,7 @@ package admin
 import (
 	"context"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type Options struct {
 	Reload    func(ctx context.Context) error // the file is put in force, or why not
 	Tenants   func() any                      // marshalled as JSON
 	Drift     func(ctx context.Context) any   // the same, with what differs from shared
+	TLS       func() *tls.Config              // of new connections; nil for plain ones
 	TokenFile func() string                   // bearer token for all but /healthz and /readyz; "" for none
 }
 
@@ -60,7 +62,7 @@ func (s *Server) Listen(address string) (net.Addr, error) {
 		return nil, err // it names the address
 	}
 	s.serves.Go(func() {
-		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(listener{l, s.opts.TLS}); !errors.Is(err, http.ErrServerClosed) {
 			s.opts.Log.Error().Err(err).Msg("admin stopped")
 		}
 	})

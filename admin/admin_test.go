@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +30,7 @@ type site struct {
 	refused  error
 	reloads  int
 	token    string // path
+	tls      atomic.Pointer[tls.Config]
 	log      bytes.Buffer
 }
 
@@ -47,6 +50,7 @@ func newSite(t *testing.T) *site {
 		},
 		Tenants:   func() any { return []map[string]string{{"key": "acme"}} },
 		Drift:     func(context.Context) any { return []map[string]string{{"key": "drifted"}} },
+		TLS:       s.tls.Load,
 		TokenFile: func() string { return s.token },
 	})
 	addr, err := s.server.Listen("127.0.0.1:0")

@@ -68,12 +68,14 @@ type Listener struct {
 	Tenant       string // key of the tenant every connection is bound to; "" for an open listener
 	Isolation    string // "rows" or "database"; only of a bound listener
 	Access       string // "read", "write" or "owner"; only of a bound listener
+	TLS          *TLS   // nil: none
 }
 
 // Admin is [admin].
 type Admin struct {
 	Address   string // host:port; "" switches the admin server off
 	TokenFile string // path of the bearer token's file; needed on an address that is not loopback
+	TLS       *TLS   // nil: none
 }
 
 // Control is [control].

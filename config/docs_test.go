@@ -10,7 +10,7 @@ import (
 // TestReference: the reference names every key that the file may have.
 func TestReference(t *testing.T) {
 	var code []byte
-	for _, name := range []string{"sections.go", "auth.go", "users.go"} {
+	for _, name := range []string{"sections.go", "auth.go", "users.go", "tls.go"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -21,7 +21,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := regexp.MustCompile(`(?:text|oneOf|boolean|number|duration|size|list|optional|required|has|later|table|tables)\("([a-z_]+)"`)
+	asked := regexp.MustCompile(`(?:text|oneOf|boolean|number|duration|size|list|optional|required|has|later|table|tables|pem)\((?:sub, )?"([a-z_]+)"`)
 	found := asked.FindAllStringSubmatch(string(code), -1)
 	if len(found) < 40 {
 		t.Fatalf("only %d keys are read", len(found))

@@ -116,7 +116,7 @@ func TestExampleUncommented(t *testing.T) {
 	edit := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(example) }
 	for _, tt := range []struct{ name, text, want string }{
 		{"load_balanced", edit("# load_balanced", "load_balanced"), ""},
-		{"tls", edit("# tls", "tls"), "tls on listeners is not offered yet; remove it"},
+		{"tls", edit("# tls", "tls"), `listeners[0].tls.cert: "server.pem" cannot be read`},
 		{"proxy_protocol", edit("# proxy_protocol", "proxy_protocol"), "proxy_protocol on listeners is not offered yet; remove it"},
 		{"auth", edit("# auth", "auth", "[clusters.home]", "[auth]\nusers_file = \"example.users.toml\"\n[clusters.home]"), ""},
 		{"advertise", edit("# advertise", "advertise"), ""},

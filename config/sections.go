@@ -79,7 +79,7 @@ func (l *loader) listener(t *table) {
 	default:
 		t.refuse("auth", show(auth)+" is not a choice", `write "none" or "scram"`)
 	}
-	t.later("tls", "tls on listeners")
+	ln.TLS = l.tls(t)
 	t.later("proxy_protocol", "proxy_protocol on listeners")
 	t.done()
 	l.cfg.Listeners = append(l.cfg.Listeners, ln)
@@ -102,6 +102,7 @@ func (l *loader) admin(t *table) {
 	if name := t.optional("token_file", ""); name != "" {
 		a.TokenFile, _, _ = l.file(t.at.key("token_file"), name)
 	}
+	a.TLS = l.tls(t)
 	t.done()
 	l.cfg.Admin = a
 	l.cfg.remember(t.at.key("address"))

@@ -48,7 +48,7 @@ func (c *Config) WriteSummary(w io.Writer) error {
 func (c *Config) summarizeRouting(row func(...string)) {
 	row("mode", c.Routing.Mode)
 	row("home", word(c.Routing.Home))
-	row("admin", orElse(c.Admin.Address, "off"))
+	row("admin", orElse(c.Admin.Address, "off")+when(c.Admin.TLS != nil, ", "+c.Admin.TLS.note()))
 	row("control database", orElse(when(c.Control.Enabled, c.Control.Database), "none: the file alone decides"))
 	row("tenant field", c.Routing.TenantField)
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.TenantFields)) {
@@ -106,6 +106,7 @@ func (ln Listener) notes() string {
 		when(ln.Advertise != "", "advertises "+ln.Advertise),
 		when(ln.Insecure, "insecure"),
 		when(ln.Auth != "", "auth "+ln.Auth),
+		ln.TLS.note(),
 	}
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), ", ")
 }

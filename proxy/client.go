@@ -176,6 +176,8 @@ func (s *Server) stopping() bool {
 func (c *clientConn) gone(err error) {
 	var frame wire.FrameError
 	switch {
+	case errors.Is(err, wire.ErrTLS):
+		c.handshakeUnwanted()
 	case errors.As(err, &frame):
 		c.srv.metrics.malformed.Inc()
 		c.log.Info().Err(err).Msg("connection closed: what came is no message")
@@ -218,7 +220,7 @@ func (c *clientConn) close() {
 
 // abort ends the connection from another goroutine, and the round trip it may wait for.
 func (c *clientConn) abort() {
-	_ = c.wc.Close()
+	c.cut()
 	c.interrupt()
 }
 

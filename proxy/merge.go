@@ -136,7 +136,7 @@ func (c *clientConn) nextSize() int {
 func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (*wire.Buf, *wire.Error) {
 	docs, err := c.take(cur, firstSize(batchSize), tx)
 	if err == nil {
-		err = c.checked(cur.merged.streams, tx)
+		err = c.probed(cur.merged.streams, tx)
 	}
 	if err != nil {
 		c.killStreams(cur)

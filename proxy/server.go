@@ -12,6 +12,7 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -59,6 +60,8 @@ type Server struct {
 	audits   *audits
 	metrics  *metrics
 
+	handshakes *handshakes
+
 	process   bson.ObjectID // of topologyVersion and serviceId
 	draining  chan struct{} // closed when the end is announced to monitoring clients
 	drainOnce sync.Once
@@ -94,6 +97,7 @@ type settings struct {
 	mechanisms   []string
 	failures     auth.Failures
 	deny         []config.Deny
+	tls          map[string]*tls.Config // of those that have it
 }
 
 // New returns a server that listens nowhere yet.
@@ -105,6 +109,7 @@ func New(o Options) *Server {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(o.Registerer, s)
+	s.handshakes = newHandshakes(o.Registerer)
 	s.settings.Store(&settings{queueTimeout: 5 * time.Second, maxClients: 20000, width: 16, ship: wire.MaxDocument, leaks: leaksSampled, listeners: map[string]*config.Listener{}, users: auth.NewUsers(nil)})
 	return s
 }
@@ -115,7 +120,7 @@ func (s *Server) Apply(cfg *config.Config) {
 	n := &settings{
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
 		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks, boundTime: cfg.Guard.MaxTime,
-		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
+		listeners: make(map[string]*config.Listener, len(cfg.Listeners)), tls: map[string]*tls.Config{},
 		users:     auth.NewUsers(cfg.Users), mechanisms: cfg.Auth.Mechanisms, deny: cfg.Deny,
 		failures: auth.Failures{
 			PerAddress: auth.Limit{Count: cfg.Auth.AddressFailures, Period: cfg.Auth.FailurePeriod},
@@ -124,6 +129,9 @@ func (s *Server) Apply(cfg *config.Config) {
 	}
 	for _, l := range cfg.Listeners {
 		n.listeners[l.Address] = &l
+		if l.TLS != nil {
+			n.tls[l.Address] = serverTLS(&l, s.settings.Load())
+		}
 	}
 	s.settings.Store(n)
 	s.shutOut(n)
@@ -180,10 +188,14 @@ func (s *Server) welcome(nc net.Conn, address string) {
 	if l == nil {
 		l = &config.Listener{Address: address}
 	}
-	c := newClientConn(s, nc, l)
+	c := newClientConn(s, s.secured(nc, set.tls[address]), l)
 	s.clients[c] = struct{}{}
 	s.wg.Add(1)
 	c.log.Debug().Msg("client connected")
+	if t, ok := c.wc.Conn.(*tls.Conn); ok {
+		go s.secure(c, t)
+		return
+	}
 	go s.attend(c)
 }
 
@@ -194,6 +206,10 @@ func (s *Server) attend(c *clientConn) {
 		go s.attend(c)
 		return
 	}
+	s.left(c)
+}
+
+func (s *Server) left(c *clientConn) {
 	s.mu.Lock()
 	delete(s.clients, c)
 	s.mu.Unlock()
@@ -273,7 +289,7 @@ func (s *Server) closeIdle() {
 	defer s.mu.Unlock()
 	for c := range s.clients {
 		if !c.busy.Load() {
-			_ = c.wc.Close()
+			c.cut()
 		}
 	}
 }

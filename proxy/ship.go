@@ -147,14 +147,14 @@ type flow struct {
 	ran  bool // a server has seen its stages
 }
 
-// checked has the stages of those flows looked at through which nothing has come yet: what is wrong with a
+// probed has the stages of those flows looked at through which nothing has come yet: what is wrong with a
 // pipeline a server says at once, also where it finds no documents.
-func (c *clientConn) checked(streams []*stream, tx *txn) *wire.Error {
+func (c *clientConn) probed(streams []*stream, tx *txn) *wire.Error {
 	for _, x := range streams {
 		if x.flow == nil {
 			continue
 		}
-		if err := c.checked(x.flow.from, tx); err != nil {
+		if err := c.probed(x.flow.from, tx); err != nil {
 			return err
 		}
 		if x.flow.ran {

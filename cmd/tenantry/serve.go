@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -90,7 +91,7 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	p.inForce = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tenantry_config_in_force", Help: "1 where the file in place is the running configuration, 0 where it was refused.",
 	})
-	p.registry.MustRegister(p.reloads, p.inForce)
+	p.registry.MustRegister(p.reloads, p.inForce, certificates{p.cfg.Load})
 	p.inForce.Set(1)
 	for _, result := range []string{"ok", "refused"} {
 		p.reloads.WithLabelValues(result) // so that the first one is an increase, too
@@ -119,8 +120,17 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 		Tenants:   func() any { return p.control.Status() },
 		Drift:     func(ctx context.Context) any { return p.control.Drift(ctx) },
 		TokenFile: func() string { return p.cfg.Load().Admin.TokenFile },
+		TLS:       p.adminTLS,
 	})
 	return p
+}
+
+// adminTLS is nil where the admin address has none.
+func (p *process) adminTLS() *tls.Config {
+	if t := p.cfg.Load().Admin.TLS; t != nil {
+		return t.Server()
+	}
+	return nil
 }
 
 func newLogger(l config.Log, w io.Writer) zerolog.Logger {
@@ -190,7 +200,7 @@ func (p *process) listen(cfg *config.Config) error {
 		if err != nil {
 			return taken(err, "[[listeners]]")
 		}
-		e := p.log.Info().Stringer("address", addr).Str("presentation", l.Presentation)
+		e := p.log.Info().Stringer("address", addr).Str("presentation", l.Presentation).Bool("tls", l.TLS != nil)
 		if l.Tenant != "" {
 			e = e.Str("tenant", l.Tenant)
 		}

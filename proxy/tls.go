@@ -1,0 +1,194 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// handshakeLimit is how long a client has from its connection to the end of its handshake.
+const handshakeLimit = 10 * time.Second
+
+// handshakes bounds the work of handshakes, each of which costs as much as some hundred commands:
+// when every client comes at once, those that are connected already go on being served. Who waits
+// for the client waits outside.
+type handshakes struct {
+	slots  chan struct{}
+	failed *prometheus.CounterVec
+	said   lines
+}
+
+func newHandshakes(reg prometheus.Registerer) *handshakes {
+	h := &handshakes{
+		slots: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tenantry_tls_handshakes_failed_total", Help: "Connections closed because their TLS handshake did not succeed, by reason.",
+		}, []string{"reason"}),
+	}
+	for _, reason := range []string{"plain", "timeout", "certificate", "other"} {
+		h.failed.WithLabelValues(reason) // so that the first one is an increase, too
+	}
+	if reg != nil {
+		reg.MustRegister(h.failed)
+	}
+	return h
+}
+
+// serverTLS are the settings by which the listener's handshakes are done; those of the old settings
+// where they say the same, since sessions can be resumed by them.
+func serverTLS(l *config.Listener, old *settings) *tls.Config {
+	if was := old.listeners[l.Address]; was != nil && was.TLS.Same(l.TLS) {
+		return old.tls[l.Address]
+	}
+	// It makes ticket keys of its own: no session from before a change is resumed.
+	c := l.TLS.Server().Clone()
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		// The client has said all that the costly part needs.
+		return nil, hello.Conn.(*socket).begin(hello.Context())
+	}
+	return c
+}
+
+// socket is what lies under a client's TLS.
+type socket struct {
+	net.Conn
+	slots chan struct{}
+	holds bool    // a slot
+	first [3]byte // that the client sent
+	seen  int     // of these
+}
+
+var errPlain = errors.New("the client does not speak TLS")
+
+// Read ends at once who speaks something else: some messages would look like the beginning of a long
+// record, of which the rest never comes.
+func (s *socket) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if s.seen < len(s.first) {
+		s.seen += copy(s.first[s.seen:], b[:n])
+		if s.seen == len(s.first) && !wire.IsTLS(s.first[:]) {
+			return 0, errPlain
+		}
+	}
+	return n, err
+}
+
+// Write is first called with the whole answer to the client's hello.
+func (s *socket) Write(b []byte) (int, error) {
+	s.end()
+	return s.Conn.Write(b)
+}
+
+// begin waits for a slot.
+func (s *socket) begin(ctx context.Context) error {
+	select {
+	case s.slots <- struct{}{}:
+		s.holds = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *socket) end() {
+	if s.holds {
+		s.holds = false
+		<-s.slots
+	}
+}
+
+// secured puts TLS on a client's connection; nil settings are none.
+func (s *Server) secured(nc net.Conn, c *tls.Config) net.Conn {
+	if c == nil {
+		return nc
+	}
+	return tls.Server(&socket{Conn: nc, slots: s.handshakes.slots}, c)
+}
+
+// secure does the handshake of a client and then serves it. A handshake makes its goroutine's stack
+// grow, so the connection goes on with another one.
+func (s *Server) secure(c *clientConn, t *tls.Conn) {
+	under := t.NetConn().(*socket)
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeLimit)
+	err := t.HandshakeContext(ctx)
+	cancel()
+	under.end()
+	if err == nil {
+		go s.attend(c)
+		return
+	}
+	if !errors.Is(err, io.EOF) || under.seen > 0 { // else who only looks whether somebody listens
+		c.handshakeFailed(err)
+	}
+	c.close()
+	s.left(c)
+}
+
+// handshakeFailed counts and logs it: what the operator has to know, not what scanners of ports do.
+func (c *clientConn) handshakeFailed(err error) {
+	h := c.srv.handshakes
+	reason, text := "other", "TLS handshake failed"
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case c.srv.stopping(), errors.Is(err, net.ErrClosed):
+		return
+	case errors.Is(err, errPlain):
+		reason, text = "plain", "a client without TLS came to a listener with TLS; its connection string needs tls=true"
+	case errors.Is(err, context.DeadlineExceeded):
+		reason, text = "timeout", "TLS handshake did not end in time"
+	case errors.As(err, &untrusted):
+		reason, text = "certificate", "a client's certificate is not accepted; was it made by an authority of client_ca?"
+	}
+	h.failed.WithLabelValues(reason).Inc()
+	if h.said.allow(c.listener.Address + reason) {
+		c.log.Warn().Err(err).Str("listener", c.listener.Address).Msg(text + "; further ones are counted, and logged once a minute")
+	}
+}
+
+// handshakeUnwanted is the reverse: a client with TLS, a listener without.
+func (c *clientConn) handshakeUnwanted() {
+	c.srv.metrics.malformed.Inc()
+	if c.srv.handshakes.said.allow(c.listener.Address) {
+		c.log.Warn().Str("listener", c.listener.Address).Msg("a client with TLS came to a listener without it; give the listener tls, or leave tls=true out of the client's connection string")
+	}
+}
+
+// cut ends the connection at once. The end of TLS is a message that may have to wait; the connection's
+// own goroutine has time for that.
+func (c *clientConn) cut() {
+	if t, ok := c.wc.Conn.(*tls.Conn); ok {
+		_ = t.NetConn().Close()
+		return
+	}
+	_ = c.wc.Close()
+}
+
+// lines lets one line of the log through in a minute for each subject.
+type lines struct {
+	mu   sync.Mutex
+	last map[string]time.Time // by subject, of which there are few
+}
+
+func (l *lines) allow(subject string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if last, ok := l.last[subject]; ok && now.Sub(last) < time.Minute {
+		return false
+	}
+	if l.last == nil {
+		l.last = map[string]time.Time{}
+	}
+	l.last[subject] = now
+	return true
+}

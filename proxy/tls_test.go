@@ -1,0 +1,421 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// listening is the address of the ground's listener, as a configuration would name it.
+const listening = "127.0.0.1:0"
+
+// configured is a configuration with a listener of these settings, and what else follows them.
+func configured(t testing.TB, settings string) *config.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "tenantry.toml")
+	text := fmt.Sprintf("[[listeners]]\naddress = %q\n%s\n[clusters.home]\nuri = \"mongodb://127.0.0.1:1/\"\n", listening, settings)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := config.Load(file, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// withTLS are the settings of a listener with the certificate.
+func withTLS(server wiretest.Issued, more string) string {
+	return fmt.Sprintf("tls = { cert = %q, key = %[1]q%s }", server.File, more)
+}
+
+// written is a log that a test reads.
+type written struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *written) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(b)
+}
+
+func (w *written) count(text string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Count(w.b.String(), text)
+}
+
+// dialTLS is a raw client over TLS.
+func (g *ground) dialTLS(c *tls.Config) (*wiretest.Client, error) {
+	nc, err := tls.Dial("tcp", g.addr, c)
+	if err != nil {
+		return nil, err
+	}
+	return wiretest.NewClient(g.t, nc), nil
+}
+
+// alone is a proxy without servers that writes this log, and its address.
+func alone(t *testing.T, log io.Writer, settings string) string {
+	t.Helper()
+	s := New(Options{Log: zerolog.New(log), Router: &routing.Router{}})
+	s.Apply(configured(t, settings))
+	addr, err := s.Listen(listening)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Shutdown(t.Context()) })
+	return addr.String()
+}
+
+var ping = d("ping", 1, "$db", "admin")
+
+func TestTLS(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	g := newGround(t, nil)
+	g.proxy.Apply(configured(t, withTLS(ca.Issue("server", nil), `, min_version = "1.3"`)))
+	client, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 { // past the number after which it keeps its goroutine for longer
+		if r := client.Command(ping); wiretest.Get(wiretest.Decode(r), "ok") != 1.0 {
+			t.Fatal(wiretest.Decode(r))
+		}
+	}
+	if _, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool(), MaxVersion: tls.VersionTLS12}); err == nil {
+		t.Error("a version below the least one")
+	}
+	if r := g.client.Command(ping); wiretest.Get(wiretest.Decode(r), "ok") != 1.0 {
+		t.Error("who came before there was TLS is served on", wiretest.Decode(r))
+	}
+}
+
+// TestTLSRest: a connection goes on after it has rested, more than once.
+func TestTLSRest(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	g := newGround(t, nil)
+	g.proxy.Apply(configured(t, withTLS(ca.Issue("server", nil), "")))
+	client, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if r := client.Command(ping); wiretest.Get(wiretest.Decode(r), "ok") != 1.0 {
+			t.Fatal(wiretest.Decode(r))
+		}
+		time.Sleep(150 * time.Millisecond) // a rest, or not: it has to go on in both cases
+	}
+}
+
+// TestPlainClient: who comes without TLS, whatever his first message looks like, is sent away at once.
+func TestPlainClient(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	log := &written{}
+	addr := alone(t, log, withTLS(ca.Issue("server", nil), ""))
+	for n := range 16 {
+		// Lengths whose bytes are the beginning of records: 21 an alert, 22 a handshake, 22 and 3 both bytes.
+		length := []int{16, 200, 256 + 21, 256 + 22, 3*256 + 21, 3*256 + 22}[n%6]
+		b := make([]byte, length)
+		wire.Header{Length: int32(length), RequestID: int32(n), OpCode: wire.OpMsg}.Put(b)
+		nc, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = nc.Write(b)
+		_ = nc.SetReadDeadline(time.Now().Add(handshakeLimit / 2))
+		if _, err := io.ReadAll(nc); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a message of %d bytes: still connected", length)
+		}
+		_ = nc.Close()
+	}
+	if n := log.count("tls=true"); n != 1 {
+		t.Errorf("%d lines in the log, want one for all of them", n)
+	}
+}
+
+// TestTLSClientOnPlainListener is the reverse.
+func TestTLSClientOnPlainListener(t *testing.T) {
+	log := &written{}
+	addr := alone(t, log, "")
+	for range 3 {
+		nc, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = nc.SetDeadline(time.Now().Add(handshakeLimit / 2))
+		err = tls.Client(nc, &tls.Config{InsecureSkipVerify: true}).Handshake()
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %v, want the end at once", err)
+		}
+		_ = nc.Close()
+	}
+	if n := log.count("came to a listener without it"); n != 1 {
+		t.Errorf("%d lines in the log, want one", n)
+	}
+}
+
+// TestStalledHandshakes: those who stop in their handshake, before or after their first words, keep
+// nobody else out.
+func TestStalledHandshakes(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	g := newGround(t, nil)
+	g.proxy.Apply(configured(t, withTLS(ca.Issue("server", nil), "")))
+	for n := range 4 * runtime.GOMAXPROCS(0) {
+		nc, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		if n%2 == 0 {
+			continue
+		}
+		stalled := tls.Client(firstWords{nc}, &tls.Config{InsecureSkipVerify: true})
+		if err := stalled.Handshake(); !errors.Is(err, errStalled) {
+			t.Fatal(err)
+		}
+	}
+	client, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := client.Command(ping); wiretest.Get(wiretest.Decode(r), "ok") != 1.0 {
+		t.Error(wiretest.Decode(r))
+	}
+}
+
+// firstWords sends what it is told, and waits for the first byte of the answer only.
+type firstWords struct{ net.Conn }
+
+var errStalled = errors.New("stalled")
+
+func (f firstWords) Read([]byte) (int, error) {
+	_ = f.SetReadDeadline(time.Now().Add(wiretest.Patience))
+	if n, err := f.Conn.Read(make([]byte, 1)); n == 0 {
+		return 0, err
+	}
+	return 0, errStalled
+}
+
+// TestSilentClient: who says nothing is sent away after a while.
+func TestSilentClient(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	cfg := configured(t, withTLS(ca.Issue("server", nil), ""))
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Log: zerolog.Nop(), Router: &routing.Router{}})
+		s.Apply(cfg)
+		near, far := net.Pipe()
+		s.welcome(far, listening)
+		begin := time.Now()
+		if _, err := near.Read(make([]byte, 1)); err == nil {
+			t.Error("an answer to nothing")
+		}
+		if took := time.Since(begin); took != handshakeLimit {
+			t.Errorf("connected for %s, want %s", took, handshakeLimit)
+		}
+		synctest.Wait()
+		if n := s.Clients(); n != 0 {
+			t.Errorf("%d clients are left", n)
+		}
+		s.Shutdown(t.Context())
+	})
+}
+
+// TestShutdownDuringHandshake waits for no client.
+func TestShutdownDuringHandshake(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	cfg := configured(t, withTLS(ca.Issue("server", nil), ""))
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Log: zerolog.Nop(), Router: &routing.Router{}})
+		s.Apply(cfg)
+		near, far := net.Pipe()
+		defer near.Close()
+		s.welcome(far, listening)
+		synctest.Wait()
+		begin := time.Now()
+		s.Shutdown(t.Context())
+		if took := time.Since(begin); took > 0 {
+			t.Error(took)
+		}
+	})
+}
+
+// TestRenewal: certificates are renewed while clients come and go. New handshakes get the new one,
+// nobody's connection breaks.
+func TestRenewal(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	g := newGround(t, nil)
+	server := ca.Issue("server", nil)
+	g.proxy.Apply(configured(t, withTLS(server, "")))
+	settings := &tls.Config{RootCAs: ca.Pool(), ClientSessionCache: tls.NewLRUClientSessionCache(8)}
+	stop := make(chan struct{})
+	var commands, connections atomic.Int64
+	var all sync.WaitGroup
+	run := func(f func() error) {
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := f(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 4 { // these stay connected throughout
+		client, err := g.dialTLS(settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(func() error { commands.Add(1); return pinged(client.Conn) })
+	}
+	for range 2 { // these come and go
+		run(func() error {
+			nc, err := tls.Dial("tcp", g.addr, settings)
+			if err != nil {
+				return err
+			}
+			defer nc.Close()
+			connections.Add(1)
+			return pinged(wire.NewConn(nc))
+		})
+	}
+	for range 20 {
+		server = ca.Issue("server", nil)
+		g.proxy.Apply(configured(t, withTLS(server, "")))
+		nc, err := tls.Dial("tcp", g.addr, &tls.Config{RootCAs: ca.Pool()})
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if got := nc.ConnectionState().PeerCertificates[0]; !got.Equal(server.Leaf) {
+			t.Errorf("certificate %d, want the renewed one, %d", got.SerialNumber, server.Leaf.SerialNumber)
+		}
+		_ = nc.Close()
+		for before := connections.Load(); connections.Load() < before+4 && !t.Failed(); {
+			runtime.Gosched()
+		}
+	}
+	close(stop)
+	all.Wait()
+	t.Logf("%d commands on 4 connections, %d further connections, 20 renewals", commands.Load(), connections.Load())
+}
+
+// pinged sends a command and reads its answer, without the test's own goroutine.
+func pinged(c *wire.Conn) error {
+	if _, err := c.Write(wire.AppendMessage(nil, 1, 0, 0, wiretest.D(ping))); err != nil {
+		return err
+	}
+	b, err := c.ReadMessage(wire.MaxMessage)
+	if err != nil {
+		return err
+	}
+	defer b.Free()
+	var m wire.Message
+	if err := m.Parse(b.B); err != nil {
+		return err
+	}
+	if v, _ := m.Body.Lookup("ok"); !v.True() {
+		return fmt.Errorf("%v", wiretest.Decode(m.Body))
+	}
+	return nil
+}
+
+// TestResumption: a reload that changes nothing of TLS lets clients resume their sessions; one that
+// changes whose clients are let in does not let those of before resume theirs.
+func TestResumption(t *testing.T) {
+	ca, other := wiretest.NewAuthority(t), wiretest.NewAuthority(t)
+	server, client := ca.Issue("server", nil), ca.Issue("client", nil)
+	g := newGround(t, nil)
+	from := func(a *wiretest.Authority) {
+		g.proxy.Apply(configured(t, withTLS(server, fmt.Sprintf(", client_ca = %q, require_client_cert = true", a.File))))
+	}
+	from(ca)
+	settings := &tls.Config{
+		RootCAs: ca.Pool(), Certificates: []tls.Certificate{client.Certificate}, ClientSessionCache: tls.NewLRUClientSessionCache(8),
+	}
+	resumed := func() (bool, error) {
+		nc, err := tls.Dial("tcp", g.addr, settings)
+		if err != nil {
+			return false, err
+		}
+		defer nc.Close()
+		return nc.ConnectionState().DidResume, pinged(wire.NewConn(nc)) // the ticket comes with the answer
+	}
+	for n, want := range []bool{false, true, true} {
+		from(ca)
+		if got, err := resumed(); err != nil || got != want {
+			t.Errorf("connection %d: resumed %v, want %v; %v", n, got, want, err)
+		}
+	}
+	from(other)
+	if _, err := resumed(); err == nil {
+		t.Error("a client whose authority is not trusted any more is let in")
+	}
+}
+
+// TestClientCertificates: who is asked for one and has none, or one of somebody else's.
+func TestClientCertificates(t *testing.T) {
+	ca, other := wiretest.NewAuthority(t), wiretest.NewAuthority(t)
+	server := ca.Issue("server", nil)
+	past := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
+	notClient := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+	for _, tt := range []struct {
+		name        string
+		certificate []tls.Certificate
+		asked, must bool // let in where certificates are asked for, and where they are required
+	}{
+		{"none", nil, true, false},
+		{"good", []tls.Certificate{ca.Issue("good", nil).Certificate}, true, true},
+		{"another authority's", []tls.Certificate{other.Issue("other", nil).Certificate}, false, false},
+		{"expired", []tls.Certificate{ca.Issue("past", past).Certificate}, false, false},
+		{"a server's", []tls.Certificate{ca.Issue("not-client", notClient).Certificate}, false, false},
+	} {
+		for required, want := range map[bool]bool{false: tt.asked, true: tt.must} {
+			g := newGround(t, nil)
+			g.proxy.Apply(configured(t, withTLS(server, fmt.Sprintf(", client_ca = %q, require_client_cert = %v", ca.File, required))))
+			client, err := g.dialTLS(&tls.Config{
+				RootCAs:              ca.Pool(),
+				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return first(tt.certificate), nil },
+			})
+			if err == nil {
+				err = pinged(client.Conn) // in TLS 1.3 the client hears of it afterwards
+			}
+			if (err == nil) != want {
+				t.Errorf("%s, required %v: %v", tt.name, required, err)
+			}
+		}
+	}
+}
+
+func first(all []tls.Certificate) *tls.Certificate {
+	if len(all) == 0 {
+		return &tls.Certificate{}
+	}
+	return &all[0]
+}
