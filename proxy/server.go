@@ -121,7 +121,7 @@ func (s *Server) Apply(cfg *config.Config) {
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
 		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks, boundTime: cfg.Guard.MaxTime,
 		listeners: make(map[string]*config.Listener, len(cfg.Listeners)), tls: map[string]*tls.Config{},
-		users:     auth.NewUsers(cfg.Users), mechanisms: cfg.Auth.Mechanisms, deny: cfg.Deny,
+		users: auth.NewUsers(cfg.Users), mechanisms: cfg.Auth.Mechanisms, deny: cfg.Deny,
 		failures: auth.Failures{
 			PerAddress: auth.Limit{Count: cfg.Auth.AddressFailures, Period: cfg.Auth.FailurePeriod},
 			PerUser:    auth.Limit{Count: cfg.Auth.UserFailures, Period: cfg.Auth.FailurePeriod},

@@ -1,18 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
@@ -118,20 +115,20 @@ func printDoc(stdout io.Writer, doc bson.Raw) error {
 func tenants(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("tenants", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // what is wrong is said once, by main
-	base := flags.String("admin", os.Getenv("TENANTRY_ADMIN"), "")
+	to := remoteFlags(flags)
 	asJSON, drift := flags.Bool("json", false, ""), flags.Bool("drift", false, "")
 	err := flags.Parse(args)
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("it takes no %q", flags.Arg(0))
 	}
 	if err != nil {
-		return usageError{fmt.Errorf("tenants: %w; usage: tenantry tenants [--admin URL] [--json] [--drift]", err)}
+		return usageError{fmt.Errorf("tenants: %w; usage: tenantry tenants [--admin URL] [--ca FILE] [--cert FILE] [--key FILE] [--json] [--drift]", err)}
 	}
 	page := "/tenants"
 	if *drift {
 		page += "?drift=1"
 	}
-	body, err := ask(*base, page)
+	body, err := to.ask(page)
 	if err != nil {
 		return err
 	}
@@ -151,37 +148,6 @@ func tenants(args []string, stdout io.Writer) error {
 		return printDrift(stdout, list)
 	}
 	return printTenants(stdout, list)
-}
-
-// ask gets a page from a running proxy's admin address, which may also be written as host:port.
-func ask(base, page string) ([]byte, error) {
-	base = strings.TrimSuffix(cmp.Or(base, "127.0.0.1:8017"), "/")
-	if !strings.Contains(base, "://") {
-		base = "http://" + base
-	}
-	req, err := http.NewRequest(http.MethodGet, base+page, nil)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("the admin address: %w", err)}
-	}
-	if token := strings.TrimSpace(os.Getenv("TENANTRY_ADMIN_TOKEN")); token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	client := http.Client{Timeout: 30 * time.Second}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("no proxy answers at %s: %w; is tenantry running, and is this its admin address? --admin or TENANTRY_ADMIN name another", base, errors.Unwrap(err))
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	switch {
-	case resp.StatusCode == http.StatusUnauthorized:
-		return nil, errors.New("the running proxy asks for its token: set TENANTRY_ADMIN_TOKEN to what its token_file holds")
-	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("the running proxy answers %s", resp.Status)
-	case err != nil:
-		return nil, fmt.Errorf("read the proxy's answer: %w", err)
-	}
-	return body, nil
 }
 
 func printTenants(stdout io.Writer, list []control.TenantStatus) error {

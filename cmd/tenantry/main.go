@@ -29,6 +29,8 @@ usage:
   tenantry explain FILE 'COMMAND JSON'    where a command would go, by the file alone
   tenantry tenants [--admin URL] [--json] the tenants of a running proxy and where they are
                    [--drift]              and what differs between their own databases and shared
+                   [--ca FILE] [--cert FILE] [--key FILE]
+                                          for an https:// address: who made its certificate, and one's own
   tenantry user add NAME --role ROLE [--tenant KEY] [--isolation rows|database] [--sha1]
   tenantry user passwd|remove NAME        change the users file (--file, default users.toml); a password
   tenantry user list [--json]             is asked for, or read from the input with --password-stdin
@@ -44,6 +46,7 @@ environment:
   MULTI_DB_TENANT_KEYS   a,b: tenants with databases of their own
   TENANTRY_ADMIN         admin address of a running proxy (default http://127.0.0.1:8017)
   TENANTRY_ADMIN_TOKEN   its token, where it asks for one
+  TENANTRY_ADMIN_CA, TENANTRY_ADMIN_CERT, TENANTRY_ADMIN_KEY   as --ca, --cert, --key
 
 exit codes: 0 done, 1 failed, 2 wrong usage or configuration
 `
