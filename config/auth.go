@@ -38,6 +38,7 @@ func (l *loader) auth(t *table) {
 	if name := t.optional("users_file", ""); name != "" {
 		l.users(t.at.key("users_file"), name)
 	}
+	l.certificates(t)
 	t.done()
 }
 

@@ -32,6 +32,8 @@ type Config struct {
 	Users       []User // of the users file, in its order
 	Deny        []Deny
 
+	Certificates []Certificate // [[auth.certificates]]
+
 	files    []string       // that were read, the configuration itself first
 	lines    map[string]int // of the keys that RestartNeeded names
 	fleetKey *[32]byte      // digest of the fleet key file's content; nil where there is none

@@ -10,7 +10,7 @@ import (
 // TestReference: the reference names every key that the file may have.
 func TestReference(t *testing.T) {
 	var code []byte
-	for _, name := range []string{"sections.go", "auth.go", "users.go", "tls.go"} {
+	for _, name := range []string{"sections.go", "auth.go", "users.go", "tls.go", "certificates.go"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -65,6 +65,8 @@ type loader struct {
 	tenantAt   []place
 	userAt     []place
 	denyAt     []place
+
+	certificateAt []place
 }
 
 // databasePlace is where the two names of a logical database stand.

@@ -70,16 +70,19 @@ func (l *loader) listener(t *table) {
 		ln.Access = t.oneOf("access", "write", "read", "write", "owner")
 	}
 	l.openListener(t)
+	ln.TLS = l.tls(t)
 	switch auth := t.text("auth", "none"); auth {
 	case "none":
+	case "x509":
+		ln.Auth = auth
+		if of, _ := t.values["tls"].(map[string]any); of["client_ca"] == nil {
+			t.refuse("auth", `"x509" needs tls with client_ca`, `add tls = { cert = "server.pem", key = "server.key", client_ca = "ca.pem" }`)
+		}
 	case "scram":
 		ln.Auth = auth
-	case "x509":
-		t.refuse("auth", `auth = "x509" on listeners is not offered yet`, `write "scram" or "none"`)
 	default:
-		t.refuse("auth", show(auth)+" is not a choice", `write "none" or "scram"`)
+		t.refuse("auth", show(auth)+" is not a choice", `write "none", "scram" or "x509"`)
 	}
-	ln.TLS = l.tls(t)
 	t.later("proxy_protocol", "proxy_protocol on listeners")
 	t.done()
 	l.cfg.Listeners = append(l.cfg.Listeners, ln)

@@ -63,6 +63,9 @@ func (c *Config) summarizeRouting(row func(...string)) {
 	if len(c.Deny) > 0 {
 		row("shut out", fmt.Sprintf("%d by [[deny]]", len(c.Deny)))
 	}
+	if n := len(c.Certificates); n > 0 {
+		row("certificates", fmt.Sprintf("%d rules for clients' certificates", n))
+	}
 	if from := c.TenantsFrom; from != nil {
 		row("tenants collection", fmt.Sprintf("%s.%s (id %s, key %s, mode %s)", from.Database, from.Name, from.ID, from.Key, from.Mode))
 	}

@@ -155,3 +155,26 @@ func TestAdminTLS(t *testing.T) {
 		t.Error("loaded without its certificate")
 	}
 }
+
+// TestX509Listener: log-in by certificate makes an address that is not loopback possible, and needs
+// what it works with.
+func TestX509Listener(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	server := ca.Issue("server", nil)
+	text := strings.Replace(withTLS(fmt.Sprintf("cert = %q, key = %[1]q, client_ca = %q", server.File, ca.File)), "127.0.0.1:27017\"", "0.0.0.0:27017\"\nauth = \"x509\"", 1)
+	rule := "[[auth.certificates]]\nsubject = \"CN=app\"\nrole = \"application\"\n"
+	c := mustLoad(t, text+rule)
+	if c.Listeners[0].Auth != "x509" || len(c.Certificates) != 1 {
+		t.Errorf("%+v", c.Listeners[0])
+	}
+	tenant := strings.NewReplacer("[clusters", "tenant = \"acme\"\n[clusters").Replace(text) + rule + "[[tenants]]\nid = \"acme\"\n"
+	for name, tt := range map[string]struct{ text, want string }{
+		"no rules": {text, `listeners[0].auth: "x509" needs rules`},
+		"a tenant": {tenant, `listeners[0].auth: the listener is bound to a tenant`},
+		"no auth":  {strings.Replace(text, `auth = "x509"`, "", 1), "is not a loopback address"},
+	} {
+		if _, _, err := loadText(tt.text); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -19,6 +19,7 @@ func (l *loader) validate() {
 	l.checkModules()
 	l.checkTenants()
 	l.checkAuth()
+	l.checkCertificates()
 }
 
 func (l *loader) checkHome() {
@@ -138,7 +139,7 @@ func (l *loader) checkListeners() {
 		host, _, why := splitAddress(ln.Address)
 		if why == "" && !loopback(host) && !ln.Insecure && ln.Auth == "" {
 			l.refuse(at.key("address"), show(ln.Address)+" is not a loopback address and the listener has no authentication",
-				`set auth = "scram", listen on 127.0.0.1, or set insecure = true if the network keeps everybody else out`)
+				"set auth, listen on 127.0.0.1, or set insecure = true if the network keeps everybody else out")
 		}
 		if why == "" && !loopback(host) && ln.Insecure {
 			l.warn(at.key("insecure"), "whoever reaches "+show(ln.Address)+" may do what this listener may", "make sure that the network keeps everybody else out")

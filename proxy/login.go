@@ -68,7 +68,13 @@ func (c *clientConn) endsHere() bool {
 // outdated reports whether the client has authenticated as a user who is not the same any more.
 func (c *clientConn) outdated(set *settings) bool {
 	who := c.who.Load()
-	return who != nil && !set.users.Still(who)
+	switch {
+	case who == nil || c.listener.Auth == "":
+		return false
+	case c.listener.Auth == x509Auth:
+		return !c.stillCertified(who, set.certificates)
+	}
+	return !set.users.Still(who)
 }
 
 // asksHello: hello is always answered. A driver that gets an error for it goes on looking for a
@@ -115,6 +121,9 @@ func (c *clientConn) logIn() *wire.Buf {
 	if c.listener.Auth == "" {
 		return c.refuse(wire.Errorf(wire.AuthenticationFailed, noAuthentication))
 	}
+	if c.listener.Auth == x509Auth && c.req.Cmd.Name == "authenticate" {
+		return c.logInByCertificate()
+	}
 	var step loginStep
 	var err *wire.Error
 	switch c.req.Cmd.Name {
@@ -154,7 +163,7 @@ func (c *clientConn) saslStart(cmd wire.Doc, source string) (s loginStep, err *w
 		return s, wire.Errorf(wire.FailedToParse, "saslStart needs the name of a mechanism")
 	}
 	set := c.srv.settings.Load()
-	if !slices.Contains(set.mechanisms, string(mech)) {
+	if !slices.Contains(c.mechanisms(), string(mech)) || string(mech) == auth.X509 {
 		return s, c.notOffered(string(mech))
 	}
 	secret := c.srv.fleetKey()
@@ -262,7 +271,13 @@ func (c *clientConn) logOut() *wire.Buf {
 // speculate answers the log-in that a hello begins. What goes wrong is left out: the client then
 // begins anew, and is told.
 func (c *clientConn) speculate(d []byte, cmd wire.Doc) []byte {
-	if c.recheck(); c.barred != nil || c.listener.Auth != scramAuth {
+	c.recheck()
+	switch {
+	case c.barred != nil:
+		return d
+	case c.listener.Auth == x509Auth:
+		return c.speculateByCertificate(d, cmd)
+	case c.listener.Auth != scramAuth:
 		return d
 	}
 	if _, ok := cmd.Lookup("saslStart"); !ok {
@@ -286,10 +301,13 @@ func (c *clientConn) notOffered(mech string) *wire.Error {
 
 // mechanisms are those that the client can log in by.
 func (c *clientConn) mechanisms() []string {
-	if c.listener.Auth != scramAuth {
-		return nil
+	switch c.listener.Auth {
+	case x509Auth:
+		return []string{auth.X509}
+	case scramAuth:
+		return c.srv.settings.Load().mechanisms
 	}
-	return c.srv.settings.Load().mechanisms
+	return nil
 }
 
 // payloadOf takes what servers take: bytes, or base64 of them.

@@ -98,6 +98,7 @@ type settings struct {
 	failures     auth.Failures
 	deny         []config.Deny
 	tls          map[string]*tls.Config // of those that have it
+	certificates []config.Certificate
 }
 
 // New returns a server that listens nowhere yet.
@@ -120,7 +121,7 @@ func (s *Server) Apply(cfg *config.Config) {
 	n := &settings{
 		queueTimeout: cfg.Limits.QueueTimeout, slow: cfg.Log.Slow, maxClients: cfg.Limits.ClientConnections,
 		perTenant: cfg.Limits.InFlightPerTenant, width: max(cfg.Routing.ScatterWidth, 1), ship: cfg.Routing.ShipLimit, oneCluster: len(cfg.Clusters) == 1, leaks: cfg.Guard.Leaks, boundTime: cfg.Guard.MaxTime,
-		listeners: make(map[string]*config.Listener, len(cfg.Listeners)), tls: map[string]*tls.Config{},
+		listeners: make(map[string]*config.Listener, len(cfg.Listeners)), tls: map[string]*tls.Config{}, certificates: cfg.Certificates,
 		users: auth.NewUsers(cfg.Users), mechanisms: cfg.Auth.Mechanisms, deny: cfg.Deny,
 		failures: auth.Failures{
 			PerAddress: auth.Limit{Count: cfg.Auth.AddressFailures, Period: cfg.Auth.FailurePeriod},
