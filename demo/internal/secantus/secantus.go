@@ -21,8 +21,9 @@ const startLimit = 60 * time.Second
 
 // Options of a server; the zero value is an empty one that leaves nothing.
 type Options struct {
-	Dir  string   // where the data is kept; empty: gone with the server
-	Args []string // further arguments of secantusd-py, such as --auth
+	Dir   string   // where the data is kept; empty: gone with the server
+	Args  []string // further arguments of secantusd-py, such as --auth
+	Query string   // of the connection string, such as tls=true
 }
 
 // Start runs a server on a free loopback port until the test ends and returns
@@ -49,6 +50,9 @@ func Run(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{URI: "mongodb://" + address + "/", Address: address, options: o}
+	if o.Query != "" {
+		s.URI += "?" + o.Query
+	}
 	s.Restart(t)
 	t.Cleanup(func() {
 		if err := s.process.Stop(); err != nil || t.Failed() {
