@@ -1,7 +1,10 @@
 package demo
 
 import (
+	"crypto/tls"
+	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,17 +24,25 @@ func TestIdleClientsAreCheap(t *testing.T) {
 		t.Skip("other systems count a process's memory differently")
 	}
 	const clients = 5000 // with fewer, what the process itself takes would count
+	ca := wiretest.NewAuthority(t)
+	settings := fmt.Sprintf("tls = { cert = %q, key = %[1]q }\n\n[admin]", ca.Issue("listener", nil).File)
 	for _, x := range []struct {
-		name string
-		dial func(*testing.T, *proxy.Proxy, int)
-		most float64 // KiB for each
+		name   string
+		dial   func(*testing.T, *proxy.Proxy, int)
+		most   float64 // KiB for each
+		secure bool
 	}{
-		{"after commands", dialIdle, 6}, // 4.5 to 5.0 on a machine that has time
-		{"monitors", dialMonitors, 10},
+		{"after commands", dialIdle, 6, false}, // 4.5 to 5.0 on a machine that has time
+		{"monitors", dialMonitors, 10, false},
+		{"after commands, with TLS", dialIdleTLS(ca), 20, true},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			server := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs0"), wiretest.Stored())
-			front := proxy.StartShipped(t, config("mixed", "mongodb://"+server.Addr()+"/?replicaSet=rs0")+"[control]\nenabled = false\n")
+			text := config("mixed", "mongodb://"+server.Addr()+"/?replicaSet=rs0") + "[control]\nenabled = false\n"
+			if x.secure {
+				text = strings.Replace(text, "[admin]", settings, 1)
+			}
+			front := proxy.StartShipped(t, text)
 			x.dial(t, front, 50) // what is made once
 			before := settledRSS(t, front)
 			x.dial(t, front, clients)
@@ -74,18 +85,37 @@ var hello = bson.D{
 func dialIdle(t *testing.T, p *proxy.Proxy, n int) {
 	t.Helper()
 	for i := range n {
-		c := wiretest.Dial(t, p.Address)
-		id := make([]byte, 16)
-		id[0], id[1], id[6], id[8] = byte(i), byte(i>>8), 0x40, 0x80
-		for _, cmd := range []bson.D{hello, {{Key: "ping", Value: 1}, {Key: "$db", Value: "admin"}}, {
-			{Key: "find", Value: "orders"},
-			{Key: "filter", Value: bson.D{{Key: "tenantId", Value: isolated}, {Key: "n", Value: 1}}},
-			{Key: "lsid", Value: bson.D{{Key: "id", Value: bson.Binary{Subtype: 4, Data: id}}}},
-			{Key: "$db", Value: shared},
-		}} {
-			if r := wiretest.Decode(c.Command(cmd)); wiretest.Get(r, "ok") != 1.0 {
-				t.Fatalf("%v: %v", cmd[0].Key, r)
+		idle(t, wiretest.Dial(t, p.Address), i)
+	}
+}
+
+// dialIdleTLS is dialIdle over TLS.
+func dialIdleTLS(ca *wiretest.Authority) func(*testing.T, *proxy.Proxy, int) {
+	return func(t *testing.T, p *proxy.Proxy, n int) {
+		t.Helper()
+		for i := range n {
+			nc, err := tls.Dial("tcp", p.Address, &tls.Config{RootCAs: ca.Pool()})
+			if err != nil {
+				t.Fatal(err)
 			}
+			idle(t, wiretest.NewClient(t, nc), i)
+		}
+	}
+}
+
+// idle makes a client do a little; i tells clients apart.
+func idle(t *testing.T, c *wiretest.Client, i int) {
+	t.Helper()
+	id := make([]byte, 16)
+	id[0], id[1], id[6], id[8] = byte(i), byte(i>>8), 0x40, 0x80
+	for _, cmd := range []bson.D{hello, {{Key: "ping", Value: 1}, {Key: "$db", Value: "admin"}}, {
+		{Key: "find", Value: "orders"},
+		{Key: "filter", Value: bson.D{{Key: "tenantId", Value: isolated}, {Key: "n", Value: 1}}},
+		{Key: "lsid", Value: bson.D{{Key: "id", Value: bson.Binary{Subtype: 4, Data: id}}}},
+		{Key: "$db", Value: shared},
+	}} {
+		if r := wiretest.Decode(c.Command(cmd)); wiretest.Get(r, "ok") != 1.0 {
+			t.Fatalf("%v: %v", cmd[0].Key, r)
 		}
 	}
 }
