@@ -34,7 +34,7 @@ func TestIdleClientsAreCheap(t *testing.T) {
 	}{
 		{"after commands", dialIdle, 6, false}, // 4.5 to 5.0 on a machine that has time
 		{"monitors", dialMonitors, 10, false},
-		{"after commands, with TLS", dialIdleTLS(ca), 20, true},
+		{"after commands, with TLS", dialIdleTLS(ca), 24, true}, // 18 to 19, of which crypto/tls keeps 8
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			server := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs0"), wiretest.Stored())

@@ -20,8 +20,7 @@ import (
 const handshakeLimit = 10 * time.Second
 
 // handshakes bounds the work of handshakes, each of which costs as much as some hundred commands:
-// when every client comes at once, those that are connected already go on being served. Who waits
-// for the client waits outside.
+// when every client comes at once, those that are connected already go on being served.
 type handshakes struct {
 	slots  chan struct{}
 	failed *prometheus.CounterVec
@@ -45,27 +44,23 @@ func newHandshakes(reg prometheus.Registerer) *handshakes {
 }
 
 // serverTLS are the settings by which the listener's handshakes are done; those of the old settings
-// where they say the same, since sessions can be resumed by them.
+// where they say the same, since sessions can be resumed by them and by no others.
 func serverTLS(l *config.Listener, old *settings) *tls.Config {
 	if was := old.listeners[l.Address]; was != nil && was.TLS.Same(l.TLS) {
 		return old.tls[l.Address]
 	}
-	// It makes ticket keys of its own: no session from before a change is resumed.
-	c := l.TLS.Server().Clone()
-	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		// The client has said all that the costly part needs.
-		return nil, hello.Conn.(*socket).begin(hello.Context())
-	}
-	return c
+	return l.TLS.Server()
 }
 
-// socket is what lies under a client's TLS.
+// socket is what lies under a client's TLS. Until the handshake is over its work needs a slot, which
+// is given back whenever it waits for the client: who stops in a handshake keeps nobody out.
 type socket struct {
 	net.Conn
-	slots chan struct{}
-	holds bool    // a slot
-	first [3]byte // that the client sent
-	seen  int     // of these
+	slots chan struct{}   // nil when the handshake is over
+	late  <-chan struct{} // closed when the handshake has taken too long
+	holds bool            // a slot
+	first [3]byte         // that the client sent
+	seen  int8            // of these
 }
 
 var errPlain = errors.New("the client does not speak TLS")
@@ -73,30 +68,36 @@ var errPlain = errors.New("the client does not speak TLS")
 // Read ends at once who speaks something else: some messages would look like the beginning of a long
 // record, of which the rest never comes.
 func (s *socket) Read(b []byte) (int, error) {
+	s.end()
 	n, err := s.Conn.Read(b)
-	if s.seen < len(s.first) {
-		s.seen += copy(s.first[s.seen:], b[:n])
-		if s.seen == len(s.first) && !wire.IsTLS(s.first[:]) {
+	if int(s.seen) < len(s.first) {
+		s.seen += int8(copy(s.first[s.seen:], b[:n]))
+		if int(s.seen) == len(s.first) && !wire.IsTLS(s.first[:]) {
 			return 0, errPlain
 		}
+	}
+	if err == nil {
+		err = s.begin()
 	}
 	return n, err
 }
 
-// Write is first called with the whole answer to the client's hello.
 func (s *socket) Write(b []byte) (int, error) {
 	s.end()
 	return s.Conn.Write(b)
 }
 
 // begin waits for a slot.
-func (s *socket) begin(ctx context.Context) error {
+func (s *socket) begin() error {
+	if s.slots == nil {
+		return nil
+	}
 	select {
 	case s.slots <- struct{}{}:
 		s.holds = true
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-s.late:
+		return context.DeadlineExceeded
 	}
 }
 
@@ -112,7 +113,7 @@ func (s *Server) secured(nc net.Conn, c *tls.Config) net.Conn {
 	if c == nil {
 		return nc
 	}
-	return tls.Server(&socket{Conn: nc, slots: s.handshakes.slots}, c)
+	return tls.Server(&socket{Conn: nc}, c)
 }
 
 // secure does the handshake of a client and then serves it. A handshake makes its goroutine's stack
@@ -120,9 +121,11 @@ func (s *Server) secured(nc net.Conn, c *tls.Config) net.Conn {
 func (s *Server) secure(c *clientConn, t *tls.Conn) {
 	under := t.NetConn().(*socket)
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeLimit)
+	under.slots, under.late = s.handshakes.slots, ctx.Done()
 	err := t.HandshakeContext(ctx)
 	cancel()
 	under.end()
+	under.slots, under.late = nil, nil
 	if err == nil {
 		go s.attend(c)
 		return

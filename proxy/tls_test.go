@@ -205,6 +205,47 @@ func TestStalledHandshakes(t *testing.T) {
 	}
 }
 
+// TestHandshakesAreBounded: while as many are worked on as may be, further ones wait, and who is
+// connected is served.
+func TestHandshakesAreBounded(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	g := newGround(t, nil)
+	g.proxy.Apply(configured(t, withTLS(ca.Issue("server", nil), "")))
+	before, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.Command(ping) // the proxy's part of the handshake is over, too
+	slots := g.proxy.handshakes.slots
+	for range cap(slots) {
+		slots <- struct{}{}
+	}
+	done := make(chan error, 1)
+	go func() {
+		nc, err := tls.Dial("tcp", g.addr, &tls.Config{RootCAs: ca.Pool()})
+		if err == nil {
+			err = nc.Close()
+		}
+		done <- err
+	}()
+	for range 100 {
+		if r := before.Command(ping); wiretest.Get(wiretest.Decode(r), "ok") != 1.0 {
+			t.Fatal(wiretest.Decode(r))
+		}
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("a handshake did not wait: %v", err)
+	default:
+	}
+	for range cap(slots) {
+		<-slots
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // firstWords sends what it is told, and waits for the first byte of the answer only.
 type firstWords struct{ net.Conn }
 
