@@ -28,8 +28,8 @@ role = "write"
 isolation = "database"
 `
 
-// guarded is a ground whose listener asks for certificates, and the authority of these.
-func guarded(t *testing.T) (*ground, *wiretest.Authority) {
+// askingCertificates is a ground whose listener asks for certificates, and the authority of these.
+func askingCertificates(t *testing.T) (*ground, *wiretest.Authority) {
 	t.Helper()
 	ca := wiretest.NewAuthority(t)
 	g := newGround(t, nil)
@@ -66,15 +66,15 @@ func authenticate(more ...any) bson.D {
 	return append(append(d("authenticate", 1, "mechanism", "MONGODB-X509"), d(more...)...), d("$db", "$external")...)
 }
 
-// code is that of the answer to a command; 0 where it succeeds.
-func code(c *wiretest.Client, cmd bson.D) (int32, bson.D) {
+// answerCode is that of the answer to a command; 0 where it succeeds.
+func answerCode(c *wiretest.Client, cmd bson.D) (int32, bson.D) {
 	r := wiretest.Decode(c.Command(cmd))
 	n, _ := wiretest.Get(r, "code").(int32)
 	return n, r
 }
 
 func TestX509(t *testing.T) {
-	g, ca := guarded(t)
+	g, ca := askingCertificates(t)
 	find := d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")
 	for _, tt := range []struct {
 		name, cn, uri string
@@ -100,14 +100,14 @@ func TestX509(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := g.come(ca, tt.cn, strings.Fields(tt.uri)...)
-			if n, r := code(c, find); n != 13 || !strings.Contains(fmt.Sprint(r), "requires authentication") {
+			if n, r := answerCode(c, find); n != 13 || !strings.Contains(fmt.Sprint(r), "requires authentication") {
 				t.Errorf("before: %v", r)
 			}
-			got, r := code(c, tt.cmd)
+			got, r := answerCode(c, tt.cmd)
 			if got != tt.want {
 				t.Errorf("code %d, want %d: %v", got, tt.want, r)
 			}
-			if n, r := code(c, find); (n == 0) != (tt.want == 0) || n != 0 && n != 13 {
+			if n, r := answerCode(c, find); (n == 0) != (tt.want == 0) || n != 0 && n != 13 {
 				t.Errorf("after: %v", r)
 			}
 			if tt.want == 0 && (wiretest.Get(r, "dbname") != "$external" || !strings.HasPrefix(wiretest.Get(r, "user").(string), "CN=")) {
@@ -119,13 +119,13 @@ func TestX509(t *testing.T) {
 
 // TestBeforeLogin: what a stranger may ask reaches no server, and everything else is 13.
 func TestBeforeLogin(t *testing.T) {
-	g, ca := guarded(t)
+	g, ca := askingCertificates(t)
 	c := g.come(ca, "app")
 	g.server.Forget()
 	for _, cmd := range []bson.D{
 		d("hello", 1), d("isMaster", 1), d("ping", 1), d("endSessions", bson.A{d("id", bson.Binary{Subtype: 4, Data: make([]byte, 16)})}), d("logout", 1),
 	} {
-		if n, r := code(c, append(cmd, d("$db", "admin")...)); n != 0 {
+		if n, r := answerCode(c, append(cmd, d("$db", "admin")...)); n != 0 {
 			t.Errorf("%v: %v", cmd, r)
 		}
 	}
@@ -134,7 +134,7 @@ func TestBeforeLogin(t *testing.T) {
 		d("listDatabases", 1), d("serverStatus", 1), d("getParameter", "*"), d("getLog", "*"), d("startSession", 1),
 		d("commitTransaction", 1), d("tenantryExplain", d("find", "orders")), d("listCommands", 1), d("noSuchCommand", 1), d("killCursors", "orders"),
 	} {
-		if n, r := code(c, append(cmd, d("$db", "app")...)); n != 13 {
+		if n, r := answerCode(c, append(cmd, d("$db", "app")...)); n != 13 {
 			t.Errorf("%v: %v", cmd, r)
 		}
 	}
@@ -153,7 +153,7 @@ func TestBeforeLogin(t *testing.T) {
 // TestX509Speculative: the log-in in a hello, also an old one, saves a round trip; where it fails the
 // hello is answered as if it had not been there.
 func TestX509Speculative(t *testing.T) {
-	g, ca := guarded(t)
+	g, ca := askingCertificates(t)
 	begin := func(more ...any) bson.D {
 		return d("hello", 1, "speculativeAuthenticate", append(d("authenticate", 1, "mechanism", "MONGODB-X509"), d(more...)...), "$db", "admin")
 	}
@@ -175,7 +175,7 @@ func TestX509Speculative(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := g.come(ca, tt.cn)
-			n, r := code(c, tt.hello)
+			n, r := answerCode(c, tt.hello)
 			got, _ := wiretest.Get(r, "speculativeAuthenticate").(bson.D)
 			if n != 0 || (got != nil) != tt.in || tt.in && (wiretest.Get(got, "user") != "CN=app,O=smetasc" || wiretest.Get(got, "dbname") != "$external") {
 				t.Errorf("hello: %v", r)
@@ -184,7 +184,7 @@ func TestX509Speculative(t *testing.T) {
 			if tt.in {
 				want = 0
 			}
-			if n, r := code(c, d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")); n != want {
+			if n, r := answerCode(c, d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")); n != want {
 				t.Errorf("after: %v", r)
 			}
 		})
@@ -193,38 +193,38 @@ func TestX509Speculative(t *testing.T) {
 
 // TestX509Bound: a certificate with a tenant binds to it, for the connection's life.
 func TestX509Bound(t *testing.T) {
-	g, ca := guarded(t)
+	g, ca := askingCertificates(t)
 	acme := g.come(ca, "x", "spiffe://smetasc/tenant/acme")
-	if n, r := code(acme, authenticate()); n != 0 {
+	if n, r := answerCode(acme, authenticate()); n != 0 {
 		t.Fatal(r)
 	}
 	insert := func(tenant string) bson.D {
 		return d("insert", "orders", "documents", bson.A{d("_id", tenant, "tenantId", tenant)}, "$db", "app")
 	}
-	if n, r := code(acme, insert("acme")); n != 0 {
+	if n, r := answerCode(acme, insert("acme")); n != 0 {
 		t.Error(r)
 	}
-	if n, r := code(acme, d("listDatabases", 1, "$db", "admin")); n != 0 || strings.Contains(fmt.Sprint(r), "app_t_") {
+	if n, r := answerCode(acme, d("listDatabases", 1, "$db", "admin")); n != 0 || strings.Contains(fmt.Sprint(r), "app_t_") {
 		t.Error(r)
 	}
-	if n, r := code(acme, d("currentOp", 1, "$db", "admin")); n != 13 {
+	if n, r := answerCode(acme, d("currentOp", 1, "$db", "admin")); n != 13 {
 		t.Error(r)
 	}
-	if n, r := code(acme, authenticate()); n != 0 {
+	if n, r := answerCode(acme, authenticate()); n != 0 {
 		t.Errorf("the same once more: %v", r)
 	}
 	// A reload that gives the certificate to somebody else holds for those who come.
 	cfg := configured(t, "auth = \"x509\"\n"+withTLS(ca.Issue("server", nil), fmt.Sprintf(", client_ca = %q", ca.File))+
 		strings.Replace(certificateRules, `"write"`, `"read"`, 1))
 	g.proxy.Apply(cfg)
-	if n, r := code(acme, authenticate()); n != 20 {
+	if n, r := answerCode(acme, authenticate()); n != 20 {
 		t.Errorf("another principal on the same connection: %v", r)
 	}
 	late := g.come(ca, "x", "spiffe://smetasc/tenant/acme")
-	if n, r := code(late, authenticate()); n != 0 {
+	if n, r := answerCode(late, authenticate()); n != 0 {
 		t.Fatal(r)
 	}
-	if n, r := code(late, insert("acme2")); n != 13 {
+	if n, r := answerCode(late, insert("acme2")); n != 13 {
 		t.Errorf("a reader writes: %v", r)
 	}
 }
@@ -242,7 +242,7 @@ func TestUnverified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, r := code(client, authenticate()); n != 18 {
+	if n, r := answerCode(client, authenticate()); n != 18 {
 		t.Error(r)
 	}
 }
