@@ -150,6 +150,13 @@ func TestAdminTLS(t *testing.T) {
 	if err := c.WriteSummary(&out); err != nil || !strings.Contains(out.String(), "127.0.0.1:8017, tls until "+day(server.Leaf.NotAfter)+", client certificates required") {
 		t.Error(err, out.String())
 	}
+	open := "[admin]\naddress = \"0.0.0.0:8017\"\ntoken_file = \"admin.token\"\n"
+	if _, warnings, err := loadText(minimal + open); err != nil || len(warnings) != 1 || warnings[0].Key != "admin.address" {
+		t.Error("a token in plain text:", warnings, err)
+	}
+	if _, warnings, err := loadText(minimal + open + fmt.Sprintf("tls = { cert = %q, key = %[1]q }\n", server.File)); err != nil || len(warnings) > 0 {
+		t.Error(warnings, err)
+	}
 	os.Remove(server.File)
 	if _, _, err := loadText(minimal + fmt.Sprintf("[admin]\ntls = { cert = %q, key = %[1]q }\n", server.File)); err == nil {
 		t.Error("loaded without its certificate")

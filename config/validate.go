@@ -87,9 +87,17 @@ func (l *loader) checkAddresses() {
 
 func (l *loader) checkAdmin() {
 	a, at := l.cfg.Admin, l.root.key("admin")
-	if host, _, why := splitAddress(a.Address); why == "" && !loopback(host) && a.TokenFile == "" {
+	host, _, why := splitAddress(a.Address)
+	if why != "" || loopback(host) {
+		return
+	}
+	if a.TokenFile == "" {
 		l.refuse(at.key("address"), show(a.Address)+" is not a loopback address and there is no token",
 			"set token_file, or listen on 127.0.0.1")
+	}
+	if a.TLS == nil {
+		l.warn(at.key("address"), show(a.Address)+" is not a loopback address, and the token passes there for everybody to read",
+			"add tls")
 	}
 }
 
