@@ -1,19 +1,9 @@
 package backend
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
-	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +11,8 @@ import (
 	"github.com/xdg-go/scram"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver"
+
+	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
 // scramAuth knows one user.
@@ -89,72 +81,15 @@ func TestWrongPasswordIsToldAtOnce(t *testing.T) {
 	}
 }
 
-// authority makes certificates in files.
-type authority struct {
-	t    *testing.T
-	dir  string
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newAuthority(t *testing.T) *authority {
-	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.make("ca", nil)
-	return a
-}
-
-func (a *authority) make(name string, change func(*x509.Certificate)) (*x509.Certificate, *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA:        a.cert == nil, BasicConstraintsValid: true,
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = cert, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	pk, _ := x509.MarshalPKCS8PrivateKey(key)
-	out := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	out = append(out, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})...)
-	if err := os.WriteFile(a.path(name), out, 0o600); err != nil {
-		a.t.Fatal(err)
-	}
-	made, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return made, key
-}
-
-func (a *authority) path(name string) string { return filepath.Join(a.dir, name+".pem") }
-
 func TestTLSAndX509(t *testing.T) {
-	a := newAuthority(t)
-	a.make("server", nil)
-	a.make("client", nil)
-	pair, err := tls.LoadX509KeyPair(a.path("server"), a.path("server"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
+	ca := wiretest.NewAuthority(t)
+	server, client := ca.Issue("server", nil), ca.Issue("client", nil)
 	s := newScripted(t, standalone())
 	s.set(func() {
-		s.tls = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
+		s.tls = &tls.Config{Certificates: []tls.Certificate{server.Certificate}, ClientCAs: ca.Pool(), ClientAuth: tls.RequireAndVerifyClientCert}
 	})
 	s.answer = func(cmd bson.Raw) bson.D { return d("ok", 1, "asked", cmd) }
-	_, c := open(t, "mongodb://"+s.addr+"/?tls=true&tlsCAFile="+a.path("ca")+"&tlsCertificateKeyFile="+a.path("client")+
+	_, c := open(t, "mongodb://"+s.addr+"/?tls=true&tlsCAFile="+ca.File+"&tlsCertificateKeyFile="+client.File+
 		"&authMechanism=MONGODB-X509", Limits{})
 	conn := acquire(t, c, write, 0)
 	roundTrip(t, conn)
@@ -170,7 +105,7 @@ func TestTLSAndX509(t *testing.T) {
 	again.Release()
 
 	_, bad := open(t, "mongodb://"+s.addr+"/?tls=true&serverSelectionTimeoutMS=1500", Limits{})
-	_, err = bad.Acquire(within(t, 5*time.Second), write, 0)
+	_, err := bad.Acquire(within(t, 5*time.Second), write, 0)
 	if !errors.Is(err, ErrNoServer) || !strings.Contains(err.Error(), "certificate") {
 		t.Error(err)
 	}
