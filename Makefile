@@ -10,7 +10,7 @@ VULN_VERSION := v1.8.0
 LINT := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 VULN := $(CACHE)/bin/govulncheck-$(VULN_VERSION)
 
-.PHONY: help build run setup test test-main test-demo test-long suites check vuln fuzz clean
+.PHONY: help build run bench profile setup test test-main test-demo test-long suites check vuln fuzz clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -21,6 +21,17 @@ build:           ## .cache/bin/tenantry
 run: build       ## the proxy before an embedded server with a small sample; Ctrl-C ends it
 	cd demo && $(GO) build $(TAGS) -o $(CACHE)/bin/tenantry-demo ./cmd/tenantry-demo
 	$(CACHE)/bin/tenantry-demo --tenantry $(CACHE)/bin/tenantry $(ARGS)
+
+bench: build     ## what tenantry costs per command; BENCH='-rounds 2 -for 500ms -only find-64' for a part
+	$(GO) build -o $(CACHE)/bin/bench ./bench
+	$(CACHE)/bin/bench -tenantry $(CACHE)/bin/tenantry -out $(CACHE)/bench $(BENCH)
+
+# The parts in-process, for benchstat; the profile is of the whole plain path, server and client included.
+profile:         ## CPU profile of the plain path, and the benchmarks of its parts
+	mkdir -p $(CACHE)/bench
+	$(GO) test -run '^$$' -bench Plain -benchtime 3s -cpuprofile $(CACHE)/bench/plain.pprof -o $(CACHE)/bench/proxy.test ./proxy
+	$(GO) test -run '^$$' -bench 'Parse|Route|Patch|Merge' -count $(or $(COUNT),1) ./wire ./routing ./proxy
+	$(GO) tool pprof -top -nodecount 40 $(CACHE)/bench/proxy.test $(CACHE)/bench/plain.pprof
 
 setup:           ## test servers and real clients
 	sh demo/setup.sh

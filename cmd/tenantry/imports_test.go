@@ -11,7 +11,7 @@ import (
 )
 
 // mayImport is the picture of the rooms: what each may import of this module. What is not here,
-// nobody imports: the command, demo, and wiretest but for tests.
+// nobody imports: the commands, demo, and wiretest but for tests.
 var mayImport = map[string][]string{
 	"wire":          {},
 	"wire/wiretest": {"wire"},
@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"backend":       {"wire"},
 	"control":       {"wire", "routing", "backend", "config"},
 	"proxy":         {"wire", "auth", "routing", "backend", "config"},
+	"bench":         {"wire", "config", "control"},
 	"cmd/tenantry":  {"wire", "routing", "backend", "auth", "config", "control", "proxy", "admin"},
 }
 

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// experiment is one question: the same work done in several ways, which take turns.
+type experiment struct {
+	Name     string
+	Title    string
+	Pinned   bool // every process on the same CPU
+	Base     string
+	Variants []variant
+	Targets  []target
+}
+
+// variant is one way to do the work.
+type variant struct {
+	Name     string
+	By       string // direct, framing, copy, haproxy or tenantry
+	Tenants  int    // in tenantry's table
+	Isolated int    // of them
+	Pool     int    // connections to the server at most
+	Load     load
+}
+
+// target is what a figure of a variant should be, as a ratio to the same of another variant.
+type target struct {
+	Variant string
+	Figure  string // of figures
+	Over    string // variant; "" for the figure itself
+	Least   bool   // the bound is the least, else the most
+	Bound   float64
+}
+
+// outcome is what an experiment has found: for each variant its rounds.
+type outcome struct {
+	experiment
+	Rounds map[string][]result
+}
+
+// settings are those of a whole run of the bench.
+type settings struct {
+	binary string // of tenantry
+	rounds int
+	length time.Duration
+	cpu    int // of pinned experiments
+	say    func(format string, args ...any)
+}
+
+// run starts what the experiment needs and measures.
+func (e experiment) run(s settings) (*outcome, error) {
+	cpu := -1
+	if e.Pinned {
+		cpu = s.cpu
+	}
+	g := &ground{settings: s, cpu: cpu, relays: map[string]*child{}, proxies: map[string]*tenantry{}}
+	defer g.stop()
+	if err := g.start(e); err != nil {
+		return nil, fmt.Errorf("%s: %w", e.Name, err)
+	}
+	o := &outcome{experiment: e, Rounds: map[string][]result{}}
+	for round := range s.rounds {
+		for i := range e.Variants {
+			v := &e.Variants[(i+round)%len(e.Variants)] // none is always behind the same
+			r, err := generate(cpu, g.loadFor(v))
+			if err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", e.Name, v.Name, err)
+			}
+			o.Rounds[v.Name] = append(o.Rounds[v.Name], r)
+		}
+	}
+	return o, nil
+}
+
+// ground is the processes of an experiment.
+type ground struct {
+	settings
+	cpu     int
+	server  *child
+	relays  map[string]*child
+	proxies map[string]*tenantry // by what their configuration depends on
+}
+
+func (g *ground) start(e experiment) (err error) {
+	if g.server, err = self(g.cpu, "server"); err != nil {
+		return err
+	}
+	for i := range e.Variants {
+		if err := g.startFor(&e.Variants[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *ground) startFor(v *variant) (err error) {
+	switch v.By {
+	case "direct":
+	case "tenantry":
+		if g.proxies[v.table()] == nil {
+			var t *tenantry
+			t, err = startTenantry(g.cpu, g.binary, proxyConfig(g.server.address, v.Tenants, v.Isolated, v.Pool))
+			if err == nil {
+				g.proxies[v.table()] = t
+			}
+		}
+	case "haproxy":
+		g.relays[v.By], err = startHAProxy(g.cpu, g.server.address)
+	default:
+		g.relays[v.By], err = self(g.cpu, "relay", v.By, g.server.address)
+	}
+	return err
+}
+
+func (v *variant) table() string { return fmt.Sprint(v.Tenants, v.Isolated, v.Pool) }
+
+// loadFor is the variant's load with where it goes.
+func (g *ground) loadFor(v *variant) load {
+	l := v.Load
+	if l.For == 0 {
+		l.For = g.length
+	}
+	if l.Warm == 0 {
+		l.Warm = l.For / 5
+	}
+	c := g.server
+	switch {
+	case v.By == "tenantry":
+		c = g.proxies[v.table()].child
+	case g.relays[v.By] != nil:
+		c = g.relays[v.By]
+	}
+	l.Address = c.address
+	if c != g.server {
+		l.Process = c.cmd.Process.Pid
+	}
+	return l
+}
+
+func (g *ground) stop() {
+	for _, t := range g.proxies {
+		t.stop()
+	}
+	for _, c := range g.relays {
+		c.stop()
+	}
+	g.server.stop()
+}
