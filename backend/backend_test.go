@@ -456,7 +456,7 @@ func TestWrongReply(t *testing.T) {
 	conn.id = 5
 	req := ping()
 	defer req.Free()
-	if _, err := conn.write(req, false); err != nil {
+	if _, err := conn.write(req, false, true); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.RoundTrip(req, false); !errors.Is(err, ErrMismatch) {

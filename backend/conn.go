@@ -102,7 +102,7 @@ func (c *Conn) usable() bool {
 func (c *Conn) RoundTrip(req *wire.Buf, compressible bool) (*wire.Buf, error) {
 	c.id++
 	silent := prepare(req, c.id)
-	if sent, err := c.write(req, compressible); err != nil {
+	if sent, err := c.write(req, compressible, silent); err != nil {
 		return nil, c.fail(sent, err)
 	}
 	if silent {
@@ -115,8 +115,9 @@ func (c *Conn) RoundTrip(req *wire.Buf, compressible bool) (*wire.Buf, error) {
 	return reply, nil
 }
 
-// write writes one request and reports whether all of it went out.
-func (c *Conn) write(req *wire.Buf, compressible bool) (sent bool, err error) {
+// write writes one request and reports whether all of it went out. One that is not silent is waited
+// for until its reply begins.
+func (c *Conn) write(req *wire.Buf, compressible, silent bool) (sent bool, err error) {
 	out := req
 	if compressible && c.compressor != wire.Noop {
 		if packed, err := wire.Compress(req, c.compressor); err == nil { // else as it is
@@ -124,7 +125,12 @@ func (c *Conn) write(req *wire.Buf, compressible bool) (sent bool, err error) {
 			out = packed
 		}
 	}
-	n, err := c.wire.Write(out.B)
+	var n int
+	if silent {
+		n, err = c.wire.Write(out.B)
+	} else {
+		n, err = c.wire.Ask(out.B)
+	}
 	return n == len(out.B), err
 }
 

@@ -9,7 +9,7 @@ const curveClients = 64
 var steps = []float64{0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9}
 
 // colors of the ways in the picture.
-var colors = map[string]string{"direct": "#888888", "framing": "#1f77b4", "copy": "#2ca02c", "haproxy": "#9467bd", "tenantry": "#d62728"}
+var colors = map[string]string{"direct": "#888888", "framing": "#1f77b4", "copy": "#2ca02c", "haproxy": "#9467bd", "before": "#ff7f0e", "tenantry": "#d62728"}
 
 // latencyAgainstLoad measures an open loop at several loads: each command is due at a time that no
 // answer can put off.

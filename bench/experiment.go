@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -19,6 +21,7 @@ type experiment struct {
 type variant struct {
 	Name     string
 	By       string // direct, framing, copy, haproxy or tenantry
+	Binary   string // of tenantry, where it is not the one under test
 	Tenants  int    // in tenantry's table
 	Isolated int    // of them
 	Pool     int    // connections to the server at most
@@ -34,6 +37,19 @@ type target struct {
 	Bound   float64
 }
 
+// besides is the experiment with another build of tenantry taking its turns, to which all is compared:
+// two builds measured one after the other differ by what else the machine did meanwhile.
+func (e experiment) besides(binary string) experiment {
+	i := slices.IndexFunc(e.Variants, func(v variant) bool { return v.Name == "tenantry" })
+	if binary == "" || i < 0 {
+		return e
+	}
+	v := e.Variants[i]
+	v.Name, v.Binary = "before", binary
+	e.Variants, e.Base = append(slices.Clone(e.Variants), v), v.Name
+	return e
+}
+
 // outcome is what an experiment has found: for each variant its rounds.
 type outcome struct {
 	experiment
@@ -43,14 +59,16 @@ type outcome struct {
 // settings are those of a whole run of the bench.
 type settings struct {
 	binary string // of tenantry
+	before string // another build, to compare with; "" for none
 	rounds int
 	length time.Duration
 	cpu    int // of pinned experiments
-	say    func(format string, args ...any)
+
 }
 
 // run starts what the experiment needs and measures.
 func (e experiment) run(s settings) (*outcome, error) {
+	e = e.besides(s.before)
 	cpu := -1
 	if e.Pinned {
 		cpu = s.cpu
@@ -101,7 +119,7 @@ func (g *ground) startFor(v *variant) (err error) {
 	case "tenantry":
 		if g.proxies[v.table()] == nil {
 			var t *tenantry
-			t, err = startTenantry(g.cpu, g.binary, proxyConfig(g.server.address, v.Tenants, v.Isolated, v.Pool))
+			t, err = startTenantry(g.cpu, cmp.Or(v.Binary, g.binary), proxyConfig(g.server.address, v.Tenants, v.Isolated, v.Pool))
 			if err == nil {
 				g.proxies[v.table()] = t
 			}
@@ -114,7 +132,7 @@ func (g *ground) startFor(v *variant) (err error) {
 	return err
 }
 
-func (v *variant) table() string { return fmt.Sprint(v.Tenants, v.Isolated, v.Pool) }
+func (v *variant) table() string { return fmt.Sprint(v.Binary, v.Tenants, v.Isolated, v.Pool) }
 
 // loadFor is the variant's load with where it goes.
 func (g *ground) loadFor(v *variant) load {

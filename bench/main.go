@@ -71,8 +71,9 @@ type report struct {
 
 func bench(args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	s := settings{say: func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }}
+	s := settings{}
 	flags.StringVar(&s.binary, "tenantry", ".cache/bin/tenantry", "the binary to measure")
+	flags.StringVar(&s.before, "before", "", "another build of it, to compare with in the same rounds")
 	flags.IntVar(&s.rounds, "rounds", 5, "how often each variant has its turn")
 	flags.DurationVar(&s.length, "for", 2*time.Second, "how long a turn counts")
 	flags.IntVar(&s.cpu, "cpu", runtime.NumCPU()-1, "the CPU of experiments that are pinned to one")

@@ -21,12 +21,16 @@ type Conn struct {
 	net.Conn
 	raw   syscall.RawConn
 	ready func(fd uintptr) bool // made once: a closure for each read would be an allocation
+	asked func(fd uintptr) bool // likewise, of [Conn.Ask]
 	tls   bool
 	first [1]byte // what fill reads of TLS
 	in    *Buf    // bytes read and not yet handed out, from at on; nil while idle
 	at    int
 	err   error // of the read inside ready
 	lost  error // why a message was read in part: the next byte is no header
+
+	question []byte // of an Ask, until it is written
+	written  int
 
 	lull time.Time // when a wait for a message ends without one; zero for never
 
@@ -283,6 +287,31 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		return n, err
 	}
 	return n, c.SetWriteDeadline(time.Time{})
+}
+
+// Ask writes a whole message to a side that speaks only when it is asked, and waits for the first byte
+// of what it says; [Conn.ReadMessage] reads that. n is how much was written.
+//
+// Where the connection can wait without a buffer, the write is made inside of the wait: a read that is
+// tried before the answer can be there costs as much as one that brings it. What had come before the
+// question wakes nobody by itself then, but with the answer, or with the reset by which a socket that
+// its owner has closed answers what is sent to it.
+func (c *Conn) Ask(b []byte) (n int, err error) {
+	if c.raw == nil || c.in != nil || len(b) >= BudgetFloor {
+		return c.Write(b)
+	}
+	c.question, c.written = b, 0
+	err = c.raw.Read(c.asked)
+	n, c.question = c.written, nil
+	if err == nil {
+		err, c.err = c.err, nil
+	}
+	if err == nil && n < len(b) {
+		var rest int
+		rest, err = c.Write(b[n:])
+		n += rest
+	}
+	return n, err
 }
 
 // writeSize is how much of a large message has to be taken within the stall.

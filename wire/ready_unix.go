@@ -22,7 +22,7 @@ func (c *Conn) waitReady() {
 		return
 	}
 	if raw, err := sc.SyscallConn(); err == nil {
-		c.raw, c.ready = raw, c.tryRead
+		c.raw, c.ready, c.asked = raw, c.tryRead, c.askOnce
 	}
 }
 
@@ -51,5 +51,23 @@ func (c *Conn) tryRead(fd uintptr) bool {
 			c.in = b
 		}
 		return true
+	}
+}
+
+// askOnce writes the question when it is called first, and reads when it is called again. What is not
+// written whole at once is for the plain write to go on with.
+func (c *Conn) askOnce(fd uintptr) bool {
+	if c.question == nil {
+		return c.tryRead(fd)
+	}
+	b := c.question
+	c.question = nil
+	for {
+		n, err := syscall.Write(int(fd), b)
+		if err == syscall.EINTR {
+			continue
+		}
+		c.written = max(n, 0)
+		return c.written < len(b)
 	}
 }
