@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"errors"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,12 +22,9 @@ type outcome struct {
 	waits  bool // for events that come when they come: it is not slow
 }
 
-// metrics counts what the room does. Series are resolved once and kept, so that a command costs
-// two map look-ups and no formatting.
+// metrics counts what the room does. A command's series are found by one look-up in a map that is
+// replaced when a new one comes, a tenant's by its number.
 type metrics struct {
-	commands   *prometheus.HistogramVec
-	tenants    *prometheus.CounterVec
-	latency    *prometheus.HistogramVec
 	turnedAway prometheus.Counter
 	malformed  prometheus.Counter
 	panics     prometheus.Counter
@@ -35,45 +34,26 @@ type metrics struct {
 	logins     *prometheus.CounterVec
 	shutOut    prometheus.Counter
 
-	series    sync.Map // seriesKey → prometheus.Observer
-	perTenant sync.Map // tenantKey → *tenantSeries
-	mu        sync.Mutex
-	named     map[string]bool // tenants with series of their own
+	series  atomic.Pointer[map[seriesKey]*seriesTally]    // never changed, but replaced under mu
+	tenants atomic.Pointer[[]atomic.Pointer[tenantTally]] // by number; written, and replaced to grow, under mu
+	mu      sync.Mutex                                    // guards the following
+	named   map[string]*tenantTally                       // by label: tenants with series of their own, and otherTenants
 }
 
 type seriesKey struct {
 	command *routing.Command
 	cluster string
-	outcome string
-}
-
-type tenantKey struct {
-	tenant  uint32
-	outcome string
-}
-
-// tenantSeries are a tenant's; its latency is the same for every outcome.
-type tenantSeries struct {
-	commands prometheus.Counter
-	seconds  prometheus.Observer
+	code    wire.Code
 }
 
 // maxTenantSeries bounds the tenants that have series of their own; the others share one.
-const maxTenantSeries = 1000
+const (
+	maxTenantSeries = 1000
+	otherTenants    = "other"
+)
 
 func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 	m := &metrics{
-		commands: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tenantry_command_seconds", Help: "Commands by kind, cluster and outcome, with their latency.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-		}, []string{"command", "cluster", "outcome"}),
-		tenants: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tenantry_tenant_commands_total", Help: "Commands by tenant and outcome; tenants beyond the first thousand are \"other\".",
-		}, []string{"tenant", "outcome"}),
-		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tenantry_tenant_command_seconds", Help: "Latency of commands by tenant; tenants beyond the first thousand are \"other\".",
-			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10},
-		}, []string{"tenant"}),
 		turnedAway: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantry_clients_turned_away_total", Help: "Connections closed because limits.client_connections was reached.",
 		}),
@@ -98,15 +78,17 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 		shutOut: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantry_shut_out_total", Help: "Commands refused and connections closed because of [[deny]] or a user who was changed or removed.",
 		}),
-		named: map[string]bool{},
+		named: map[string]*tenantTally{},
 	}
 	for _, result := range []string{"ok", "failed", "throttled", "refused"} {
 		m.logins.WithLabelValues(result) // so that the first one is an increase, too
 	}
+	m.series.Store(&map[seriesKey]*seriesTally{})
+	m.tenants.Store(&[]atomic.Pointer[tenantTally]{})
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.commands, m.tenants, m.latency, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost, m.leaks, m.logins, m.shutOut,
+	reg.MustRegister(m, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost, m.leaks, m.logins, m.shutOut,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_cursors", Help: "Cursors open now."},
 			func() float64 { return float64(s.cursors.count()) }))
 	return m
@@ -116,23 +98,17 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 func (c *clientConn) observe() {
 	took := time.Since(c.start)
 	o := &c.outcome
-	word := "ok"
-	if o.code != 0 {
-		word = o.code.Name()
-	}
 	cluster := ""
 	if o.target != nil {
 		cluster = o.target.Cluster
 	}
-	c.srv.metrics.command(seriesKey{c.req.Cmd, cluster, word}).Observe(took.Seconds())
+	c.srv.metrics.command(seriesKey{c.req.Cmd, cluster, o.code}).observe(took, commandBounds)
 	if o.tenant != nil {
-		x := c.srv.metrics.tenant(o.tenant, word)
-		x.commands.Inc()
-		x.seconds.Observe(took.Seconds())
+		c.srv.metrics.tenant(o.tenant).observe(o.code, took)
 	}
 	if slow := c.srv.settings.Load().slow; slow > 0 && took >= slow && !o.waits && c.req.Cmd != nil && c.req.Cmd.Access != routing.None {
 		e := c.log.Info().Str("command", c.req.Cmd.Name).Bytes("database", c.req.DB).Bytes("collection", c.req.Coll()).
-			Dur("took", took).Str("outcome", word)
+			Dur("took", took).Str("outcome", outcomeName(o.code))
 		if o.tenant != nil {
 			e = e.Str("tenant", o.tenant.Key)
 		}
@@ -140,40 +116,69 @@ func (c *clientConn) observe() {
 	}
 }
 
-func (m *metrics) command(k seriesKey) prometheus.Observer {
-	if o, ok := m.series.Load(k); ok {
-		return o.(prometheus.Observer)
+func (m *metrics) command(k seriesKey) *seriesTally {
+	if t := (*m.series.Load())[k]; t != nil {
+		return t
 	}
-	name := "unknown"
-	if k.command != nil {
-		name = k.command.Name
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := (*m.series.Load())[k]; t != nil {
+		return t
 	}
-	o, _ := m.series.LoadOrStore(k, m.commands.WithLabelValues(name, k.cluster, k.outcome))
-	return o.(prometheus.Observer)
+	t, more := &seriesTally{}, maps.Clone(*m.series.Load())
+	more[k] = t
+	m.series.Store(&more)
+	return t
 }
 
-func (m *metrics) tenant(t *routing.Tenant, outcome string) *tenantSeries {
-	k := tenantKey{t.Num, outcome}
-	if o, ok := m.perTenant.Load(k); ok {
-		return o.(*tenantSeries)
+func (m *metrics) tenant(t *routing.Tenant) *tenantTally {
+	if list := *m.tenants.Load(); int(t.Num) < len(list) {
+		if x := list[t.Num].Load(); x != nil {
+			return x
+		}
 	}
-	label := m.label(t.Key)
-	o, _ := m.perTenant.LoadOrStore(k, &tenantSeries{m.tenants.WithLabelValues(label, outcome), m.latency.WithLabelValues(label)})
-	return o.(*tenantSeries)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := *m.tenants.Load()
+	if int(t.Num) >= len(list) {
+		more := make([]atomic.Pointer[tenantTally], 2*int(t.Num)+64)
+		for i := range list {
+			more[i].Store(list[i].Load())
+		}
+		list = more
+		m.tenants.Store(&more)
+	}
+	x := m.tallyFor(t.Key)
+	list[t.Num].Store(x)
+	return x
 }
 
-// label is the tenant's key while there are few enough.
+// tallyFor is the key's own tally while there are few enough. The caller holds the mutex.
+func (m *metrics) tallyFor(key string) *tenantTally {
+	if m.named[key] == nil && len(m.named) >= maxTenantSeries {
+		key = otherTenants
+	}
+	t := m.named[key]
+	if t == nil {
+		t = &tenantTally{label: key}
+		m.named[key] = t
+	}
+	return t
+}
+
+// label is what a tenant is called in the metrics.
 func (m *metrics) label(key string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.named[key] {
-		return key
+	return m.tallyFor(key).label
+}
+
+// outcomeName is an outcome as logs and metrics call it.
+func outcomeName(code wire.Code) string {
+	if code == 0 {
+		return "ok"
 	}
-	if len(m.named) >= maxTenantSeries {
-		return "other"
-	}
-	m.named[key] = true
-	return key
+	return code.Name()
 }
 
 // unreachable counts and logs a command that its cluster did not answer.
