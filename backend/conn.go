@@ -29,6 +29,7 @@ type Conn struct {
 	compressor wire.Compressor // what was agreed on; wire.Noop: nothing
 
 	id     int32       // of the last request
+	amid   bool        // a reply has been read in part
 	broken atomic.Bool // it is closed when released
 	killed atomic.Bool // by somebody else than who uses it
 
@@ -100,19 +101,65 @@ func (c *Conn) usable() bool {
 // where that was agreed on with the server; the reply comes back decompressed. The error is a
 // *[Error], and the connection is of no further use.
 func (c *Conn) RoundTrip(req *wire.Buf, compressible bool) (*wire.Buf, error) {
+	silent, err := c.Send(req, compressible)
+	if err != nil || silent {
+		return nil, err
+	}
+	return c.Receive()
+}
+
+// Send is the first half of a RoundTrip. Where it isn't silent, [Conn.Receive] is the other one, or
+// [Conn.Front] and then [Conn.Pass] and [Conn.Fill] until all of the reply has been taken.
+func (c *Conn) Send(req *wire.Buf, compressible bool) (silent bool, err error) {
 	c.id++
-	silent := prepare(req, c.id)
+	silent = prepare(req, c.id)
 	if sent, err := c.write(req, compressible, silent); err != nil {
-		return nil, c.fail(sent, err)
+		return silent, c.fail(sent, err)
 	}
-	if silent {
-		return nil, nil
-	}
+	return silent, nil
+}
+
+// Receive reads the reply to what was sent.
+func (c *Conn) Receive() (*wire.Buf, error) {
 	reply, err := c.read()
 	if err != nil {
 		return nil, c.fail(true, err)
 	}
 	return reply, nil
+}
+
+// Front waits for the first want bytes of the reply to what was sent, and returns its length and what
+// has come of it; see [wire.Conn.Front]. One that is not the reply to it has no front.
+func (c *Conn) Front(want int) (n int, front []byte, err error) {
+	n, front, err = c.wire.Front(c.limit, want)
+	if err == nil && wire.ReadHeader(front).ResponseTo != c.id {
+		err = ErrMismatch
+	}
+	if err != nil {
+		return 0, nil, c.fail(true, err)
+	}
+	return n, front, nil
+}
+
+// Pass moves the next n bytes of the reply to a client. Until the reply's end has been read by
+// [Conn.Fill] the connection can't be lent again. lost is an error of which the client may be the
+// reason, so that it says nothing about the server.
+func (c *Conn) Pass(client *wire.Conn, n int) (lost, err error) {
+	c.amid = true
+	ended, err := c.wire.Pass(client, n)
+	if ended || err != nil && c.killed.Load() {
+		return nil, c.fail(true, err)
+	}
+	return err, nil
+}
+
+// Fill reads the reply's last len(b) bytes.
+func (c *Conn) Fill(b []byte) error {
+	if err := c.wire.Fill(b); err != nil {
+		return c.fail(true, err)
+	}
+	c.amid = false
+	return nil
 }
 
 // write writes one request and reports whether all of it went out. One that is not silent is waited

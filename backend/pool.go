@@ -145,7 +145,7 @@ func (p *pool) release(c *Conn) {
 	s := c.share
 	c.busy, c.share = false, nil
 	p.inUse.Add(-1)
-	keep := !c.broken.Load() && !p.retired && c.generation == p.generation.Load() && len(p.open) <= p.max
+	keep := !c.broken.Load() && !c.amid && !p.retired && c.generation == p.generation.Load() && len(p.open) <= p.max
 	if keep {
 		c.idleSince = now()
 		p.idle = append(p.idle, c)

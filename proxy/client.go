@@ -318,6 +318,9 @@ func (c *clientConn) run() *wire.Buf {
 // write sends the reply as the client asked for it.
 func (c *clientConn) write(reply *wire.Buf) error {
 	defer func() { reply.Free() }()
+	if c.passing.begun {
+		return c.end(reply)
+	}
 	c.requestID++
 	wire.SetIDs(reply.B, c.requestID, c.msg.RequestID)
 	if c.compressor != wire.Noop && c.req.Cmd != nil && wire.Compressible(c.req.Cmd.Name) {

@@ -233,6 +233,7 @@ func (c *clientConn) nextOf(t *routing.Table, cur *cursor, tx *txn) *wire.Buf {
 	part := &cur.part
 	tr := c.newTrip(t, part.target, tx)
 	tr.tenant, tr.cursor, tr.names, tr.watch = cur.tenant, cur, cur.names, cur.watch
+	tr.passes = c.passes(&tr, cur.names)
 	tr.sel = backend.Select{Address: part.address}
 	var id [8]byte
 	binary.LittleEndian.PutUint64(id[:], uint64(part.id))

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // ground is a server, the proxy before it with acme isolated, and a client.
 type ground struct {
-	t      *testing.T
+	t      testing.TB
 	server *wiretest.Server
 	big    *wiretest.Server // of a second cluster; nil for none
 	proxy  *Server
@@ -69,7 +69,7 @@ func twoClusters(t *testing.T) *ground {
 	return g
 }
 
-func groundOf(t *testing.T, resolve func(*ground), names ...string) *ground {
+func groundOf(t testing.TB, resolve func(*ground), names ...string) *ground {
 	t.Helper()
 	g := &ground{t: t, router: &routing.Router{}}
 	var specs []backend.Spec

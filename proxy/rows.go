@@ -128,6 +128,11 @@ func (c *clientConn) collectionRow(row wire.Doc) wire.Doc {
 	})
 }
 
+// looksAtDocuments reports whether something in a reply's rows may have to be withheld or left out.
+func (c *clientConn) looksAtDocuments() bool {
+	return c.bound.Rows() || c.bound != nil && c.srv.settings.Load().leaks != leaksOff
+}
+
 // leaks looks at the documents of a reply for a client that is bound to a tenant, as far as
 // [guard] leaks asks for it, and reports whether one is another tenant's. That is never to happen:
 // it is a last look at what all else has let through.

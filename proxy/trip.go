@@ -32,6 +32,7 @@ type trip struct {
 	names   routing.ReplyKind // where the reply names namespaces
 	cursor  *cursor           // whose next batch this is
 	watch   *watch            // the change stream that this opens, or goes on with
+	passes  bool              // a large reply's documents may go to the client as they come
 	address string            // of the server that answered
 	facts   replyFacts
 }
@@ -122,6 +123,9 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 	}
 	for again := true; ; again = false {
 		reply, notPrimary, err := c.exchange(cluster, tr, frame)
+		if c.passing.begun {
+			again = false // the client has got some of this reply
+		}
 		if err == nil && !(notPrimary && again && tr.txn == nil) {
 			return reply, nil
 		}
@@ -137,7 +141,9 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 		if cluster.Ready() && tr.sel.Pref != nil && errors.Is(err, backend.ErrNoServer) {
 			return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
 		}
-		c.srv.unreachable(c, tr.target.Cluster, err)
+		if c.passing.lost == nil {
+			c.srv.unreachable(c, tr.target.Cluster, err)
+		}
 		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
 	}
 }
@@ -166,7 +172,9 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 			conn.Interrupt()
 		}
 	}
-	reply, err = conn.RoundTrip(frame, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name))
+	if _, err = conn.Send(frame, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name)); err == nil {
+		reply, err = c.replyTo(tr, conn)
+	}
 	if !tr.aside {
 		c.inUse.Store(nil)
 	}
@@ -433,13 +441,15 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 	if d.Tenant != nil {
 		tr.tenant = d.Tenant.Num
 	}
+	remembers := d.Coll != nil && d.Tenant != nil && c.findsOne()
+	tr.passes = !remembers && c.req.Cmd != nil && c.passes(&tr, c.req.ReplyNames())
 	if reply, werr = c.send(&tr); werr == nil && tr.watch != nil && c.srv.opts.Router.Current() != t {
 		c.killOpened([]part{{tr: &tr, reply: reply}})
 		reply.Free()
 		return nil, true // it may have begun without a home that is new
 	}
 	if werr == nil {
-		if d.Coll != nil && d.Tenant != nil && c.findsOne() {
+		if remembers {
 			c.remember(d.Coll, d.Tenant, &tr)
 		}
 		reply, werr = c.finish(&tr, reply)

@@ -26,6 +26,7 @@ type work struct {
 	outcome    outcome
 	times      times // of what the command's parts have said
 	snapshot   snapshot
+	passing    passing
 	hintKey    []byte // of the document last asked for
 }
 
@@ -46,5 +47,6 @@ func (c *clientConn) giveWork() {
 	w.decision, w.outcome = routing.Decision{}, outcome{}
 	w.lsid, w.hasLSID = [16]byte{}, false
 	w.patch.Reset()
+	w.passing = passing{}
 	works.Put(w)
 }

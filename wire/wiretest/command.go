@@ -139,7 +139,7 @@ func HangUp() Reply { return Reply{hangUp: true} }
 func Raw(b []byte) Reply { return Reply{raw: append([]byte{}, b...)} }
 
 // ThenHangUp closes the connection in place of answering, after the command had its effect:
-// Pass().ThenHangUp() is the write whose reply is lost.
+// Pass().ThenHangUp() is the write whose reply is lost, Raw(part).ThenHangUp() a reply cut short.
 func (r Reply) ThenHangUp() Reply {
 	r.hangUp = true
 	return r

@@ -161,6 +161,9 @@ func (c *serverConn) answer(cmd Command) bool {
 		r.doc = c.s.set.remember(cmd, r.doc)
 	}
 	if r.hangUp {
+		if r.raw != nil {
+			c.write(r.raw)
+		}
 		return false
 	}
 	return c.send(cmd, r)
