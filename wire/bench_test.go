@@ -55,13 +55,31 @@ func BenchmarkPatch(b *testing.B) {
 			}
 			with := StringValue("shop.orders").Data
 			var p Patch
+			frame := NewBuf(len(whole.B))
+			copy(frame.B, whole.B)
 			b.ReportAllocs()
 			for b.Loop() {
-				frame := NewBuf(len(whole.B))
-				copy(frame.B, whole.B)
 				p.Reset()
 				p.Replace(nsAt, len(ns.Data), with, cursorAt, m.BodyAt)
-				p.Apply(frame).Free()
+				out := p.Apply(frame)
+				if out != frame { // it was freed
+					out.Free()
+					b.Fatal("the message was copied")
+				}
+				frame.B = frame.B[:len(whole.B)] // as it was
+				copy(frame.B, whole.B[:cursorAt+4])
+				copy(frame.B[nsAt:], whole.B[nsAt:])
+			}
+		})
+		b.Run(fmt.Sprint(size, " bytes, copied"), func(b *testing.B) {
+			whole := foundMessage(b, size)
+			start, value, end := at(b, whole, "ok")
+			var p Patch
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Reset()
+				p.Replace(start, end-start, whole.B[start:value], sectionsAt+1)
+				p.ApplyTo(whole).Free()
 			}
 		})
 	}

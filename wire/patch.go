@@ -10,13 +10,14 @@ type Patch struct {
 	lengths []length
 	delta   int
 	resized bool // some cut changes a length, even if all of them together don't
+	aside   []byte
 }
 
 // cut replaces n bytes at an offset of the frame.
 type cut struct {
 	at, n int
 	with  []byte
-	shift int // by how much bytes behind the cut move; filled by copyOut
+	shift int // by how much bytes behind the cut move; filled when the patch is applied
 }
 
 // length is an int32 length of the frame that grows with the cuts inside of it.
@@ -69,12 +70,15 @@ func (c *cut) after(at, n int) bool {
 	return c.at > at || c.at == at && n == 0 && c.n > 0
 }
 
-// Apply returns the changed message: the same buffer where no length changed, else a new one with
-// the old one's share of the budget, and then b is freed. A checksum is dropped, since it would be
+// Apply returns the changed message: the same buffer where little of it has to be moved, else a new one
+// with the old one's share of the budget, and then b is freed. A checksum is dropped, since it would be
 // wrong.
 func (p *Patch) Apply(b *Buf) *Buf {
 	if !p.resized {
 		return p.Amend(b)
+	}
+	if p.shift(b) {
+		return b
 	}
 	out := p.copyOut(b.B)
 	b.share(out)
@@ -102,6 +106,82 @@ func (p *Patch) Amend(b *Buf) *Buf {
 // is.
 func (p *Patch) ApplyTo(b *Buf) *Buf { return p.copyOut(b.B) }
 
+// Limits of a change in the message's own buffer.
+const (
+	shiftLess = 4 << 10 // bytes that are moved in any message; in a large one, up to its half
+	shiftWith = 1 << 10 // bytes that are put in, since they are set aside first
+)
+
+// shift changes the message in its own buffer by moving what lies behind the first cut; false where
+// there is no room or too much to move, and then nothing has been changed.
+func (p *Patch) shift(b *Buf) bool {
+	frame := b.B
+	size, shift, end := 0, 0, 0
+	for i := range p.cuts {
+		c := &p.cuts[i]
+		if c.at < end {
+			return false // they overlap, which is said elsewhere
+		}
+		end = c.at + c.n
+		size += len(c.with)
+		shift += len(c.with) - c.n
+		c.shift = shift
+	}
+	if size > shiftWith || len(frame)+p.delta > cap(frame) || len(frame)-p.cuts[0].at > max(shiftLess, len(frame)/2) {
+		return false
+	}
+	p.aside = p.aside[:0] // some may be a part of the frame
+	for i := range p.cuts {
+		p.aside = append(p.aside, p.cuts[i].with...)
+	}
+	p.moveParts(frame)
+	b.B = frame[:len(frame)+p.delta]
+	p.putIn(b.B)
+	p.fixLengths(b.B)
+	b.B = dropChecksum(b.B)
+	return true
+}
+
+// moveParts moves the parts behind the cuts. One that moves backwards can only be in the way of what
+// follows it where that moves backwards too, and likewise forwards.
+func (p *Patch) moveParts(frame []byte) {
+	room := frame[:cap(frame)]
+	move := func(i int) {
+		c, to := &p.cuts[i], len(frame)
+		if i+1 < len(p.cuts) {
+			to = p.cuts[i+1].at
+		}
+		copy(room[c.at+c.n+c.shift:], room[c.at+c.n:to])
+	}
+	for i := len(p.cuts) - 1; i >= 0; i-- {
+		if p.cuts[i].shift > 0 {
+			move(i)
+		}
+	}
+	for i := range p.cuts {
+		if p.cuts[i].shift < 0 {
+			move(i)
+		}
+	}
+}
+
+// putIn writes what was set aside to its places.
+func (p *Patch) putIn(frame []byte) {
+	rest, shift := p.aside, 0
+	for i := range p.cuts {
+		c := &p.cuts[i]
+		n := copy(frame[c.at+shift:], rest[:len(c.with)])
+		rest, shift = rest[n:], c.shift
+	}
+}
+
+func (p *Patch) fixLengths(frame []byte) {
+	for _, l := range p.lengths {
+		addInt32(frame[p.moved(l.at):], l.by)
+	}
+	putInt32(frame, int32(len(frame)))
+}
+
 func (p *Patch) copyOut(frame []byte) *Buf {
 	out := NewBuf(len(frame) + p.delta)
 	from, to := 0, 0
@@ -116,10 +196,7 @@ func (p *Patch) copyOut(frame []byte) *Buf {
 		c.shift = to - from
 	}
 	copy(out.B[to:], frame[from:])
-	for _, l := range p.lengths {
-		addInt32(out.B[p.moved(l.at):], l.by)
-	}
-	putInt32(out.B, int32(len(out.B)))
+	p.fixLengths(out.B)
 	if len(p.cuts) > 0 {
 		out.B = dropChecksum(out.B)
 	}
