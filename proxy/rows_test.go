@@ -65,6 +65,7 @@ func TestOwnErrors(t *testing.T) {
 
 // A server that gives another tenant's document away all the same does not get it past the proxy.
 func TestLeaksAreStopped(t *testing.T) {
+	large := bson.E{Key: "text", Value: strings.Repeat("x", 4<<20)} // that would else be passed on as it comes
 	mine, foreign := d("_id", 1, "tenantId", "globex"), d("_id", 2, "tenantId", "acme", "x", "secret")
 	for _, tt := range []struct {
 		name, leaks string
@@ -77,6 +78,7 @@ func TestLeaksAreStopped(t *testing.T) {
 		{"off", leaksOff, []any{foreign}, false},
 		{"several tenants", leaksFull, []any{d("_id", 1, "tenantId", bson.A{"globex", "acme"}, "x", "secret")}, true},
 		{"twice", leaksFull, []any{d("_id", 1, "tenantId", "globex", "tenantId", "acme", "x", "secret")}, true},
+		{"a large one", leaksFull, []any{append(d("_id", 3, "tenantId", "globex"), large), foreign}, true},
 		{"its own", leaksFull, []any{mine, d("_id", 3)}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
