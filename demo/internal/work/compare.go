@@ -31,7 +31,7 @@ func outline(reply bson.D) []string {
 		case e.Key == "writeErrors":
 			v = withoutTexts(array(v))
 		case e.Key == "values":
-			v = bag(array(v))
+			v = bag(equals(array(v)))
 		case e.Key == "cursorsKilled", e.Key == "cursorsNotFound":
 			v = int32(len(array(v)))
 		}
@@ -49,6 +49,17 @@ func withoutTexts(errs bson.A) bson.A {
 		out = append(out, d)
 	}
 	return out
+}
+
+// equals has every number in one type: which of equal ones a distinct tells is open.
+func equals(a bson.A) bson.A {
+	a = slices.Clone(a)
+	for i, v := range a {
+		if n, ok := number(v); ok {
+			a[i] = n
+		}
+	}
+	return a
 }
 
 // bag is the array in an order of our own, where the server promises none.
