@@ -119,7 +119,7 @@ func (o *order) stage(name string, spec any) {
 		o.total, o.keys = false, nil
 	case "$lookup":
 		as, _ := get(doc(spec), "as").(string)
-		o.bags = append(o.bags, as)
+		o.bags = append(o.bags, as[strings.LastIndexByte(as, '.')+1:])
 	case "$facet":
 		for _, e := range doc(spec) {
 			var of order

@@ -268,11 +268,15 @@ func (w *world) distinct(c string) bson.D {
 	if w.often("broad", 5) {
 		query = w.broad(c)
 	}
-	return bson.D{
+	d := bson.D{
 		{Key: "distinct", Value: c},
 		{Key: "key", Value: draw(w, "key", "s", "s", "amount", "user", "tags", "sub.a", "tenantId", "_id")},
 		{Key: "query", Value: query},
 	}
+	if w.collated() {
+		d = append(d, bson.E{Key: "collation", Value: collation})
+	}
+	return d
 }
 
 // cursor reads a result in several batches, with other reads in between.

@@ -140,7 +140,7 @@ func (p *pipeline) lookup() {
 	case p.p.Routing.Without == "shared" && moduleOf(p.coll) != "":
 		p.add("$lookup", join("users", "user", "_id", "who"))
 	case p.coll == "orders" && p.often("items", 6):
-		spec := join("order_items", "_id", "order", "items")
+		spec := join("order_items", "_id", "order", draw(p.world, "as", "items", "items", "items", "sub.items"))
 		if p.often("some items", 4) {
 			spec = append(spec, bson.E{Key: "pipeline", Value: bson.A{is("$match", p.what("order_items", p.owner))}})
 		}

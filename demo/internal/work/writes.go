@@ -159,7 +159,11 @@ func (w *world) upsert(c string) (filter, update bson.D) {
 	if w.p.Routing.Without == "shared" && o.id != nil { // else it is not looked for in the tenant's own database
 		return append(filter, bson.E{Key: tenantField(c), Value: w.spell(o.id)}), is("$set", w.fields(c, o))
 	}
-	switch w.between("upsert", 0, 4) {
+	switch w.between("upsert", 0, 5) {
+	case 5: // of which no server makes a field
+		if o.id != nil {
+			return append(filter, bson.E{Key: tenantField(c), Value: is("$in", bson.A{w.spell(o.id)})}), is("$set", w.fields(c, o))
+		}
 	case 0:
 		return filter, append(w.owned(bson.D{}, c, o), w.fields(c, o)...)
 	case 1, 2:
