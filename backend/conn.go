@@ -101,22 +101,65 @@ func (c *Conn) usable() bool {
 // where that was agreed on with the server; the reply comes back decompressed. The error is a
 // *[Error], and the connection is of no further use.
 func (c *Conn) RoundTrip(req *wire.Buf, compressible bool) (*wire.Buf, error) {
-	silent, err := c.Send(req, compressible)
+	silent, err := c.Send(req, Rest{}, compressible)
 	if err != nil || silent {
 		return nil, err
 	}
 	return c.Receive()
 }
 
+// Rest is what follows the frame of a request that is sent in pieces: bytes that are there, or the
+// next Len of a client's message. The frame's header has the length of all.
+type Rest struct {
+	Bytes []byte
+	From  *wire.Conn
+	Len   int
+}
+
+// ErrHalfSent says that a client's bytes could not be moved, for a reason of its own or of the server's.
+// The server has got a part of a message, and can't do anything with it; what is left of the client's
+// message is not known.
+var ErrHalfSent = errors.New("a request was sent in part")
+
 // Send is the first half of a RoundTrip. Where it isn't silent, [Conn.Receive] is the other one, or
 // [Conn.Front] and then [Conn.Pass] and [Conn.Fill] until all of the reply has been taken.
-func (c *Conn) Send(req *wire.Buf, compressible bool) (silent bool, err error) {
+func (c *Conn) Send(req *wire.Buf, rest Rest, compressible bool) (silent bool, err error) {
 	c.id++
 	silent = prepare(req, c.id)
+	if len(rest.Bytes) > 0 || rest.From != nil {
+		return silent, c.sendAll(req, rest, compressible)
+	}
 	if sent, err := c.write(req, compressible, silent); err != nil {
 		return silent, c.fail(sent, err)
 	}
 	return silent, nil
+}
+
+// sendAll writes a request in pieces.
+func (c *Conn) sendAll(req *wire.Buf, rest Rest, compressible bool) error {
+	if rest.From == nil && compressible && c.compressor != wire.Noop {
+		whole := wire.NewBuf(len(req.B) + len(rest.Bytes))
+		defer whole.Free()
+		copy(whole.B[copy(whole.B, req.B):], rest.Bytes)
+		if sent, err := c.write(whole, true, true); err != nil {
+			return c.fail(sent, err)
+		}
+		return nil
+	}
+	if _, err := c.wire.Write(req.B); err != nil {
+		return c.fail(false, err)
+	}
+	if rest.From == nil {
+		if n, err := c.wire.Write(rest.Bytes); err != nil {
+			return c.fail(n == len(rest.Bytes), err)
+		}
+		return nil
+	}
+	if _, err := rest.From.Pass(c.wire, rest.Len); err != nil {
+		c.broken.Store(true)
+		return &Error{Cluster: c.Cluster(), Err: fmt.Errorf("%w: %w", ErrHalfSent, err)}
+	}
+	return nil
 }
 
 // Receive reads the reply to what was sent.

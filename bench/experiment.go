@@ -63,7 +63,6 @@ type settings struct {
 	rounds int
 	length time.Duration
 	cpu    int // of pinned experiments
-
 }
 
 // run starts what the experiment needs and measures.

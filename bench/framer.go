@@ -25,7 +25,19 @@ func (f *framer) head() (int, error) {
 	if f.at == len(f.buf) {
 		f.buf, f.at = f.buf[:0], 0
 	}
-	for len(f.buf)-f.at < wire.HeaderLen {
+	if err := f.need(wire.HeaderLen); err != nil {
+		return 0, err
+	}
+	n := int(wire.ReadHeader(f.buf[f.at:]).Length)
+	if n < wire.HeaderLen || n > wire.MaxMessage+readSize {
+		return 0, fmt.Errorf("a message of %d bytes", n)
+	}
+	return n, nil
+}
+
+// need reads on until so many bytes are there.
+func (f *framer) need(bytes int) error {
+	for len(f.buf)-f.at < bytes {
 		if f.at > 0 {
 			f.buf, f.at = f.buf[:copy(f.buf, f.buf[f.at:])], 0
 		}
@@ -34,14 +46,10 @@ func (f *framer) head() (int, error) {
 			if err == io.EOF && len(f.buf) > 0 {
 				err = io.ErrUnexpectedEOF
 			}
-			return 0, err
+			return err
 		}
 	}
-	n := int(wire.ReadHeader(f.buf[f.at:]).Length)
-	if n < wire.HeaderLen || n > wire.MaxMessage+readSize {
-		return 0, fmt.Errorf("a message of %d bytes", n)
-	}
-	return n, nil
+	return nil
 }
 
 // next returns the next message, which is valid until the next call. One that is longer than the
@@ -72,10 +80,16 @@ func (f *framer) next() ([]byte, error) {
 	return whole, unexpected(err)
 }
 
-// skip reads one message without keeping it, and returns its length and as much of its beginning as
-// came with the first read, valid until the next call.
+// frontSize is how much of a message's beginning is kept at least: more than any body of the bench.
+const frontSize = 1 << 10
+
+// skip reads one message without keeping it, and returns its length and its beginning, valid until the
+// next call.
 func (f *framer) skip() (n int, front []byte, err error) {
 	if n, err = f.head(); err != nil {
+		return 0, nil, err
+	}
+	if err := f.need(min(n, frontSize)); err != nil {
 		return 0, nil, err
 	}
 	front = f.buf[f.at:]

@@ -131,13 +131,19 @@ func (c *clientConn) serve() (rested bool) {
 func (c *clientConn) next() error {
 	c.busy.Store(true)
 	c.takeWork()
-	limit := wire.MaxMessage
-	if !c.in {
-		limit = maxStranger
+	pulled, err := false, error(nil)
+	if c.wc.Large(pullFloor) && c.mayPull() {
+		pulled, err = c.pull()
 	}
-	frame, err := c.wc.ReadMessage(limit)
-	if err == nil {
-		err = c.handle(frame)
+	if !pulled && err == nil {
+		limit := wire.MaxMessage
+		if !c.in {
+			limit = maxStranger
+		}
+		var frame *wire.Buf
+		if frame, err = c.wc.ReadMessage(limit); err == nil {
+			err = c.handle(frame)
+		}
 	}
 	if err == nil {
 		err = c.wc.EndLull(c.start, c.lull())
@@ -259,11 +265,7 @@ func (c *clientConn) command() error {
 	if err := c.msg.Parse(c.frame.B); err != nil {
 		return err
 	}
-	c.start, c.outcome = time.Now(), outcome{}
-	c.times.reset()
-	c.snapshot = snapshot{}
-	silent := c.msg.Flags&wire.MoreToCome != 0
-	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
+	silent := c.begin()
 	var reply *wire.Buf
 	if err := c.req.Parse(&c.msg); err != nil {
 		reply = c.refuse(err)
@@ -276,6 +278,21 @@ func (c *clientConn) command() error {
 			return nil // a stream of replies follows
 		}
 	}
+	return c.conclude(reply, silent)
+}
+
+// begin begins to serve the command that has been parsed, and reports whether it wants no answer.
+func (c *clientConn) begin() (silent bool) {
+	c.start, c.outcome = time.Now(), outcome{}
+	c.times.reset()
+	c.snapshot = snapshot{}
+	silent = c.msg.Flags&wire.MoreToCome != 0
+	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
+	return silent
+}
+
+// conclude counts the command, and answers it where it is to be answered.
+func (c *clientConn) conclude(reply *wire.Buf, silent bool) error {
 	c.observe()
 	if silent {
 		reply.Free()

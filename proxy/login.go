@@ -163,7 +163,7 @@ func (c *clientConn) saslStart(cmd wire.Doc, source string) (s loginStep, err *w
 		return s, wire.Errorf(wire.FailedToParse, "saslStart needs the name of a mechanism")
 	}
 	set := c.srv.settings.Load()
-	if !slices.Contains(c.mechanisms(), string(mech)) || string(mech) == auth.X509 {
+	if c.listener.Auth != scramAuth || !slices.Contains(set.mechanisms, string(mech)) {
 		return s, c.notOffered(string(mech))
 	}
 	secret := c.srv.fleetKey()

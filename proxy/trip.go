@@ -32,6 +32,7 @@ type trip struct {
 	names   routing.ReplyKind // where the reply names namespaces
 	cursor  *cursor           // whose next batch this is
 	watch   *watch            // the change stream that this opens, or goes on with
+	rest    backend.Rest      // what is sent behind the frame
 	passes  bool              // a large reply's documents may go to the client as they come
 	address string            // of the server that answered
 	facts   replyFacts
@@ -123,8 +124,8 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 	}
 	for again := true; ; again = false {
 		reply, notPrimary, err := c.exchange(cluster, tr, frame)
-		if c.passing.begun {
-			again = false // the client has got some of this reply
+		if c.passing.begun || tr.rest.From != nil && (err == nil || errors.Is(err, backend.ErrHalfSent)) {
+			again = false // the client has got some of this reply, or its request can't be sent again
 		}
 		if err == nil && !(notPrimary && again && tr.txn == nil) {
 			return reply, nil
@@ -141,7 +142,12 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 		if cluster.Ready() && tr.sel.Pref != nil && errors.Is(err, backend.ErrNoServer) {
 			return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
 		}
-		if c.passing.lost == nil {
+		if errors.Is(err, backend.ErrHalfSent) {
+			c.halfSent = err
+		} else if sent {
+			c.unread = 0
+		}
+		if c.passing.lost == nil && c.halfSent == nil {
 			c.srv.unreachable(c, tr.target.Cluster, err)
 		}
 		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
@@ -172,7 +178,10 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 			conn.Interrupt()
 		}
 	}
-	if _, err = conn.Send(frame, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name)); err == nil {
+	if tr.rest.From != nil {
+		wire.SetLength(frame.B, len(frame.B)+tr.rest.Len)
+	}
+	if _, err = conn.Send(frame, tr.rest, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name)); err == nil {
 		reply, err = c.replyTo(tr, conn)
 	}
 	if !tr.aside {
@@ -256,8 +265,16 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 	if tr.aside {
 		return p.ApplyTo(frame), nil
 	}
-	return p.Amend(frame), nil
+	if len(frame.B) < divideFloor {
+		return p.Amend(frame), nil
+	}
+	divided, rest := p.Divide(frame)
+	tr.rest.Bytes = rest
+	return divided, nil
 }
+
+// divideFloor is the size from which a request is not copied for what has to be changed in it.
+const divideFloor = wire.BudgetFloor
 
 // limitTime gives a part of a command what is left of the whole command's time, and a command of a
 // client that is bound to a tenant no more than [guard] max_time.
@@ -441,9 +458,16 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 	if d.Tenant != nil {
 		tr.tenant = d.Tenant.Num
 	}
+	if c.unread > 0 {
+		tr.rest = backend.Rest{From: c.wc, Len: c.unread}
+	}
 	remembers := d.Coll != nil && d.Tenant != nil && c.findsOne()
 	tr.passes = !remembers && c.req.Cmd != nil && c.passes(&tr, c.req.ReplyNames())
-	if reply, werr = c.send(&tr); werr == nil && tr.watch != nil && c.srv.opts.Router.Current() != t {
+	reply, werr = c.send(&tr)
+	if werr == nil {
+		c.unread = 0
+	}
+	if werr == nil && tr.watch != nil && c.srv.opts.Router.Current() != t {
 		c.killOpened([]part{{tr: &tr, reply: reply}})
 		reply.Free()
 		return nil, true // it may have begun without a home that is new

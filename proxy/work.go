@@ -27,6 +27,8 @@ type work struct {
 	times      times // of what the command's parts have said
 	snapshot   snapshot
 	passing    passing
+	unread     int    // bytes of the client's message that have not been read
+	halfSent   error  // why the rest of it is lost
 	hintKey    []byte // of the document last asked for
 }
 
@@ -47,6 +49,6 @@ func (c *clientConn) giveWork() {
 	w.decision, w.outcome = routing.Decision{}, outcome{}
 	w.lsid, w.hasLSID = [16]byte{}, false
 	w.patch.Reset()
-	w.passing = passing{}
+	w.passing, w.unread, w.halfSent = passing{}, 0, nil
 	works.Put(w)
 }

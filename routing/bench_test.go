@@ -140,3 +140,31 @@ func TestAllocs(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadIsRead: what is decided without an insert's documents is what is decided with them, and
+// nothing is where some tenant's documents lie elsewhere.
+func TestUnreadIsRead(t *testing.T) {
+	table := crowd(t)
+	for command, unread := range map[string]bool{
+		`{"insert":"users","$db":"app"}`: true,
+		`{"insert":"users","$db":"app","writeConcern":{"w":"majority"},"lsid":{"id":{"$uuid":"01234567-89ab-cdef-0123-456789abcdef"}}}`: true,
+		`{"insert":"things","$db":"elsewhere"}`:         true,
+		`{"insert":"orders","$db":"app"}`:               false,
+		`{"insert":"x","$db":"app_t_tenant500"}`:        false,
+		`{"insert":"users","$db":"app","of":1}`:         false,
+		`{"insert":"users","$db":"app","documents":[]}`: false,
+	} {
+		r, _ := request(t, command)
+		d, ok := table.Unread(r)
+		if ok != unread {
+			t.Errorf("%s: decided unread: %v", command, ok)
+		}
+		if whole := table.Route(r); ok && (whole.Action != d.Action || whole.Target != d.Target || whole.Fit || d.Action != Forward) {
+			t.Errorf("%s: %s, read %s", command, told(d), told(whole))
+		}
+		r.Bound = &Binding{Key: "tenant500", Database: true, Access: Write}
+		if _, ok := table.Unread(r); ok {
+			t.Errorf("%s: decided for a bound connection", command)
+		}
+	}
+}

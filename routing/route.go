@@ -74,7 +74,7 @@ func (t *Table) Route(r *Request) Decision {
 	if err != nil {
 		return refuseWith(err)
 	}
-	if !touched && (r.Cmd == nil || r.Cmd.Plain) && !t.narrows(r, db) {
+	if t.passes(r, db, touched) {
 		return Decision{Action: Forward, Target: t.plainTarget(db), Fit: t.plainWatch(r) != nil, Why: "no route touches it"}
 	}
 	if r.Cmd == nil {
@@ -84,6 +84,27 @@ func (t *Table) Route(r *Request) Decision {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, r.Cmd.Name)
 	}
 	return t.byRow(r, db)
+}
+
+// passes reports whether a command goes to the home cluster whatever its documents say.
+func (t *Table) passes(r *Request, db *Database, touched bool) bool {
+	return !touched && (r.Cmd == nil || r.Cmd.Plain) && !t.narrows(r, db)
+}
+
+// Unread decides for an insert whose documents have not been read: false where they would have to be.
+func (t *Table) Unread(r *Request) (Decision, bool) {
+	if r.intern != nil || r.unknown != nil || r.Bound != nil || r.index[fDocuments] != 0 {
+		return Decision{}, false
+	}
+	db := t.byName[string(r.DB)]
+	if db == nil && t.hidden(r.DB) {
+		return Decision{}, false
+	}
+	touched, err := t.touches(r, db)
+	if err != nil || !t.passes(r, db, touched) {
+		return Decision{}, false
+	}
+	return Decision{Action: Forward, Target: t.plainTarget(db), Why: "no route touches it"}, true
 }
 
 // narrows reports whether a command that no route touches names a tenant in its comment: it is to

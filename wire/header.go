@@ -78,6 +78,9 @@ func SetIDs(frame []byte, requestID, responseTo int32) {
 	putInt32(frame[8:], responseTo)
 }
 
+// SetLength overwrites the length that a frame announces.
+func SetLength(frame []byte, n int) { putInt32(frame, int32(n)) }
+
 func putInt32(b []byte, v int32)  { binary.LittleEndian.PutUint32(b, uint32(v)) }
 func getInt32(b []byte) int32     { return int32(binary.LittleEndian.Uint32(b)) }
 func addInt32(b []byte, by int32) { putInt32(b, getInt32(b)+by) }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -28,11 +29,20 @@ func (c *Conn) Front(limit, want int) (n int, front []byte, err error) {
 	return n, front[:min(len(front), n)], nil
 }
 
+// Large reports whether the message that has begun to come announces at least so many bytes; false
+// where its header is not there yet.
+func (c *Conn) Large(bytes int) bool {
+	return c.in != nil && len(c.in.B)-c.at >= HeaderLen && int(getInt32(c.in.B[c.at:])) >= bytes
+}
+
 // Pass moves the next n bytes of a message to another connection as they come. What it has begun is
 // lost where it fails: the rest of the message has not been read then, nor has the other side got it
 // whole. ended says that this side has ended in the message's middle; any other error may be of either
 // side, since between two sockets the kernel moves the bytes.
 func (c *Conn) Pass(to *Conn, n int) (ended bool, err error) {
+	if err = c.await(); err != nil {
+		return false, err
+	}
 	if n, err = c.passBuffered(to, n); err == nil {
 		if from, into := sockets(c, to); from != nil && n > 0 {
 			ended, err = c.splice(to, from, into, n)
@@ -41,7 +51,7 @@ func (c *Conn) Pass(to *Conn, n int) (ended bool, err error) {
 		}
 	}
 	if err == nil {
-		return false, to.endPart()
+		return false, errors.Join(c.endAwait(), to.endPart())
 	}
 	c.lost = unexpected(err)
 	return ended, c.lost
@@ -66,6 +76,9 @@ func (c *Conn) passCopied(to *Conn, n int) (ended bool, err error) {
 	defer b.Free()
 	for n > 0 {
 		some, err := c.some(b.B[:min(n, len(b.B))])
+		if err == nil {
+			err = c.await()
+		}
 		if err != nil {
 			return true, err
 		}
@@ -96,7 +109,7 @@ func sockets(c, to *Conn) (from, into *net.TCPConn) {
 func (c *Conn) splice(to *Conn, from, into *net.TCPConn, n int) (ended bool, err error) {
 	limited := io.LimitedReader{R: from}
 	for n > 0 {
-		if err := to.extend(); err != nil {
+		if err := errors.Join(c.await(), to.extend()); err != nil {
 			return false, err
 		}
 		limited.N = int64(min(n, spliceSize))
@@ -127,6 +140,20 @@ func (c *Conn) Fill(b []byte) error {
 			return c.lost
 		}
 		b = b[n:]
+	}
+	return nil
+}
+
+// Drop reads the next n bytes of a message and forgets them.
+func (c *Conn) Drop(n int) error {
+	b := NewBuf(min(n, passSize))
+	defer b.Free()
+	for n > 0 {
+		part := b.B[:min(n, len(b.B))]
+		if err := c.Fill(part); err != nil {
+			return err
+		}
+		n -= len(part)
 	}
 	return nil
 }
@@ -163,6 +190,22 @@ func (c *Conn) extend() error {
 		return nil
 	}
 	return c.SetWriteDeadline(time.Now().Add(c.Stall))
+}
+
+// await gives this side the time of a stall for its next part, whatever the deadline of a lull says.
+func (c *Conn) await() error {
+	c.lull = time.Time{}
+	if c.Stall == 0 {
+		return nil
+	}
+	return c.SetReadDeadline(time.Now().Add(c.Stall))
+}
+
+func (c *Conn) endAwait() error {
+	if c.Stall == 0 {
+		return nil
+	}
+	return c.SetReadDeadline(time.Time{})
 }
 
 func (c *Conn) endPart() error {

@@ -143,6 +143,30 @@ func TestPassToOneThatHasGone(t *testing.T) {
 	}
 }
 
+// TestPassOfAStalledMessage: who sends nothing more of a message is given up after the stall, and a
+// deadline of a lull ends none.
+func TestPassOfAStalledMessage(t *testing.T) {
+	source, from, to, sink := hop(t, func() (net.Conn, net.Conn) { return tcpPair(t) })
+	go io.Copy(io.Discard, sink)
+	from.Stall = 300 * time.Millisecond
+	m := large(t, 1<<20)
+	for _, part := range []int{len(m), 200_000} {
+		go source.Write(m[:part])
+		if err := from.EndLull(time.Now(), time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := from.Front(MaxMessage, 40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = from.Pass(to, n)
+		var timeout net.Error
+		if part == len(m) && err != nil || part < len(m) && (!errors.As(err, &timeout) || !timeout.Timeout()) {
+			t.Errorf("%d bytes of %d: %v", part, len(m), err)
+		}
+	}
+}
+
 // TestPassStalls: who takes nothing of a message is given up after the stall.
 func TestPassStalls(t *testing.T) {
 	source, from, to, _ := hop(t, func() (net.Conn, net.Conn) { return tcpPair(t) })

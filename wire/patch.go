@@ -102,6 +102,19 @@ func (p *Patch) Amend(b *Buf) *Buf {
 	return b
 }
 
+// Divide is Amend in two pieces: a new buffer with all that changes, and the rest of b as it is. The
+// header has the length of both. A message with a checksum is not divided.
+func (p *Patch) Divide(b *Buf) (front *Buf, rest []byte) {
+	if !p.resized || hasChecksum(b.B) {
+		return p.Amend(b), nil
+	}
+	last := &p.cuts[len(p.cuts)-1]
+	at := last.at + last.n
+	front, rest = p.copyOut(b.B[:at]), b.B[at:]
+	putInt32(front.B, int32(len(front.B)+len(rest)))
+	return front, rest
+}
+
 // ApplyTo returns the changed message in a new buffer, which no budget counts, and leaves b as it
 // is.
 func (p *Patch) ApplyTo(b *Buf) *Buf { return p.copyOut(b.B) }
@@ -214,11 +227,15 @@ func (p *Patch) moved(at int) int {
 
 // dropChecksum takes a changed OP_MSG's checksum off.
 func dropChecksum(frame []byte) []byte {
-	if len(frame) < sectionsAt+4 || OpCode(getInt32(frame[12:])) != OpMsg || frame[flagsAt]&byte(ChecksumPresent) == 0 {
+	if !hasChecksum(frame) {
 		return frame
 	}
 	frame = frame[:len(frame)-4]
 	frame[flagsAt] &^= byte(ChecksumPresent)
 	putInt32(frame, int32(len(frame)))
 	return frame
+}
+
+func hasChecksum(frame []byte) bool {
+	return len(frame) >= sectionsAt+4 && OpCode(getInt32(frame[12:])) == OpMsg && frame[flagsAt]&byte(ChecksumPresent) != 0
 }

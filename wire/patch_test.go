@@ -202,3 +202,28 @@ func TestPatchLarge(t *testing.T) {
 		t.Error("a reset patch keeps a large batch's memory")
 	}
 }
+
+// TestDivide: front and rest together are the message that is changed as a whole.
+func TestDivide(t *testing.T) {
+	for _, checksum := range []bool{false, true} {
+		b := findMessage(t)
+		b.B = AppendSection(b.B, "documents", doc(t, bson.D{{Key: "a", Value: 1}}), doc(t, bson.D{{Key: "b", Value: 1}}))
+		if checksum {
+			b.B = AppendChecksum(b.B)
+		}
+		_, db, dbEnd := at(t, b, "$db")
+		for _, name := range []string{"warehouse", "shop", "s"} {
+			var p Patch
+			p.Replace(db, dbEnd-db, StringValue(name).Data, sectionsAt+1)
+			want := p.ApplyTo(b)
+			in := &Buf{B: bytes.Clone(b.B)}
+			front, rest := p.Divide(in)
+			if got := append(bytes.Clone(front.B), rest...); !bytes.Equal(got, want.B) {
+				t.Errorf("%s, checksum %v:\n%q, want\n%q", name, checksum, got, want.B)
+			}
+			if name == "warehouse" && !checksum && len(rest) == 0 {
+				t.Error("all was copied")
+			}
+		}
+	}
+}
