@@ -124,7 +124,7 @@ func (l *loader) checkDeny() {
 			l.warn(at.key("tenant"), show(d.Tenant)+" is not the key of a tenant", "correct or remove it")
 		}
 		name, _, _ := strings.Cut(d.User, "+")
-		if d.User != "" && !slices.ContainsFunc(l.cfg.Users, func(u User) bool { return u.Name == d.User || u.Name == name }) {
+		if d.User != "" && len(l.cfg.Certificates) == 0 && !slices.ContainsFunc(l.cfg.Users, func(u User) bool { return u.Name == d.User || u.Name == name }) {
 			l.warn(at.key("user"), show(d.User)+" is not the name of a user", "correct or remove it")
 		}
 	}

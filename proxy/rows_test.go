@@ -8,6 +8,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -118,6 +119,22 @@ func TestLeaksAreStopped(t *testing.T) {
 			t.Errorf("got %v", r)
 		}
 	})
+}
+
+// A large insert of a bound client is read before a byte of it goes anywhere.
+func TestLargeInsertWithinRows(t *testing.T) {
+	g, client := withinRows(t, "globex", leaksOff)
+	text := strings.Repeat("x", 4<<20)
+	for coll, code := range map[string]int32{"users": 13, "orders": 66} {
+		cmd := wiretest.Outgoing{Body: d("insert", coll, "$db", "app"), Sections: []wiretest.Sequence{{Identifier: "documents", Docs: []wire.Doc{wiretest.D(d("_id", 1, "tenantId", "acme", "text", text))}}}}
+		client.Send(cmd)
+		if r := client.Receive().D(); wiretest.Get(r, "code") != code {
+			t.Errorf("%s: got %v", coll, r)
+		}
+	}
+	if n := len(g.server.Commands("insert")); n > 0 {
+		t.Errorf("the server has got %d inserts", n)
+	}
 }
 
 // A bound client's command takes no longer than it may; what it asks for itself may be less.

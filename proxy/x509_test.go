@@ -261,3 +261,21 @@ func TestX509Ends(t *testing.T) {
 		strings.Replace(certificateRules, "/tenant/", "/nobody/", 1)))
 	acme.Closed()
 }
+
+// TestX509ShutOut: [[deny]] names the subject, and holds for who is connected and who comes.
+func TestX509ShutOut(t *testing.T) {
+	g, ca := askingCertificates(t)
+	was := g.come(ca, "app")
+	if n, r := answerCode(was, authenticate()); n != 0 {
+		t.Fatal(r)
+	}
+	g.proxy.Apply(configured(t, "auth = \"x509\"\n"+withTLS(ca.Issue("server", nil), fmt.Sprintf(", client_ca = %q", ca.File))+certificateRules+
+		"[[deny]]\nuser = \"CN=app,O=smetasc\"\nreason = \"asked to leave\"\n"))
+	late := g.come(ca, "app")
+	if n, r := answerCode(late, authenticate()); n != 13 || !strings.Contains(fmt.Sprint(r), "asked to leave") {
+		t.Error(r)
+	}
+	if n, r := answerCode(late, d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")); n != 13 {
+		t.Error(r)
+	}
+}
