@@ -62,20 +62,20 @@ func TestAttacksOnState(t *testing.T) {
 			answer(attacker, admin(of(end, 1)))
 			answer(attacker, append(of("killSessions", arr{lsid}), of("$db", "admin")...))
 			answer(attacker, append(of("endSessions", arr{lsid}), of("$db", "admin")...))
-			if n := count(t, ground, id); n != 0 {
+			if n := countOf(t, ground, id); n != 0 {
 				t.Errorf("%d documents before the application commits", n)
 			}
 			if reply, code := answer(app, admin(of("commitTransaction", 1))); code != 0 {
 				t.Errorf("the application can't commit: %s", reply)
 			}
-			if n := count(t, ground, id); n != 1 {
+			if n := countOf(t, ground, id); n != 1 {
 				t.Errorf("%d documents after the application has committed", n)
 			}
 		}
 	})
 }
 
-func count(t *testing.T, g *attackGround, id string) int64 {
+func countOf(t *testing.T, g *attackGround, id string) int64 {
 	t.Helper()
 	n, err := g.server.Collection("orders").CountDocuments(t.Context(), of("_id", id))
 	if err != nil {
