@@ -124,7 +124,7 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 	}
 	for again := true; ; again = false {
 		reply, notPrimary, err := c.exchange(cluster, tr, frame)
-		if c.passing.begun || tr.rest.From != nil && (err == nil || errors.Is(err, backend.ErrHalfSent)) {
+		if tr.passes && c.passing.begun || tr.rest.From != nil && (err == nil || errors.Is(err, backend.ErrHalfSent)) {
 			again = false // the client has got some of this reply, or its request can't be sent again
 		}
 		if err == nil && !(notPrimary && again && tr.txn == nil) {
@@ -142,16 +142,24 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 		if cluster.Ready() && tr.sel.Pref != nil && errors.Is(err, backend.ErrNoServer) {
 			return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
 		}
-		if errors.Is(err, backend.ErrHalfSent) {
-			c.halfSent = err
-		} else if sent {
-			c.unread = 0
-		}
-		if c.passing.lost == nil && c.halfSent == nil {
+		if !c.atFault(tr, sent, err) {
 			c.srv.unreachable(c, tr.target.Cluster, err)
 		}
 		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
 	}
+}
+
+// atFault notes what a failed round trip means for the client's own message and reply, which no trip
+// beside it has to do with, and reports whether the client may be the reason.
+func (c *clientConn) atFault(tr *trip, sent bool, err error) bool {
+	if tr.rest.From != nil && errors.Is(err, backend.ErrHalfSent) {
+		c.halfSent = err
+		return true
+	}
+	if tr.rest.From != nil && sent {
+		c.unread = 0
+	}
+	return tr.passes && c.passing.lost != nil
 }
 
 // harmless reports whether a failed command may be sent once more: nothing of it has reached a
