@@ -171,6 +171,9 @@ func (c *Conn) Receive() (*wire.Buf, error) {
 	return reply, nil
 }
 
+// Small reports whether the reply to what was sent is known to have fewer bytes.
+func (c *Conn) Small(bytes int) bool { return c.wire.Small(bytes) }
+
 // Front waits for the first want bytes of the reply to what was sent, and returns its length and what
 // has come of it; see [wire.Conn.Front]. One that is not the reply to it has no front.
 func (c *Conn) Front(want int) (n int, front []byte, err error) {

@@ -129,7 +129,7 @@ func (c *clientConn) passes(tr *trip, names routing.ReplyKind) bool {
 
 // replyTo is the reply to what was sent: whole, or without the documents that have been passed on.
 func (c *clientConn) replyTo(tr *trip, conn *backend.Conn) (*wire.Buf, error) {
-	if !tr.passes {
+	if !tr.passes || conn.Small(passFloor) {
 		return conn.Receive()
 	}
 	n, front, err := conn.Front(passHead)

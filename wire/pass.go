@@ -35,6 +35,11 @@ func (c *Conn) Large(bytes int) bool {
 	return c.in != nil && len(c.in.B)-c.at >= HeaderLen && int(getInt32(c.in.B[c.at:])) >= bytes
 }
 
+// Small reports whether the message that has begun to come announces fewer bytes, likewise.
+func (c *Conn) Small(bytes int) bool {
+	return c.in != nil && len(c.in.B)-c.at >= HeaderLen && int(getInt32(c.in.B[c.at:])) < bytes
+}
+
 // Pass moves the next n bytes of a message to another connection as they come. What it has begun is
 // lost where it fails: the rest of the message has not been read then, nor has the other side got it
 // whole. ended says that this side has ended in the message's middle; any other error may be of either
