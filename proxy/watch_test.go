@@ -649,6 +649,7 @@ func TestWatchFails(t *testing.T) {
 		t.Errorf("a server's error: %v", r)
 	}
 	for _, isolated := range [][]string{nil, {"acme"}, {"acme", "far"}} {
+		b = newBanks(t, "acme", "far") // no question of another stream is under way there
 		b.router.Publish(banksTable(t, 2, isolated...))
 		s = b.watch(t, nil)
 		b.home.server.Once("getMore", wiretest.HangUp())
