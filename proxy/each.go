@@ -324,6 +324,9 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 		return c.killOp(t)
 	case c.req.Cmd.Merge == routing.MergeOperations, c.req.Operations():
 		return c.operations(t)
+	case c.bound != nil && c.req.Cmd.Name == "killSessions" && !c.listsSessions():
+		return c.refuse(wire.Errorf(wire.Unauthorized,
+			"killSessions is open to this connection for sessions that it lists, as { id: UUID } each; an empty list means everybody's"))
 	}
 	names := t.Clusters
 	if d.Tenant != nil && d.Tenant.Route() != nil {
@@ -341,6 +344,23 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 		}
 	}
 	return okReply()
+}
+
+// listsSessions reports whether the command's own value is a list of sessions, and of nothing that a
+// server may take for those of other users: it knows all clients as one.
+func (c *clientConn) listsSessions() bool {
+	a, ok := c.req.Value.Array()
+	n := 0
+	for it := a.Iter(); ok && it.Next(); n++ {
+		d, _ := it.Value.Doc()
+		e := d.Iter()
+		ok = e.Next() && string(e.Key) == "id"
+		if ok {
+			_, ok = e.Value.UUID()
+		}
+		ok = ok && !e.Next() && e.Err() == nil
+	}
+	return ok && n > 0
 }
 
 // deriveAll replaces every session id that the command's own value lists.

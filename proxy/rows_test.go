@@ -181,3 +181,22 @@ func TestSealedDefinitions(t *testing.T) {
 		}
 	}
 }
+
+// A server takes an empty list to mean the sessions of everybody.
+func TestKillSessionsOfOthers(t *testing.T) {
+	g, client := withinRows(t, "globex", leaksOff)
+	client.Run("app", d("find", "orders")) // its cluster is ready
+	id := bson.Binary{Subtype: 4, Data: make([]byte, 16)}
+	for _, list := range []any{bson.A{}, 1, bson.A{d("id", id, "uid", id)}, bson.A{d("uid", id)}, bson.A{1}} {
+		if r := client.Run("admin", d("killSessions", list)); wiretest.Get(r, "code") != int32(13) {
+			t.Errorf("killSessions %v: got %v", list, r)
+		}
+	}
+	if n := len(g.server.Commands("killSessions")); n > 0 {
+		t.Errorf("the server has got %d of them", n)
+	}
+	if r := client.Run("admin", d("killSessions", bson.A{d("id", id)})); wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("a session of its own: got %v", r)
+	}
+	g.server.Wait("killSessions", 1)
+}
