@@ -156,6 +156,12 @@ func TestBoundTime(t *testing.T) {
 			t.Errorf("asked for %v: %v is sent, want %v", tt.asked, got, tt.want)
 		}
 	}
+	endless, _ := bson.ParseDecimal128("86400000")
+	for _, asked := range []any{endless, nil, "86400000", 1.5, -1} {
+		if r := client.Run("app", d("find", "orders", "maxTimeMS", asked)); wiretest.Get(r, "code") != int32(2) {
+			t.Errorf("asked for %v: got %v", asked, r)
+		}
+	}
 	g.server.Forget()
 	if g.client.Run("app", d("find", "orders", "filter", d("tenantId", "globex"))); wiretest.Get(wiretest.Decode(g.server.Wait("find", 1)[0].Body), "maxTimeMS") != nil {
 		t.Error("an open connection's command got a limit")

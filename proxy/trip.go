@@ -297,6 +297,9 @@ func (c *clientConn) limitTime(r *routing.Request, part bool, p *wire.Patch) *wi
 	f, ok := r.Field("maxTimeMS")
 	limit, isNumber := f.Value.Int()
 	if ok && (!isNumber || limit < 0) {
+		if longest > 0 { // servers take decimals, and some take null for none
+			return wire.Errorf(wire.BadValue, "maxTimeMS must be an integer, and not below 0")
+		}
 		return nil // the server says what is wrong with it
 	}
 	given := limit
