@@ -105,6 +105,9 @@ func (t *Table) rowsTarget(r *Request, tn *Tenant, db *Database) (*Target, *wire
 }
 
 func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Error) {
+	if err := r.onlyNamed(); err != nil {
+		return nil, err
+	}
 	err = r.nsInfo(func(p *Place) *wire.Error {
 		db := t.byName[string(p.DB)]
 		if db == nil {
@@ -121,6 +124,19 @@ func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Er
 		err = wire.Errorf(wire.InvalidNamespace, "bulkWrite needs nsInfo")
 	}
 	return target, err
+}
+
+// onlyNamed refuses a bulkWrite whose namespaces say more than their names, or whose writes could be
+// counted against others than a server counts.
+func (r *Request) onlyNamed() *wire.Error {
+	entries := r.docs(fNsInfo)
+	for entries.next() {
+		it := entries.doc.Iter()
+		if !it.Next() || string(it.Key) != "ns" || it.Next() || it.Err() != nil {
+			return wire.Errorf(wire.InvalidNamespace, "an entry of nsInfo must be { ns: \"database.collection\" } and nothing else")
+		}
+	}
+	return nil
 }
 
 // rowsHome is the home of a collection's rows that are the tenant's, where the connection may use it.

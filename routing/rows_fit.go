@@ -57,7 +57,7 @@ func (x *isolation) options() *wire.Error {
 }
 
 func (x *isolation) coll() *Collection {
-	if x.r.Value.Type != bsoncore.TypeString {
+	if x.r.Value.Type != bsoncore.TypeString || x.r.Cmd.Tenant.Kind == InBulkOps {
 		return nil
 	}
 	return x.t.byName[string(x.r.DB)].collection(x.r.Coll())
