@@ -51,7 +51,7 @@ var (
 		$toObjectId $toUUID $type $meta
 		$addToSet $avg $bottom $bottomN $count $max $median $min $percentile $push $stdDevPop $stdDevSamp $sum $top $topN
 		$covariancePop $covarianceSamp $denseRank $derivative $documentNumber $expMovingAvg $integral $linearFill $locf
-		$minMaxScaler $rank $shift $elemMatch $createObjectId $similarityCosine $similarityDotProduct $similarityEuclidean`)
+		$minMaxScaler $rank $shift $natural $createObjectId $similarityCosine $similarityDotProduct $similarityEuclidean`)
 	// variables are those of the server's own. A user's begin with a small letter.
 	variables = words("ROOT CURRENT NOW CLUSTER_TIME REMOVE DESCEND PRUNE KEEP")
 )
@@ -211,6 +211,12 @@ func (x *inspector) expression(v wire.Value, depth int) *wire.Error {
 	for it.Next() {
 		if operator(it.Key) {
 			if string(it.Key) == "$literal" {
+				continue
+			}
+			if string(it.Key) == "$elemMatch" { // of a projection, a filter
+				if err := x.element(it.Value, depth+1); err != nil {
+					return err
+				}
 				continue
 			}
 			if !ofExpressions[string(it.Key)] {
