@@ -2,6 +2,7 @@ package routing
 
 import (
 	"strconv"
+	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -259,13 +260,36 @@ func (t *Table) fitUpdate(op *Op, target *Target) wire.Doc {
 	for it := a.Iter(); it.Next(); {
 		n++
 	}
-	i, d := bsoncore.AppendDocumentElementStart(append(make([]byte, 0, len(a)+128), a[:len(a)-1]...), strconv.Itoa(n))
-	j, d := bsoncore.AppendDocumentElementStart(d, "$set")
-	d = op.Coll.appendKept(d, target.Tenant)
-	d, _ = bsoncore.AppendDocumentEnd(d, j)
-	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	d := append(make([]byte, 0, len(a)+128), a[:len(a)-1]...)
+	for _, stage := range op.Coll.keeping(target.Tenant) {
+		d = bsoncore.AppendDocumentElement(d, strconv.Itoa(n), bsoncore.Document(stage))
+		n++
+	}
 	d, _ = bsoncore.AppendArrayEnd(d, 0)
 	return d
+}
+
+// keeping are the stages that make a document the tenant's, whatever was computed before them. In an array
+// a $set of a deeper field sets that of each element, and so none in an empty one: a parent of the field
+// that was made one becomes an object.
+func (c *Collection) keeping(tn *Tenant) (all []wire.Doc) {
+	set := func(fields func(d []byte) []byte) {
+		all = append(all, build(func(d []byte) []byte { return appendDoc(d, "$set", fields) }))
+	}
+	for i := 1; i < len(c.field.parts); i++ {
+		parent := strings.Join(c.field.parts[:i], ".")
+		set(func(d []byte) []byte {
+			return appendDoc(d, parent, func(d []byte) []byte {
+				return appendArray(d, "$cond", func(d []byte) []byte {
+					d = appendDoc(d, "0", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$isArray", "$"+parent) })
+					d = appendDoc(d, "1", func(d []byte) []byte { return d })
+					return bsoncore.AppendStringElement(d, "2", "$"+parent)
+				})
+			})
+		})
+	}
+	set(func(d []byte) []byte { return c.appendKept(d, tn) })
+	return all
 }
 
 // appendKept appends the expression of the tenant's own value of the field: the one that is there

@@ -323,7 +323,7 @@ func onInsertToo(update wire.Doc, has bool, c *Collection, tn *Tenant) wire.Doc 
 // updateStages are those that an update by a pipeline may have.
 var updateStages = words("$addFields $set $project $unset $replaceRoot $replaceWith")
 
-// updatePipeline is an update by a pipeline with a last stage that keeps the document the tenant's.
+// updatePipeline is an update by a pipeline with last stages that keep the document the tenant's.
 func (x *isolation) updatePipeline(c *Collection, v wire.Value) (wire.Value, *wire.Error) {
 	a, _ := v.Array()
 	i, d := bsoncore.AppendDocumentStart(nil) // an array's bytes are a document's
@@ -340,9 +340,10 @@ func (x *isolation) updatePipeline(c *Collection, v wire.Value) (wire.Value, *wi
 		}
 		d = it.Value.AppendTo(d, strconv.Itoa(n))
 	}
-	d = appendDoc(d, strconv.Itoa(n), func(d []byte) []byte {
-		return appendDoc(d, "$set", func(d []byte) []byte { return c.appendKept(d, x.tn) })
-	})
+	for _, stage := range c.keeping(x.tn) {
+		d = bsoncore.AppendDocumentElement(d, strconv.Itoa(n), bsoncore.Document(stage))
+		n++
+	}
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	return wire.Value{Type: bsoncore.TypeArray, Data: d}, nil
 }

@@ -358,7 +358,9 @@ func (w *narrowing) merge(spec wire.Value) *wire.Error {
 	case w.shared() || !c.Tenant || w.tn.home(c) != w.target:
 		return wire.Errorf(wire.Unauthorized, "$merge is open to this connection only within a database of its tenant's own")
 	}
-	w.add(stageOf("$set", wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: build(func(d []byte) []byte { return c.appendKept(d, w.tn) })}))
+	for _, stage := range c.keeping(w.tn) {
+		w.add(stage)
+	}
 	out, err := w.fields(d, mergeFields, "into", "whenMatched")
 	if err != nil {
 		return err
