@@ -24,6 +24,7 @@ type Request struct {
 	fields  []Field
 	index   [256]uint8 // by fieldID: 1 + place in fields
 	unknown []byte     // first field that the row does not know
+	strange int        // fields that no row knows
 	intern  []byte     // first internal field
 	outerAt int        // offset of the command that this one lies in; 0 where it lies in none
 
@@ -91,6 +92,7 @@ func (r *Request) Parse(msg *wire.Message) *wire.Error { return r.parse(msg, nil
 func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	clear(r.index[:])
 	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, nil
+	r.strange = 0
 	r.uses, r.walkErr, r.walked = r.uses[:0], nil, false
 	it := msg.Body.Iter()
 	if !it.Next() {
@@ -139,6 +141,9 @@ func (r *Request) add(it *wire.Iter) *wire.Error {
 	return nil
 }
 
+// maxStrange bounds the fields that no row knows, since each is compared with all before it.
+const maxStrange = 256
+
 // addUnknown takes a field that no row knows; it is refused where the table is strict. Equal ones
 // are refused everywhere, since two readers could see different values.
 func (r *Request) addUnknown(it *wire.Iter) *wire.Error {
@@ -147,6 +152,9 @@ func (r *Request) addUnknown(it *wire.Iter) *wire.Error {
 	}
 	if r.unknown == nil {
 		r.unknown = it.Key
+	}
+	if r.strange++; r.strange > maxStrange {
+		return wire.Errorf(wire.UnknownField, "more than %d fields of the command are unknown", maxStrange)
 	}
 	seen := 0
 	for all := r.Msg.Body.Iter(); all.Next() && all.Start <= it.Start; {

@@ -1,6 +1,13 @@
 package routing
 
-import "testing"
+import (
+	"strconv"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/smetasc/tenantry/wire"
+)
 
 // TestRows: no command can write without the table saying where its tenant is.
 func TestRows(t *testing.T) {
@@ -30,5 +37,23 @@ func TestEachIsLookedFor(t *testing.T) {
 	}
 	if d := table.Route(r); d.Action != Forward {
 		t.Errorf("then: %s", told(d))
+	}
+}
+
+// A command of countless unknown fields is refused before they are compared with one another.
+func TestStrangeFields(t *testing.T) {
+	i, d := bsoncore.AppendDocumentStart(nil)
+	d = bsoncore.AppendInt32Element(d, "nonsense", 1)
+	for n := range maxStrange + 1 {
+		d = bsoncore.AppendNullElement(d, strconv.Itoa(n))
+	}
+	d = bsoncore.AppendStringElement(d, "$db", "app")
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	var r Request
+	if err := r.Parse(&wire.Message{Frame: d, Body: d}); err == nil || err.Code != wire.UnknownField {
+		t.Errorf("got %v", err)
+	}
+	if r.unknown == nil {
+		t.Error("no field is unknown")
 	}
 }
