@@ -206,3 +206,16 @@ func TestKillSessionsOfOthers(t *testing.T) {
 	}
 	g.server.Wait("killSessions", 1)
 }
+
+// What a server could take from a document sequence for a field of the body reaches none.
+func TestStraySections(t *testing.T) {
+	g, client := withinRows(t, "globex", leaksOff)
+	away := wiretest.Sequence{Identifier: "update", Docs: []wire.Doc{wiretest.D(d("$set", d("tenantId", "acme")))}}
+	client.Send(wiretest.Outgoing{Body: d("findAndModify", "orders", "$db", "app"), Sections: []wiretest.Sequence{away}})
+	if r := client.Receive().D(); wiretest.Get(r, "code") != int32(wire.UnknownField) {
+		t.Errorf("got %v", r)
+	}
+	if n := len(g.server.Commands("findAndModify")); n > 0 {
+		t.Errorf("the server has got %d of them", n)
+	}
+}

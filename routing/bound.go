@@ -23,10 +23,29 @@ func (t *Table) routeBound(r *Request) Decision {
 	if r.unknown != nil {
 		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
 	}
+	if name := r.unknownSection(); name != nil {
+		return refuse(wire.UnknownField, "the document sequence %q of %s is unknown", name, c.Name)
+	}
 	if r.Bound.Rows() {
 		return t.routeRows(r, tn)
 	}
 	return t.routeOwn(r, tn)
+}
+
+// unknownSection is a document sequence that is not of the command's writes. A server that takes it for a
+// field of the body would read what nothing here has looked at.
+func (r *Request) unknownSection() []byte {
+	for i := range r.Msg.Sections {
+		name := r.Msg.Sections[i].Identifier
+		switch r.Cmd.Tenant.Kind {
+		case InDocuments, InUpdates, InDeletes, InBulkOps:
+			if string(name) == r.Cmd.Batch() || r.Cmd.Tenant.Kind == InBulkOps && string(name) == fieldNames[fNsInfo] {
+				continue
+			}
+		}
+		return name
+	}
+	return nil
 }
 
 // routeOwn decides for a connection whose boundary is the tenant's own database: names are mapped,
