@@ -58,7 +58,11 @@ type extractor struct {
 	exact bool     // string equality is exact: no collation
 	// rebound says that let gives $$CURRENT another meaning, and with it every "$field".
 	rebound bool
+	looked  int // variables that have been looked for in let
 }
+
+// maxLooked bounds the variables that are looked for: each is, from let's beginning on.
+const maxLooked = 256
 
 // filter narrows the set to the tenants whose documents a query can match.
 func (x *extractor) filter(s *tenantSet, d wire.Doc, depth int) {
@@ -357,7 +361,7 @@ func (x *extractor) isField(v wire.Value) bool {
 func (x *extractor) constant(v wire.Value) (wire.Value, bool) {
 	if s, ok := v.Str(); ok && len(s) > 0 && s[0] == '$' {
 		name, ok := strings.CutPrefix(string(s), "$$")
-		if !ok || x.let == nil {
+		if x.looked++; !ok || x.let == nil || x.looked > maxLooked {
 			return v, false
 		}
 		bound, ok := x.let.Lookup(name)

@@ -48,3 +48,18 @@ func TestTenantSetOfMany(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 }
+
+// A filter that asks for countless variables is no filter that says whose documents it is about.
+func TestCountlessVariables(t *testing.T) {
+	asks := strings.Repeat(`{"$expr":{"$eq":["$tenantId","$$x"]}},`, maxLooked)
+	for more, known := range map[string]bool{"": true, `{"$expr":{"$eq":["$tenantId","$$x"]}},`: false} {
+		table := world(t, func(*Spec) {})
+		r, _ := request(t, `{"find":"orders","let":{"x":"acme"},"filter":{"$or":[`+asks+more+`{"tenantId":"acme"}]}}`)
+		x := table.extractor(r, table.byName["app"].collection(r.Coll()), wire.Value{})
+		var s tenantSet
+		q, _ := r.value(fFilter).Doc()
+		if x.filter(&s, q, 0); s.known != known {
+			t.Errorf("%d variables: known is %v", strings.Count(asks+more, "$$x"), s.known)
+		}
+	}
+}
