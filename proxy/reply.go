@@ -50,7 +50,7 @@ func (c *clientConn) failure(tr *trip, reply *wire.Buf) *wire.Buf {
 	if c.sealed(tr) {
 		return c.remade(tr, reply, func(d wire.Doc) wire.Doc {
 			r := renamer{target: tr.target, rule: errorTexts}
-			return sealedError(r.doc(nil, d, "", 0))
+			return overRows(sealedError(r.doc(nil, d, "", 0)), sealedError) // a bulkWrite tells of failures in rows
 		})
 	}
 	if !changed && !tr.renamed() {

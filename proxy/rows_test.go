@@ -41,6 +41,9 @@ func TestSealedErrors(t *testing.T) {
 		{"command", seal(wiretest.Fail(241, "Failed to parse number 'secret'"), find), `"code": {"$numberInt":"241"}`},
 		{"write", seal(wiretest.OK(d("n", 0, "writeErrors", bson.A{failed(241)})...), insert), `"index": {"$numberInt":"0"}`},
 		{"write concern", seal(wiretest.OK(d("n", 1, "writeConcernError", d("code", 64, "errmsg", "secret host"))...), insert), `"writeConcernError"`},
+		{"write concern of a bulkWrite", seal(wiretest.OK(d("nErrors", 1, "writeConcernError", d("code", 64, "errmsg", "secret host"), "cursor",
+			d("firstBatch", bson.A{d("ok", 0.0, "idx", 0, "code", 241, "errmsg", "secret in a row")}, "id", int64(0), "ns", "admin.$cmd.bulkWrite"))...),
+			d("bulkWrite", 1, "ops", bson.A{d("insert", 0, "document", d("_id", 1))}, "nsInfo", bson.A{d("ns", "app.orders")})), `"idx": {"$numberInt":"0"}`},
 		{"duplicate of others", seal(wiretest.OK(d("n", 0, "writeErrors", bson.A{failed(11000, "foundValue", d("_id", "secret"), "duplicateRid", "secret", "keyValue", d("_id", 1))})...), insert), `"keyValue": {"_id": {"$numberInt":"1"}}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
