@@ -150,11 +150,16 @@ type helloStream struct {
 	to     int32    // the message that the next reply answers: the hello, then the reply before
 }
 
+// leastAwait is how long a stream waits at least for news, in milliseconds: who asks for none between
+// replies is not sent them as fast as they can be read.
+const leastAwait = 100
+
 // play writes the replies of a stream.
 func (c *clientConn) play(x *helloStream) error {
 	c.busy.Store(true)
 	defer c.busy.Store(false)
 	a, _ := readHello(x.cmd)
+	a.maxAwait = max(a.maxAwait, leastAwait)
 	for {
 		c.await(&a)
 		doc, werr := c.hello(c.srv.opts.Router.Current(), x.legacy, x.cmd)
