@@ -94,6 +94,7 @@ var ping = d("ping", 1, "$db", "admin")
 func TestTLS(t *testing.T) {
 	ca := wiretest.NewAuthority(t)
 	g := newGround(t, nil)
+	g.client.Command(ping) // it has been accepted, and not only queued
 	g.proxy.Apply(configured(t, withTLS(ca.Issue("server", nil), `, min_version = "1.3"`)))
 	client, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool()})
 	if err != nil {
