@@ -16,6 +16,7 @@ import (
 func withinRows(t *testing.T, tenant, leaks string) (*ground, *wiretest.Client) {
 	t.Helper()
 	g := newGround(t, nil)
+	g.client.Command(ping) // it has come to the open listener
 	set := *g.proxy.settings.Load()
 	set.leaks = leaks
 	set.listeners = map[string]*config.Listener{"127.0.0.1:0": {Address: "127.0.0.1:0", Tenant: tenant, Isolation: "rows", Access: "write"}}
