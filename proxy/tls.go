@@ -7,11 +7,11 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -24,12 +24,16 @@ const handshakeLimit = 10 * time.Second
 type handshakes struct {
 	slots  chan struct{}
 	failed *prometheus.CounterVec
-	said   lines
+	said   *auth.Rates // of the log, by what a line is about
 }
+
+// saidEach lets one line of the log through in a minute.
+var saidEach = auth.Limit{Count: 1, Period: time.Minute}
 
 func newHandshakes(reg prometheus.Registerer) *handshakes {
 	h := &handshakes{
 		slots: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		said:  auth.NewRates(1 << 10),
 		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tenantry_tls_handshakes_failed_total", Help: "Connections closed because their TLS handshake did not succeed, by reason.",
 		}, []string{"reason"}),
@@ -153,7 +157,7 @@ func (c *clientConn) handshakeFailed(err error) {
 		reason, text = "certificate", "a client's certificate is not accepted; was it made by an authority of client_ca?"
 	}
 	h.failed.WithLabelValues(reason).Inc()
-	if h.said.allow(c.listener.Address + reason) {
+	if h.said.Take(c.listener.Address+reason, saidEach, time.Now()) {
 		c.log.Warn().Err(err).Str("listener", c.listener.Address).Msg(text + "; further ones are counted, and logged once a minute")
 	}
 }
@@ -161,7 +165,7 @@ func (c *clientConn) handshakeFailed(err error) {
 // handshakeUnwanted is the reverse: a client with TLS, a listener without.
 func (c *clientConn) handshakeUnwanted() {
 	c.srv.metrics.malformed.Inc()
-	if c.srv.handshakes.said.allow(c.listener.Address) {
+	if c.srv.handshakes.said.Take(c.listener.Address, saidEach, time.Now()) {
 		c.log.Warn().Str("listener", c.listener.Address).Msg("a client with TLS came to a listener without it; give the listener tls, or leave tls=true out of the client's connection string")
 	}
 }
@@ -174,24 +178,4 @@ func (c *clientConn) cut() {
 		return
 	}
 	_ = c.wc.Close()
-}
-
-// lines lets one line of the log through in a minute for each subject.
-type lines struct {
-	mu   sync.Mutex
-	last map[string]time.Time // by subject, of which there are few
-}
-
-func (l *lines) allow(subject string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	if last, ok := l.last[subject]; ok && now.Sub(last) < time.Minute {
-		return false
-	}
-	if l.last == nil {
-		l.last = map[string]time.Time{}
-	}
-	l.last[subject] = now
-	return true
 }

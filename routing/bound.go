@@ -26,7 +26,16 @@ func (t *Table) routeBound(r *Request) Decision {
 	if name := r.unknownSection(); name != nil {
 		return refuse(wire.UnknownField, "the document sequence %q of %s is unknown", name, c.Name)
 	}
-	if r.Bound.Rows() {
+	switch {
+	case c.Bound == BoundLocal:
+		return Decision{Action: Answer, Tenant: tn}
+	case c.Route == ByCursor:
+		return Decision{Action: AtCursor, Tenant: tn}
+	case c.Route == ByTxn:
+		return Decision{Action: AtTxn, Tenant: tn}
+	case c.Route == EachCluster:
+		return Decision{Action: Clusters, Tenant: tn}
+	case r.Bound.Rows():
 		return t.routeRows(r, tn)
 	}
 	return t.routeOwn(r, tn)
@@ -51,16 +60,7 @@ func (r *Request) unknownSection() []byte {
 // routeOwn decides for a connection whose boundary is the tenant's own database: names are mapped,
 // nothing is injected, and what looks beyond is refused.
 func (t *Table) routeOwn(r *Request, tn *Tenant) Decision {
-	switch c := r.Cmd; {
-	case c.Bound == BoundLocal:
-		return Decision{Action: Answer, Tenant: tn}
-	case c.Route == ByCursor:
-		return Decision{Action: AtCursor, Tenant: tn}
-	case c.Route == ByTxn:
-		return Decision{Action: AtTxn, Tenant: tn}
-	case c.Route == EachCluster:
-		return Decision{Action: Clusters, Tenant: tn}
-	case c.Route == Home:
+	if r.Cmd.Route == Home {
 		return Decision{Action: Forward, Target: &Target{Cluster: tn.route.Cluster}, Tenant: tn}
 	}
 	return t.boundTarget(r, tn)

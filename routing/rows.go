@@ -41,14 +41,6 @@ func (t *Table) routeRows(r *Request, tn *Tenant) Decision {
 	c := r.Cmd
 	db := t.byName[string(r.DB)]
 	switch {
-	case c.Bound == BoundLocal:
-		return Decision{Action: Answer, Tenant: tn}
-	case c.Route == ByCursor:
-		return Decision{Action: AtCursor, Tenant: tn}
-	case c.Route == ByTxn:
-		return Decision{Action: AtTxn, Tenant: tn}
-	case c.Route == EachCluster:
-		return Decision{Action: Clusters, Tenant: tn}
 	case c.Route == Home:
 		return Decision{Action: Forward, Target: t.HomeAny, Tenant: tn}
 	case len(c.Names) > 0 && c.Names[0].Kind == FullNS:
