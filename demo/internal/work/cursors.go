@@ -156,6 +156,15 @@ func (r *run) cursorLine(l Line) (done bool, err error) {
 	return false, nil
 }
 
+// dropped ends the cursors of a collection that is no more, as a server may.
+func (r *run) dropped(collection string, reply bson.D) {
+	for _, c := range r.cursors {
+		if get(reply, "ok") == 1.0 && c.want.collection() == collection {
+			c.killed = true
+		}
+	}
+}
+
 // kill ends cursors on both sides; a getMore then finds nothing on either.
 func (r *run) kill(l Line) (bool, error) {
 	names := array(get(l.Command, "cursors"))

@@ -247,6 +247,7 @@ func (r *run) both(l Line, again bool) error {
 	}
 	if name(l.Command) == "drop" {
 		delete(r.left, coll(l.Command))
+		r.dropped(coll(l.Command), want)
 	}
 	r.learn(want, got)
 	got = r.same(got).(bson.D)
