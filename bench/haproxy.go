@@ -15,10 +15,11 @@ func haproxyPath() string {
 	return path
 }
 
-// haproxyConfig makes it a relay of TCP, with one thread as all that is pinned has.
+// haproxyConfig makes it a relay of TCP, with one thread as all that is pinned has. It takes two file
+// descriptors for each of maxconn, and does not start where it may not have them.
 const haproxyConfig = `global
   nbthread 1
-  maxconn 20000
+  maxconn 4000
 defaults
   mode tcp
   timeout connect 5s

@@ -138,6 +138,9 @@ func (s settings) all(wanted *regexp.Regexp, dir string) error {
 			return err
 		}
 	}
+	if len(r.Experiments) == 0 && len(r.Tables) == 0 {
+		return fmt.Errorf("no experiment's name fits -only %s; -list names them", wanted)
+	}
 	return writeFile(filepath.Join(dir, "bench.json"), func(w io.Writer) error {
 		e := json.NewEncoder(w)
 		e.SetIndent("", " ")
