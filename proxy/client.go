@@ -109,11 +109,11 @@ func (c *clientConn) serve() (rested bool) {
 		return false
 	}
 	for c.stream == nil {
-		err := c.wc.Await()
+		err := c.wc.Each(c)
 		if errors.Is(err, wire.ErrLull) {
 			return true
 		}
-		if err == nil {
+		if err == nil && c.stream == nil && !c.srv.stopping() {
 			err = c.next()
 		}
 		if err != nil {
@@ -127,10 +127,16 @@ func (c *clientConn) serve() (rested bool) {
 	return true
 }
 
+// Message serves a message that has come whole; see [wire.Conn.Each].
+func (c *clientConn) Message(frame *wire.Buf) (more bool, err error) {
+	c.occupy()
+	err = c.vacate(c.handle(frame))
+	return c.stream == nil && !c.srv.stopping(), err
+}
+
 // next serves the message that has begun to come.
 func (c *clientConn) next() error {
-	c.busy.Store(true)
-	c.takeWork()
+	c.occupy()
 	pulled, err := false, error(nil)
 	if c.wc.Large(pullFloor) && c.mayPull() {
 		pulled, err = c.pull()
@@ -145,6 +151,17 @@ func (c *clientConn) next() error {
 			err = c.handle(frame)
 		}
 	}
+	return c.vacate(err)
+}
+
+// occupy begins the work on a message.
+func (c *clientConn) occupy() {
+	c.busy.Store(true)
+	c.takeWork()
+}
+
+// vacate ends it; err is how it went.
+func (c *clientConn) vacate(err error) error {
 	if err == nil {
 		err = c.wc.EndLull(c.start, c.lull())
 	}
@@ -226,7 +243,7 @@ func (c *clientConn) close() {
 
 // abort ends the connection from another goroutine, and the round trip it may wait for.
 func (c *clientConn) abort() {
-	c.cut()
+	c.wc.Sever()
 	c.interrupt()
 }
 

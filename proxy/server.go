@@ -290,7 +290,7 @@ func (s *Server) closeIdle() {
 	defer s.mu.Unlock()
 	for c := range s.clients {
 		if !c.busy.Load() {
-			c.cut()
+			c.wc.Sever()
 		}
 	}
 }

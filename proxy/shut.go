@@ -45,7 +45,7 @@ func (s *Server) shutOut(set *settings) {
 	for c := range s.clients {
 		if !c.busy.Load() && (set.shut(c) != nil || c.outdated(set)) {
 			s.metrics.shutOut.Inc()
-			c.cut() // the end of TLS may have to be waited for
+			c.wc.Sever() // the end of TLS may have to be waited for
 		}
 	}
 }

@@ -169,13 +169,3 @@ func (c *clientConn) handshakeUnwanted() {
 		c.log.Warn().Str("listener", c.listener.Address).Msg("a client with TLS came to a listener without it; give the listener tls, or leave tls=true out of the client's connection string")
 	}
 }
-
-// cut ends the connection at once. The end of TLS is a message that may have to wait; the connection's
-// own goroutine has time for that.
-func (c *clientConn) cut() {
-	if t, ok := c.wc.Conn.(*tls.Conn); ok {
-		_ = t.NetConn().Close()
-		return
-	}
-	_ = c.wc.Close()
-}

@@ -19,15 +19,19 @@ const readSize = 16 << 10
 // writes; they may be the same.
 type Conn struct {
 	net.Conn
-	raw   syscall.RawConn
-	ready func(fd uintptr) bool // made once: a closure for each read would be an allocation
-	asked func(fd uintptr) bool // likewise, of [Conn.Ask]
-	tls   bool
-	first [1]byte // what fill reads of TLS
-	in    *Buf    // bytes read and not yet handed out, from at on; nil while idle
-	at    int
-	err   error // of the read inside ready
-	lost  error // why a message was read in part: the next byte is no header
+	raw     syscall.RawConn
+	ready   func(fd uintptr) bool // of the waits for a message's first bytes, see readRaw
+	asked   func(fd uintptr) bool // of [Conn.Ask]
+	served  func(fd uintptr) bool // of [Conn.Each]
+	tls     bool
+	inside  bool // an Each is in its wait, so that fd can be used
+	fd      int
+	handler Handler // of an Each
+	first   [1]byte // what fill reads of TLS
+	in      *Buf    // bytes read and not yet handed out, from at on; nil while idle
+	at      int
+	err     error // of the read inside ready
+	lost    error // why a message was read in part: the next byte is no header
 
 	question []byte // of an Ask, until it is written
 	written  int
@@ -53,12 +57,7 @@ func (c *Conn) fill() error {
 		return nil
 	}
 	if c.raw != nil {
-		if err := c.raw.Read(c.ready); err != nil {
-			return err
-		}
-		err := c.err
-		c.err = nil
-		return err
+		return c.fillRaw()
 	}
 	if c.tls {
 		return c.fillTLS()
@@ -100,6 +99,99 @@ func (c *Conn) Await() error {
 		return ErrLull
 	}
 	return err
+}
+
+// Handler serves the messages that [Conn.Each] finds.
+type Handler interface {
+	// Message serves one message, the whole frame, which it frees. It does not read from the connection.
+	// more says that the next message may be served likewise.
+	Message(frame *Buf) (more bool, err error)
+}
+
+// Each waits for messages as [Conn.Await] does, and hands those that come whole with one read, of 16 KiB
+// at most, to h; most do. It ends with h's error, with none where h wants no more, or where a message has
+// begun to come that is not so: that is for [Conn.ReadMessage] to read.
+//
+// On TCP and unix sockets messages are served inside of the wait for the next one, which saves a read
+// that finds nothing; a Close from another goroutine waits until the message is served, which
+// [Conn.Sever] does not.
+func (c *Conn) Each(h Handler) error {
+	if c.lost != nil {
+		return c.lost
+	}
+	c.handler = h
+	defer func() { c.handler = nil }()
+	more, err := c.serveBuffered()
+	if more && c.raw != nil {
+		if err = c.eachRaw(); err != nil && c.outlast(err) {
+			return ErrLull
+		}
+		return err
+	}
+	for more {
+		if err := c.Await(); err != nil {
+			return err
+		}
+		more, err = c.serveBuffered()
+	}
+	return err
+}
+
+// serveBuffered serves the messages that have been read already.
+func (c *Conn) serveBuffered() (more bool, err error) {
+	for c.in != nil {
+		n := c.whole()
+		if n == 0 {
+			return false, nil
+		}
+		frame, err := c.message(n, 0)
+		if err != nil {
+			return false, err
+		}
+		if more, err := c.handler.Message(frame); !more || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// whole is the length of the message at the front of what has been read, where all of it has come and
+// what it may hold compressed is as small, else 0.
+func (c *Conn) whole() int {
+	b := c.in.B[c.at:]
+	if len(b) < HeaderLen {
+		return 0
+	}
+	h := ReadHeader(b)
+	if n := int(h.Length); n < HeaderLen || n > len(b) {
+		return 0
+	} else if h.OpCode != OpCompressed {
+		return n
+	} else if n < compressedAt {
+		return 0
+	}
+	if _, err := announced(b, readSize); err != nil {
+		return 0
+	}
+	return int(h.Length)
+}
+
+// Sever ends the connection from any goroutine, without waiting for those that use it: they get errors,
+// and close it.
+func (c *Conn) Sever() {
+	nc := c.Conn
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn() // whose own Close first waits for who writes
+	}
+	both, ok := nc.(interface {
+		CloseRead() error
+		CloseWrite() error
+	})
+	if !ok {
+		_ = nc.Close()
+		return
+	}
+	_, _ = both.CloseRead(), both.CloseWrite()
 }
 
 // ErrLull says that no message came in time. The connection is as it was.
@@ -272,6 +364,13 @@ func (c *Conn) rest(b []byte, stall time.Duration) error {
 // Write writes a whole message. The other side of a large one has to take some of it within
 // [Conn.Stall].
 func (c *Conn) Write(b []byte) (n int, err error) {
+	if len(b) < BudgetFloor && c.inside {
+		if n = writeNow(c.fd, b); n == len(b) {
+			return n, nil
+		}
+		rest, err := c.Conn.Write(b[n:])
+		return n + rest, err
+	}
 	if c.Stall == 0 || len(b) < BudgetFloor {
 		return c.Conn.Write(b)
 	}
@@ -301,11 +400,8 @@ func (c *Conn) Ask(b []byte) (n int, err error) {
 		return c.Write(b)
 	}
 	c.question, c.written = b, 0
-	err = c.raw.Read(c.asked)
+	err = c.askRaw()
 	n, c.question = c.written, nil
-	if err == nil {
-		err, c.err = c.err, nil
-	}
 	if err == nil && n < len(b) {
 		var rest int
 		rest, err = c.Write(b[n:])
