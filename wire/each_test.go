@@ -100,6 +100,24 @@ func TestEachMissesNothing(t *testing.T) {
 	}
 }
 
+// TestEachReadsOn: a read that fills its buffer with whole messages may have left some behind.
+func TestEachReadsOn(t *testing.T) {
+	near, far := tcpPair(t)
+	m := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "x", Value: ""}}))
+	m = AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "x", Value: strings.Repeat("y", 256-len(m))}}))
+	all := strings.Repeat(string(m), 3*readSize/256)
+	if _, err := io.WriteString(near, all); err != nil || len(m) != 256 {
+		t.Fatal(err, len(m))
+	}
+	time.Sleep(10 * time.Millisecond) // all of it is there before the first read
+	c := NewConn(far)
+	go func() { _ = serveAll(c, &echo{c: c}) }()
+	near.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(near, make([]byte, len(all))); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestEachEnds: it goes back to its caller with what it has found, and nothing of that is lost.
 func TestEachEnds(t *testing.T) {
 	m := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "ping", Value: 1}}))
