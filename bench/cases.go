@@ -99,6 +99,14 @@ func clients() []experiment {
 			Targets:  []target{most("KiB per client", "", 5)},
 		},
 		{
+			Name: "idle-5000-tls", Title: "5,000 clients that rest after a command, with TLS",
+			Variants: []variant{{
+				Name: "tenantry", By: "tenantry", Tenants: tenants, Isolated: tenants / 2, Pool: pool, Listener: withTLS,
+				Load: load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 5000, Idle: true, TLS: true},
+			}},
+			Targets: []target{most("KiB per client", "", 20)},
+		},
+		{
 			Name: "clients-10000", Title: "10,000 clients, a command a second each, 50 connections to the server",
 			Base: "direct",
 			Variants: append(proxied(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 10_000, Rate: 10_000}, 50),
@@ -106,6 +114,40 @@ func clients() []experiment {
 			Targets: []target{most("p99", "", 20_000)},
 		},
 	}
+}
+
+// withTLS is a listener's lines.
+const withTLS = `tls = { cert = "` + certificateFile + `", key = "` + certificateFile + `" }`
+
+// borders are the prices of keeping clients apart: from those who listen, and from each other.
+func borders() []experiment {
+	encryption := experiment{Name: "tls", Title: "small find and replies of 16 KB, 8 clients, with and without TLS", Pinned: true, Base: "plain"}
+	for _, size := range []int{200, 16 << 10} {
+		suffix := map[bool]string{true: "", false: " 16 KB"}[size == 200]
+		l := load{Command: "find", Collection: "orders", Tenants: tenants, Reply: size, Clients: 8}
+		plain := variant{Name: "plain" + suffix, By: "tenantry", Tenants: tenants, Isolated: tenants / 2, Pool: pool, Load: l}
+		secured := plain
+		secured.Name, secured.Listener, secured.Load.TLS = "TLS"+suffix, withTLS, true
+		encryption.Variants = append(encryption.Variants, plain, secured)
+	}
+
+	bound := experiment{Name: "bound", Title: "small find of one tenant, 8 clients, by open and bound connections", Pinned: true, Base: "open"}
+	for _, v := range []struct {
+		name, isolation string
+		isolated        int
+	}{
+		{"open", "", 0}, {"rows", "rows", 0}, {"open, own database", "", tenants / 2}, {"rows, own database", "rows", tenants / 2}, {"database", "database", tenants / 2},
+	} {
+		listener := ""
+		if v.isolation != "" {
+			listener = fmt.Sprintf("tenant = %q\nisolation = %q", cannedTenant, v.isolation)
+		}
+		bound.Variants = append(bound.Variants, variant{
+			Name: v.name, By: "tenantry", Tenants: tenants, Isolated: v.isolated, Pool: pool, Listener: listener,
+			Load: load{Command: "find", Collection: "orders", Tenant: cannedTenant, Reply: 200, Clients: 8},
+		})
+	}
+	return []experiment{encryption, bound}
 }
 
 // prices of what tenantry does beside forwarding.
@@ -136,5 +178,5 @@ func prices() []experiment {
 		compression.Variants = append(compression.Variants,
 			variant{Name: c, By: "tenantry", Tenants: tenants, Isolated: tenants / 2, Pool: pool, Load: l})
 	}
-	return []experiment{growth, scatter, compression}
+	return append([]experiment{growth, scatter, compression}, borders()...)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -23,7 +24,7 @@ func frames(l *load, client int) ([][]byte, error) {
 	}
 	out := make([][]byte, n)
 	for i := range out {
-		tenant := tenantID(1 + (client*n+i)%max(l.Tenants, 1))
+		tenant := cmp.Or(l.Tenant, tenantID(1+(client*n+i)%max(l.Tenants, 1)))
 		f := command(l, client, tenant)
 		if l.Compressor != "" {
 			packed, err := compressed(f, l.Compressor)

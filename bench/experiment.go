@@ -25,6 +25,7 @@ type variant struct {
 	Tenants  int    // in tenantry's table
 	Isolated int    // of them
 	Pool     int    // connections to the server at most
+	Listener string // lines of its configuration
 	Load     load
 }
 
@@ -118,7 +119,7 @@ func (g *ground) startFor(v *variant) (err error) {
 	case "tenantry":
 		if g.proxies[v.table()] == nil {
 			var t *tenantry
-			t, err = startTenantry(g.cpu, cmp.Or(v.Binary, g.binary), proxyConfig(g.server.address, v.Tenants, v.Isolated, v.Pool))
+			t, err = startTenantry(g.cpu, cmp.Or(v.Binary, g.binary), proxyConfig(g.server.address, v.Listener, v.Tenants, v.Isolated, v.Pool))
 			if err == nil {
 				g.proxies[v.table()] = t
 			}
@@ -131,7 +132,9 @@ func (g *ground) startFor(v *variant) (err error) {
 	return err
 }
 
-func (v *variant) table() string { return fmt.Sprint(v.Binary, v.Tenants, v.Isolated, v.Pool) }
+func (v *variant) table() string {
+	return fmt.Sprint(v.Binary, v.Listener, v.Tenants, v.Isolated, v.Pool)
+}
 
 // loadFor is the variant's load with where it goes.
 func (g *ground) loadFor(v *variant) load {

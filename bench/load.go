@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,8 @@ type load struct {
 	Collection string        // "order_items" where the cursor goes on, "slow" for answers that take time
 	NoTenant   bool          // finds name none, so that every home is asked
 	Tenants    int           // that are named in turn
+	Tenant     string        // the one that is named instead; "" for none
+	TLS        bool          // clients speak it
 	Reply      int           // bytes of each reply to a find or getMore
 	Insert     int           // bytes of each insert's documents
 	Compressor string        // what the client's messages are compressed by
@@ -173,6 +176,9 @@ func (g *generator) client(number int) (*client, error) {
 	nc, err := net.DialTimeout("tcp", g.Address, 10*time.Second)
 	if err != nil {
 		return nil, err
+	}
+	if g.TLS {
+		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the bench's own proxy
 	}
 	c := &client{generator: g, nc: nc, in: newFramer(nc), number: number}
 	if err := c.greet(); err != nil {

@@ -86,21 +86,35 @@ func TestExperimentsAreWhole(t *testing.T) {
 }
 
 func TestProxyConfigLoads(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "tenantry.toml")
-	if err := os.WriteFile(file, []byte(proxyConfig("127.0.0.1:27117", 10, 3, 50)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cfg, _, err := config.Load(file, func(string) string { return "" })
-	if err != nil {
-		t.Fatal(err)
-	}
-	isolated := 0
-	for _, x := range cfg.Tenants {
-		if x.Mode == "per-tenant" {
-			isolated++
+	listeners := map[string]bool{}
+	for _, e := range experiments() {
+		for _, v := range e.Variants {
+			listeners[v.Listener] = true
 		}
 	}
-	if len(cfg.Tenants) != 10 || isolated != 3 || cfg.Pools.MaxPerServer != 50 || cfg.Control.Enabled {
-		t.Errorf("%d tenants, %d isolated, %+v", len(cfg.Tenants), isolated, cfg)
+	for listener := range listeners {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "tenantry.toml")
+		if err := writeCertificate(filepath.Join(dir, certificateFile)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(proxyConfig("127.0.0.1:27117", listener, 10, 3, 50)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, _, err := config.Load(file, func(string) string { return "" })
+		if err != nil {
+			t.Fatalf("%s: %v", listener, err)
+		}
+		isolated := 0
+		for _, x := range cfg.Tenants {
+			if x.Mode == "per-tenant" {
+				isolated++
+			}
+		}
+		l := cfg.Listeners[0]
+		if len(cfg.Tenants) != 10 || isolated != 3 || cfg.Pools.MaxPerServer != 50 || cfg.Control.Enabled ||
+			(listener != "") != (l.TLS != nil || l.Tenant != "") {
+			t.Errorf("%s: %d tenants, %d isolated, %+v", listener, len(cfg.Tenants), isolated, cfg)
+		}
 	}
 }

@@ -71,12 +71,15 @@ func batchReply(name, ns string, id int64, size int) []byte {
 	return whole(docs)
 }
 
+// cannedTenant is the tenant of every row: the first one, which is isolated where any is.
+var cannedTenant = tenantID(1)
+
 // row is a document of about so many bytes.
 func row(n, size int) bsoncore.Document {
 	const frame = 60 // what else the row and its place in the batch take
 	return bsoncore.Document(document(func(d []byte) []byte {
 		d = bsoncore.AppendInt32Element(d, "_id", int32(n))
-		d = bsoncore.AppendStringElement(d, "tenantId", "t00001")
+		d = bsoncore.AppendStringElement(d, "tenantId", cannedTenant)
 		return bsoncore.AppendStringElement(d, "text", text(size-frame))
 	}))
 }

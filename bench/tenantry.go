@@ -15,13 +15,14 @@ import (
 )
 
 // proxyConfig is the configuration that is measured: mixed mode, metrics on, half of the tenants
-// isolated, and no control database, since the server behind can't hold one.
-func proxyConfig(server string, tenants, isolated, maxPerServer int) string {
+// isolated, further lines for its listener, and no control database, since the server behind can't hold one.
+func proxyConfig(server, listener string, tenants, isolated, maxPerServer int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `[log]
 slow = "1m"
 [[listeners]]
 address = "127.0.0.1:0"
+%s
 [admin]
 address = "127.0.0.1:0"
 [control]
@@ -41,7 +42,7 @@ slow = ["slow"]
 collections = ["users"]
 [pools]
 max_per_server = %d
-`, server, sharedDB, maxPerServer)
+`, listener, server, sharedDB, maxPerServer)
 	for n := 1; n <= tenants; n++ {
 		mode := "shared"
 		if n <= 2*isolated && n%2 == 1 {
@@ -59,10 +60,14 @@ type tenantry struct {
 	file  string
 }
 
-// startTenantry runs the binary and returns when it serves.
+// startTenantry runs the binary and returns when it serves. A certificate for listeners with TLS lies
+// beside the configuration.
 func startTenantry(cpu int, binary, configTOML string) (*tenantry, error) {
 	dir, err := os.MkdirTemp("", "tenantry-bench")
 	if err != nil {
+		return nil, err
+	}
+	if err := writeCertificate(filepath.Join(dir, certificateFile)); err != nil {
 		return nil, err
 	}
 	t := &tenantry{child: &child{}, file: filepath.Join(dir, "tenantry.toml")}
