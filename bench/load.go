@@ -137,10 +137,12 @@ func (g *generator) count() (r result) {
 	return r
 }
 
-// settled is a process's memory once it has stopped changing, or after half a minute.
+// settled is a process's memory once it has stopped changing, or after half a minute: not before a
+// quarter of one, since memory that a crowd has left free goes back when all has been quiet for a while.
 func settled(pid int) int64 {
+	time.Sleep(15 * time.Second)
 	now := useOf(pid).Memory
-	for range 30 {
+	for range 15 {
 		time.Sleep(time.Second)
 		was := now
 		if now = useOf(pid).Memory; now > was-64<<10 && now < was+64<<10 {

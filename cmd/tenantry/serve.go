@@ -261,6 +261,7 @@ func (p *process) work(ctx context.Context, cancel context.CancelFunc) error {
 	}
 	loop(func() error { p.watch(ctx); return nil })
 	loop(func() error { p.hangups(ctx, hangups); return nil })
+	loop(func() error { giveBack(ctx); return nil })
 	loop(func() error { return p.proxy.Run(ctx) })
 	loop(func() error {
 		err := p.start(ctx)
