@@ -151,13 +151,12 @@ func (c *Cluster) await(ctx context.Context, sel Select, tenant uint32) (*Conn, 
 	if d == nil {
 		return nil, ErrClosed
 	}
-	within, cancel := context.WithTimeout(ctx, d.target().selectionTimeout)
-	defer cancel()
+	late := time.Now().Add(d.target().selectionTimeout)
 	for {
-		conn, err := c.attempt(within, d, sel, tenant)
+		conn, err := c.attempt(ctx, late, d, sel, tenant)
 		if err != errReselect {
-			if late, ok := err.(*selectionError); ok {
-				late.ctx = ctx.Err()
+			if none, ok := err.(*selectionError); ok {
+				none.ctx = ctx.Err()
 			}
 			return conn, err
 		}
@@ -169,20 +168,20 @@ func (c *Cluster) await(ctx context.Context, sel Select, tenant uint32) (*Conn, 
 
 // attempt waits once: for the table to change, or for a connection of the server that it names.
 // errReselect says that things have changed and the caller should look again.
-func (c *Cluster) attempt(ctx context.Context, d *deployment, sel Select, tenant uint32) (*Conn, error) {
+func (c *Cluster) attempt(ctx context.Context, late time.Time, d *deployment, sel Select, tenant uint32) (*Conn, error) {
 	t := d.table.Load()
 	if err := t.impossible(sel); err != nil {
 		return nil, err
 	}
 	s := t.pick(sel)
 	if s == nil {
-		return nil, d.awaitChange(ctx, t, sel)
+		return nil, d.awaitChange(ctx, late, t, sel)
 	}
 	if conn := s.pool.take(tenant); conn != nil {
 		return conn, nil
 	}
 	begin := time.Now()
-	conn, err := s.pool.wait(ctx, tenant)
+	conn, err := s.pool.wait(ctx, late, tenant)
 	c.waits.observe(time.Since(begin), err)
 	return conn, err
 }

@@ -200,8 +200,11 @@ func (d *deployment) dropPool(addr string) {
 	}
 }
 
-// awaitChange waits until the table is no longer t, and has all servers checked meanwhile.
-func (d *deployment) awaitChange(ctx context.Context, t *table, sel Select) error {
+// awaitChange waits until the table is no longer t, at most until late, and has all servers checked
+// meanwhile.
+func (d *deployment) awaitChange(ctx context.Context, late time.Time, t *table, sel Select) error {
+	ctx, cancel := context.WithDeadline(ctx, late)
+	defer cancel()
 	if d.waiting.Add(1) == 1 {
 		d.requestCheck()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // waiter is somebody who waits for a connection of a pool.
@@ -13,15 +14,22 @@ type waiter struct {
 	conn  *Conn  // what was delivered
 	err   error
 	ready chan struct{} // holds one
+	late  *time.Timer   // made once: a context with a deadline costs as much as the rest of a wait
 	in    *queue        // nil once delivered
 	next  *waiter
 	prev  *waiter
 }
 
 var (
-	waiters  = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
+	waiters  = sync.Pool{New: func() any { return newWaiter() }}
 	arrivals atomic.Uint64
 )
+
+func newWaiter() *waiter {
+	w := &waiter{ready: make(chan struct{}, 1), late: time.NewTimer(time.Hour)}
+	w.late.Stop()
+	return w
+}
 
 // deliver ends the wait. The waiter is in no queue any more; the pool's mutex is held.
 func (w *waiter) deliver(c *Conn, err error) {
@@ -79,16 +87,23 @@ func (q *queue) remove(w *waiter) {
 	q.len--
 }
 
-// wait waits for a connection.
-func (p *pool) wait(ctx context.Context, tenant uint32) (*Conn, error) {
+// wait waits for a connection, at most until late.
+func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, error) {
 	w := waiters.Get().(*waiter)
 	if err := p.enqueue(w, tenant); err != nil {
 		waiters.Put(w)
 		return nil, err
 	}
+	w.late.Reset(time.Until(late))
+	served := false
 	select {
 	case <-w.ready:
+		served = true
+	case <-w.late.C:
 	case <-ctx.Done():
+	}
+	w.late.Stop()
+	if !served {
 		if err := p.giveUp(w); err != nil {
 			w.share = nil
 			waiters.Put(w)
