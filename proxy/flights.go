@@ -165,7 +165,7 @@ func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (e entry, stal
 	case stale:
 		return entry{}, true, nil
 	case tx != nil:
-		tx.count(k) // until the transaction ends
+		tx.count(k, c.srv.flights) // until the transaction ends
 		return entry{tx: tx}, false, nil
 	}
 	return entry{flight: k, counts: true}, false, nil

@@ -146,7 +146,7 @@ func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (
 	if cur.merged.done() || c.boolean("singleBatch") {
 		c.killStreams(cur)
 	} else {
-		id = c.srv.cursors.add(cur)
+		id = c.keep(cur)
 	}
 	return c.mergedReply(id, cur, "firstBatch", docs, tx), nil
 }

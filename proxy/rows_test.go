@@ -102,7 +102,7 @@ func TestLeaksAreStopped(t *testing.T) {
 			if killed := g.server.Wait("killCursors", 1); len(killed) != 1 {
 				t.Errorf("the cursor at the server was not ended")
 			}
-			if n := g.proxy.cursors.count(); n != 0 {
+			if n := g.proxy.cursors.open(); n != 0 {
 				t.Errorf("%d cursors are open", n)
 			}
 		})

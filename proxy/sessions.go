@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,11 +102,11 @@ type txn struct {
 
 // txns holds the newest transaction of each session.
 type txns struct {
-	mu sync.Mutex // guards the following
-	m  map[txnKey]*txn
+	mu   sync.Mutex // guards the following
+	kept shelves[sessionID, *txn]
 }
 
-func newTxns() *txns { return &txns{m: map[txnKey]*txn{}} }
+func newTxns() *txns { return &txns{kept: shelves[sessionID, *txn]{}} }
 
 const (
 	txnIdle   = 30 * time.Minute // a session's transaction is forgotten after this
@@ -113,18 +114,24 @@ const (
 	txnLookup = "the transaction is unknown, ended or aborted"
 )
 
-// find returns the transaction of the command.
-func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, f *flights) (*txn, *wire.Error) {
+// find returns the transaction of the command. Of one principal there are no more than the limit: then one
+// that has ended, or that servers have aborted by now, is forgotten for a new one.
+func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, limit int, f *flights) (*txn, *wire.Error) {
 	x.mu.Lock()
-	t := x.m[key]
+	s := x.kept.of(key.principal)
+	t, _ := s.get(key.lsid)
 	if start && (t == nil || t.number != number) {
-		old := t
+		old, now := t, time.Now()
 		if old != nil && old.number > number {
 			x.mu.Unlock()
 			return nil, wire.Errorf(wire.TransactionTooOld, "a transaction with a higher number was begun in this session")
 		}
-		t = &txn{number: number, epoch: epoch, used: time.Now()}
-		x.m[key] = t
+		if old == nil && !s.makeRoom(limit, func(t *txn) bool { return t.mayGo(now, f) }) {
+			x.mu.Unlock()
+			return nil, wire.Errorf(wire.TooManyLogicalSessions, "this user has %d transactions open, the most there may be; end some of them first", limit)
+		}
+		t = &txn{number: number, epoch: epoch, used: now}
+		s.put(key.lsid, t)
 		x.mu.Unlock()
 		old.end(f)
 		return t, nil
@@ -134,6 +141,18 @@ func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, f *fligh
 		return nil, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
 	}
 	return t, nil
+}
+
+// mayGo reports whether the transaction can be forgotten for another one, and takes its writes off the
+// count then.
+func (t *txn) mayGo(now time.Time, f *flights) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == txnOpen && now.Sub(t.used) <= txnHeld {
+		return false
+	}
+	t.land(f)
+	return true
 }
 
 // end takes the transaction's writes off the count.
@@ -157,17 +176,15 @@ func (t *txn) land(f *flights) {
 func (x *txns) reap(now time.Time, f *flights) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for k, t := range x.m {
+	x.kept.reap(func(t *txn) bool {
 		t.mu.Lock()
+		defer t.mu.Unlock()
 		idle := now.Sub(t.used)
 		if idle > txnHeld {
 			t.land(f)
 		}
-		t.mu.Unlock()
-		if idle > txnIdle {
-			delete(x.m, k)
-		}
-	}
+		return idle > txnIdle
+	})
 }
 
 // transaction finds the command's transaction and checks that it may go on; nil for a command
@@ -177,7 +194,7 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 		return nil, nil
 	}
 	number, _ := c.req.TxnNumber()
-	t, err := c.srv.txns.find(txnKey{c.principal, c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.srv.flights)
+	t, err := c.srv.txns.find(txnKey{c.principal, c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.share(), c.srv.flights)
 	if err != nil {
 		return nil, err
 	}
@@ -244,10 +261,14 @@ func (t *txn) hasBegun() bool {
 	return t.begun
 }
 
-// count keeps a write of the transaction in flight until it ends.
-func (t *txn) count(k flightKey) {
+// count keeps a write of the transaction in flight until it ends; of those that are counted alike, one.
+func (t *txn) count(k flightKey, f *flights) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if slices.Contains(t.flights, k) {
+		f.leave(k)
+		return
+	}
 	t.flights = append(t.flights, k)
 }
 

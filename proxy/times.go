@@ -119,10 +119,11 @@ func (c *clientConn) atSnapshot(r *routing.Request, target *routing.Target, p *w
 	return nil
 }
 
-// clocks remember the last operationTime of each cluster, by session.
+// clocks remember the last operationTime of each cluster, by session. Of one that is forgotten the
+// clusters are asked.
 type clocks struct {
-	mu sync.Mutex // guards the following
-	m  map[txnKey]*sessionClock
+	mu   sync.Mutex // guards the following
+	kept shelves[sessionID, *sessionClock]
 }
 
 type sessionClock struct {
@@ -130,15 +131,17 @@ type sessionClock struct {
 	last map[string]uint64 // by cluster
 }
 
-func newClocks() *clocks { return &clocks{m: map[txnKey]*sessionClock{}} }
+func newClocks() *clocks { return &clocks{kept: shelves[sessionID, *sessionClock]{}} }
 
-func (x *clocks) note(key txnKey, cluster string, operation uint64) {
+func (x *clocks) note(key txnKey, cluster string, operation uint64, limit int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := x.m[key]
-	if s == nil {
+	of := x.kept.of(key.principal)
+	s, ok := of.get(key.lsid)
+	if !ok {
+		of.makeRoom(limit, func(*sessionClock) bool { return true })
 		s = &sessionClock{last: map[string]uint64{}}
-		x.m[key] = s
+		of.put(key.lsid, s)
 	}
 	s.used = time.Now()
 	s.last[cluster] = max(s.last[cluster], operation)
@@ -149,8 +152,8 @@ func (x *clocks) note(key txnKey, cluster string, operation uint64) {
 func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := x.m[key]
-	if s == nil {
+	s, ok := x.kept.of(key.principal).get(key.lsid)
+	if !ok {
 		return 0, false
 	}
 	for _, last := range s.last {
@@ -163,11 +166,7 @@ func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known 
 func (x *clocks) reap(now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for k, s := range x.m {
-		if now.Sub(s.used) > txnIdle {
-			delete(x.m, k)
-		}
-	}
+	x.kept.reap(func(s *sessionClock) bool { return now.Sub(s.used) > txnIdle })
 }
 
 func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
@@ -175,7 +174,7 @@ func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
 // noteTime remembers for the session what its cluster has said of time.
 func (c *clientConn) noteTime(tr *trip) {
 	if at := tr.facts.operation; at != 0 && c.hasLSID && !c.srv.settings.Load().oneCluster {
-		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, at)
+		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, at, c.share())
 	}
 }
 
