@@ -52,6 +52,7 @@ type Server struct {
 	cursors  *cursors
 	txns     *txns
 	clocks   *clocks
+	gossip   gossip
 	recalls  *recalls
 	flights  *flights
 	rooms    rooms

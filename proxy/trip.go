@@ -206,6 +206,9 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 		reply.Free()
 		return nil, false, &backend.Error{Cluster: tr.target.Cluster, Sent: true, Err: err}
 	}
+	if c.bound != nil {
+		c.srv.gossip.note(tr.facts.clusterTime)
+	}
 	if stateChange(tr.facts.code) || tr.facts.errors {
 		conn.Observe(tr.msg.Body)
 	}
@@ -245,6 +248,8 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 				return nil, err
 			}
 		}
+	} else if c.bound != nil {
+		c.gossip(r, tr.target.Cluster, p)
 	}
 	if c.recoveryCluster() != "" {
 		remove(r, p, "recoveryToken")
