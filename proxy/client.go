@@ -323,6 +323,9 @@ func (c *clientConn) run() *wire.Buf {
 			if err := c.hold(d); err != nil {
 				return c.refuse(err)
 			}
+			if err := c.stillMay(); err != nil {
+				return c.refuse(err)
+			}
 			continue
 		}
 		if reply, again := c.act(t, d); !again {

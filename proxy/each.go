@@ -329,8 +329,8 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 			"killSessions is open to this connection for sessions that it lists, as { id: UUID } each; an empty list means everybody's"))
 	}
 	names := t.Clusters
-	if d.Tenant != nil && d.Tenant.Route() != nil {
-		names = []string{d.Tenant.Route().Cluster}
+	if c.bound != nil {
+		names = t.Reach(d.Tenant)
 	}
 	for _, name := range names {
 		cl := c.srv.opts.Clusters.Get(name)

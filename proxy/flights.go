@@ -123,6 +123,10 @@ func (c *clientConn) enterRoom(t *routing.Tenant) (leave func(), err *wire.Error
 		return nil, wire.Errorf(wire.Overloaded, "the tenant has %d commands under way, its limit; try again later", set.perTenant).
 			WithLabels(wire.LabelOverloaded, wire.LabelRetryable)
 	}
+	if err := c.stillMay(); err != nil {
+		places.Release(1)
+		return nil, err
+	}
 	return func() { places.Release(1) }, nil
 }
 

@@ -52,6 +52,15 @@ func (c *clientConn) recheck() {
 	}
 }
 
+// stillMay holds a command that has waited against what a reload may have said meanwhile, before it goes on.
+func (c *clientConn) stillMay() *wire.Error {
+	c.recheck()
+	if c.barred != nil {
+		c.srv.metrics.shutOut.Inc()
+	}
+	return c.barred
+}
+
 // endsHere reports whether a reload has shut the client out while its command was under way: those
 // who wait for nothing are closed by it, see shutOut.
 func (c *clientConn) endsHere() bool {

@@ -430,7 +430,7 @@ func (c *clientConn) answerOf(tx *txn, fill func([]byte) []byte) *wire.Buf {
 	return replyOf(func(d []byte) []byte {
 		d = fill(d)
 		if tx != nil {
-			d = append(d, recoveryToken(tx.cluster)...)
+			d = append(d, c.recoveryToken(tx.cluster)...)
 		}
 		return c.times.append(d)
 	})

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
 	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
@@ -20,6 +22,7 @@ type sessionID = [16]byte
 type sessionIDs struct {
 	entries []derivedID
 	next    int
+	proofs  []derivedID // of no session: see proof
 }
 
 type derivedID struct {
@@ -187,8 +190,8 @@ func (x *txns) reap(now time.Time, f *flights) {
 	})
 }
 
-// transaction finds the command's transaction and checks that it may go on; nil for a command
-// outside of one.
+// transaction finds the command's transaction and checks that it may go on: an error with one is of one that
+// has been aborted. It is nil for a command outside of one.
 func (c *clientConn) transaction() (*txn, *wire.Error) {
 	if !c.req.InTxn() {
 		return nil, nil
@@ -202,7 +205,7 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 	defer t.mu.Unlock()
 	t.used = time.Now()
 	if t.state == txnAborted {
-		return nil, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
+		return t, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
 	}
 	return t, nil
 }
@@ -288,17 +291,14 @@ func (c *clientConn) failTxn(t *txn) {
 func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
 	t, err := c.transaction()
 	abort := c.req.Cmd.Name == "abortTransaction"
-	if err != nil {
-		if cluster := c.recoveryCluster(); cluster != "" && c.srv.opts.Clusters.Get(cluster) != nil {
-			return c.endAt(cluster, "", nil)
-		}
-		if len(table.Clusters) == 1 {
-			return c.endAt(table.Clusters[0], "", nil) // begun through a process that is gone
-		}
-		if abort {
-			return okReply()
-		}
-		return c.refuse(err)
+	switch {
+	case err == nil:
+	case t == nil:
+		return c.endUnknown(table, abort, err)
+	case abort:
+		return okReply()
+	default:
+		return c.refuse(err) // at a cluster it may not have been aborted
 	}
 	if t == nil {
 		return c.refuse(wire.Errorf(wire.InvalidOptions, "%s must carry lsid, txnNumber and autocommit false", c.req.Cmd.Name))
@@ -334,6 +334,75 @@ func (c *clientConn) endAt(cluster, address string, t *txn) *wire.Buf {
 		t.mu.Unlock()
 	}
 	return reply
+}
+
+// endUnknown ends a transaction that this process knows nothing of: it was begun through one that is gone,
+// or forgotten. Its cluster is the one of the recovery token. A commit without one goes from cluster to
+// cluster until one knows the transaction: that it was not committed may only be said when all of them have
+// said so, since the client then runs it again.
+func (c *clientConn) endUnknown(table *routing.Table, abort bool, unknown *wire.Error) *wire.Buf {
+	if cluster := c.recoveryCluster(); cluster != "" && c.srv.opts.Clusters.Get(cluster) != nil && c.mayReach(table, cluster) {
+		return c.endAt(cluster, "", nil)
+	}
+	clusters := table.Clusters
+	if c.bound != nil {
+		clusters = table.Reach(c.decision.Tenant)
+	}
+	if abort && len(clusters) > 1 {
+		return okReply()
+	}
+	var reply *wire.Buf
+	for _, cluster := range clusters {
+		if reply != nil {
+			reply.Free()
+		}
+		reply = c.endAt(cluster, "", nil)
+		if c.outcome.code != wire.NoSuchTransaction {
+			break
+		}
+	}
+	if reply == nil {
+		return c.refuse(unknown)
+	}
+	return reply
+}
+
+// mayReach reports whether the recovery token's cluster may be the transaction's. A bound client may have
+// made the token up: the cluster is one that its tenant's commands go to, or the token proves that a proxy
+// has given it to this client.
+func (c *clientConn) mayReach(table *routing.Table, cluster string) bool {
+	if c.bound == nil || slices.Contains(table.Reach(c.decision.Tenant), cluster) {
+		return true
+	}
+	f, _ := c.req.Field("recoveryToken")
+	d, _ := f.Value.Doc()
+	v, _ := d.Lookup("tenantryProof")
+	id, ok := v.UUID()
+	return ok && hmac.Equal(id, c.proof(cluster))
+}
+
+// proof is what a recovery token of a bound client has beside the cluster's name. Nobody's sessions are
+// derived for a principal of that name.
+func (c *clientConn) proof(cluster string) []byte {
+	for i := range c.sessions.proofs {
+		if e := &c.sessions.proofs[i]; e.cluster == cluster {
+			return e.id[:]
+		}
+	}
+	e := derivedID{cluster: cluster, id: deriveID(c.srv.opts.FleetKey(), "recovery:"+c.principal, sessionID{}, cluster)}
+	c.sessions.proofs = append(c.sessions.proofs, e)
+	return e.id[:]
+}
+
+// recoveryToken is what commit and abort bring back, so that any proxy can finish the transaction.
+func (c *clientConn) recoveryToken(cluster string) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(nil, "recoveryToken")
+	d = bsoncore.AppendStringElement(d, "tenantryCluster", cluster)
+	if c.bound != nil {
+		d = bsoncore.AppendBinaryElement(d, "tenantryProof", 4, c.proof(cluster))
+	}
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
 }
 
 // recoveryCluster is the cluster that the recovery token of one of our replies names.

@@ -415,7 +415,7 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	}
 	c.noteTime(tr)
 	if tr.txn != nil && !f.token {
-		tr.patch.Replace(f.end, 0, recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
+		tr.patch.Replace(f.end, 0, c.recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
 	}
 	rule := c.sealedRows(tr)
 	if tr.renamed() {
@@ -435,13 +435,6 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 
 func (tr *trip) renamed() bool {
 	return tr.target.Logical != "" && tr.target.DB != tr.target.Logical
-}
-
-func recoveryToken(cluster string) []byte {
-	i, d := bsoncore.AppendDocumentElementStart(nil, "recoveryToken")
-	d = bsoncore.AppendStringElement(d, "tenantryCluster", cluster)
-	d, _ = bsoncore.AppendDocumentEnd(d, i)
-	return d
 }
 
 // forward sends the command to the one target of the decision.
