@@ -98,6 +98,9 @@ func (p permanent) Unwrap() error { return p.error }
 
 func permanentf(format string, args ...any) error { return permanent{fmt.Errorf(format, args...)} }
 
+// Away reports whether [Control.Apply] has failed since a server could not be asked: later it may succeed.
+func Away(err error) bool { return isAway(err) }
+
 // isAway reports whether an error is of a server that could not be asked, and may be later.
 func isAway(err error) bool {
 	var p permanent
