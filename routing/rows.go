@@ -82,7 +82,11 @@ func (t *Table) rowsTarget(r *Request, tn *Tenant, db *Database) (*Target, *wire
 		if v := r.value(fViewOn); v.Type != 0 {
 			return nil, wire.Errorf(wire.Unauthorized, "views are not open to this connection")
 		}
-		return db.rowsHome(r.Coll(), tn, r.Writes())
+		target, err := db.rowsHome(r.Coll(), tn, r.Writes())
+		if err == nil {
+			err = t.untold(r, db, r.Coll(), target)
+		}
+		return target, err
 	}
 	if r.Cmd.Tenant.Kind != InStages {
 		return nil, wire.Errorf(wire.Unauthorized, "%s of a whole database is not allowed on this connection", r.Cmd.Name)
@@ -106,6 +110,9 @@ func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Er
 			return notYours(p.DB)
 		}
 		x, err := db.rowsHome(p.Coll, tn, true)
+		if err == nil {
+			err = t.untold(r, db, p.Coll, x)
+		}
 		if err == nil && target != nil && target != x {
 			err = wire.Errorf(wire.IllegalOperation, "the collections of this bulkWrite are in several databases; send one for the collections of each")
 		}
