@@ -40,6 +40,7 @@ type clientConn struct {
 	*work // nil while the connection waits for a message
 
 	busy   atomic.Bool
+	shaken atomic.Bool                  // its TLS handshake is over
 	faulty atomic.Bool                  // a goroutine of the command's has panicked
 	inUse  atomic.Pointer[backend.Conn] // of the round trip under way
 }
