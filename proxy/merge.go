@@ -136,6 +136,9 @@ func (c *clientConn) nextSize() int {
 func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (*wire.Buf, *wire.Error) {
 	docs, err := c.take(cur, firstSize(batchSize), tx)
 	if err == nil {
+		err = c.leaking(cur, docs)
+	}
+	if err == nil {
 		err = c.probed(cur.merged.streams, tx)
 	}
 	if err != nil {
@@ -367,6 +370,9 @@ func without(d wire.Doc, name string) wire.Doc {
 // nextMerged gives the next batch of a cursor over several homes.
 func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 	docs, err := c.take(cur, c.nextSize(), tx)
+	if err == nil {
+		err = c.leaking(cur, docs)
+	}
 	if err != nil {
 		c.srv.cursors.remove(cur.id)
 		c.killStreams(cur)

@@ -257,7 +257,10 @@ func (s *shipping) open(trips []*trip, seg *routing.Segment, tx *txn) ([]*stream
 	for i := range parts {
 		p := &parts[i]
 		if p.err == nil && !p.tr.facts.ok {
-			p.err = noDocuments(s.c.replied(p.tr))
+			said := s.c.said(p.tr)
+			if p.err = noDocuments(said); p.err == said {
+				p.err = s.c.sealedSaid(p.tr, said)
+			}
 		}
 		if p.err != nil {
 			if failed == nil {

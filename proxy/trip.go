@@ -405,7 +405,7 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	if c.leaks(tr) {
 		c.dropCursor(tr)
 		reply.Free()
-		return nil, wire.Errorf(wire.OperationFailed, "a document of another tenant was about to be sent; it is withheld, and the operator is told")
+		return nil, leaked()
 	}
 	if f.cursor != nil {
 		if err := c.noteCursor(tr, reply); err != nil {

@@ -66,6 +66,16 @@ func (t *Table) routeRows(r *Request, tn *Tenant) Decision {
 	if r.Watches() {
 		return t.watchRows(r, tn, target)
 	}
+	if c.Tenant.Kind == InStages {
+		segs, err := t.cutRows(r, tn, db, target)
+		if err != nil {
+			return refuseWith(err)
+		}
+		if len(segs) > 1 {
+			d.Action, d.Targets, d.Segments = Scatter, segs[0].Targets, segs
+			return d
+		}
+	}
 	d.Action, d.Target, d.Fit = Forward, target, c.Tenant.Kind != NoTenant
 	return d
 }
@@ -197,6 +207,9 @@ func (t *Table) explainRows(r *Request, tn *Tenant) Decision {
 		return refuseWith(err)
 	}
 	d := t.routeRows(in, tn)
+	if d.Segments != nil {
+		return refuse(wire.IllegalOperation, "explain of a pipeline over several databases is not offered")
+	}
 	if d.Action == Forward && d.Target.Tenant == nil {
 		return refuse(wire.Unauthorized, "explain is not allowed in a database that other tenants share")
 	}
