@@ -308,7 +308,9 @@ func (c *clientConn) conclude(reply *wire.Buf, silent bool) error {
 
 // run decides and acts, again where the table changed meanwhile.
 func (c *clientConn) run() *wire.Buf {
-	c.noteSession()
+	if err := c.noteSession(); err != nil {
+		return c.refuse(err)
+	}
 	c.req.Unlisted = nil
 	for range 64 {
 		t := c.srv.opts.Router.Current()

@@ -331,6 +331,9 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 	names := t.Clusters
 	if c.bound != nil {
 		names = t.Reach(d.Tenant)
+		if err := c.noteListed(); err != nil {
+			return c.refuse(err)
+		}
 	}
 	for _, name := range names {
 		cl := c.srv.opts.Clusters.Get(name)

@@ -66,11 +66,87 @@ func deriveID(key []byte, principal string, client sessionID, cluster string) (i
 	return id
 }
 
-func (c *clientConn) noteSession() {
+// noteSession notes the command's session. A server keeps one for half an hour after its last command, has
+// room for a million of all its clients, and takes all of ours for one: so those that a client who is bound
+// to a tenant may begin are bounded.
+func (c *clientConn) noteSession() *wire.Error {
 	id, _, ok := c.req.LSID()
 	if c.hasLSID = ok; ok {
 		copy(c.lsid[:], id)
 	}
+	if !ok || c.bound == nil || c.sessions.has(c.lsid) {
+		return nil
+	}
+	return c.beginSession(c.lsid)
+}
+
+// has reports whether the connection has used the session of late.
+func (s *sessionIDs) has(id sessionID) bool {
+	for i := range s.entries {
+		if s.entries[i].client == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *clientConn) beginSession(id sessionID) *wire.Error {
+	if c.srv.begun.note(c.principal, id, c.share(), time.Now()) {
+		return nil
+	}
+	return wire.Errorf(wire.TooManyLogicalSessions,
+		"this user has %d sessions, the most there may be; end some of them, or use each for more than one command", c.share())
+}
+
+// begun are the sessions of clients that are bound to tenants, as servers have them.
+type begun struct {
+	mu   sync.Mutex // guards the following
+	kept shelves[sessionID, time.Time]
+}
+
+// note notes that the session is used; false where there is no room for it.
+func (x *begun) note(principal string, id sessionID, limit int, now time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.kept.of(principal)
+	if _, known := s.get(id); !known && !s.makeRoom(limit, func(used time.Time) bool { return now.Sub(used) > txnIdle }) {
+		return false
+	}
+	s.put(id, now)
+	return true
+}
+
+func (x *begun) end(principal string, id sessionID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.kept.of(principal).remove(id)
+}
+
+func (x *begun) reap(now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.kept.reap(func(used time.Time) bool { return now.Sub(used) > txnIdle })
+}
+
+// noteListed notes the sessions that a command of a bound client lists: those that it ends are over, and one
+// that it refreshes is begun by that.
+func (c *clientConn) noteListed() *wire.Error {
+	a, _ := c.req.Value.Array()
+	for it := a.Iter(); it.Next(); {
+		d, _ := it.Value.Doc()
+		v, _ := d.Lookup("id")
+		id, ok := v.UUID()
+		switch {
+		case !ok:
+		case c.req.Cmd.Name != "refreshSessions":
+			c.srv.begun.end(c.principal, sessionID(id))
+		default:
+			if err := c.beginSession(sessionID(id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // txnKey names the session of a transaction.

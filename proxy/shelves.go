@@ -71,10 +71,14 @@ func (s *shelf[K, V]) remove(key K) {
 	}
 }
 
+// looked is among how many of those that were not used for the longest time one is looked for that may go:
+// who has all of them taken and asks for more holds up the others for no longer.
+const looked = 100
+
 // makeRoom takes out what was not used for the longest time and may go, until there is room for one more;
 // false where nothing may go.
 func (s *shelf[K, V]) makeRoom(limit int, mayGo func(V) bool) bool {
-	for e := s.used.Back(); e != nil && len(s.at) >= limit; {
+	for e, n := s.used.Back(), 0; e != nil && n < looked && len(s.at) >= limit; n++ {
 		before, x := e.Prev(), e.Value.(*shelved[K, V])
 		if mayGo(x.value) {
 			s.remove(x.key)

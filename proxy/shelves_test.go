@@ -160,3 +160,43 @@ func TestCursorsOfOnePrincipalAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// A bound client that takes a new session for each command does not take those of all from the server.
+func TestSessionsOfOnePrincipalAreBounded(t *testing.T) {
+	g, acme, globex := twoTenants(t)
+	in := func(n int) bson.D {
+		id := nthSession(n)
+		return d("id", bson.Binary{Subtype: 4, Data: id[:]})
+	}
+	insert := func(c *wiretest.Client, n int) any {
+		return wiretest.Get(c.Run("app", d("insert", "orders", "documents", bson.A{d("x", 1)}, "lsid", in(n))), "code")
+	}
+	for n := range maxOfBound - 1 {
+		if !g.proxy.begun.note("tenant:acme", nthSession(n), maxOfBound, time.Now()) {
+			t.Fatal(n)
+		}
+	}
+	if code := insert(acme, maxOfBound); code != nil {
+		t.Errorf("the last that there is room for: %v", code)
+	}
+	before := len(g.server.Commands("insert"))
+	if code := insert(acme, maxOfBound+1); code != int32(261) || len(g.server.Commands("insert")) != before {
+		t.Errorf("one too many: %v", code)
+	}
+	if r := acme.Run("admin", d("refreshSessions", bson.A{in(maxOfBound + 2)})); wiretest.Get(r, "code") != int32(261) || len(g.server.Commands("refreshSessions")) > 0 {
+		t.Errorf("one too many to be refreshed: %v", r)
+	}
+	for name, code := range map[string]any{"one that there is": insert(acme, maxOfBound), "another principal's": insert(globex, maxOfBound+1), "an open one": insert(g.client, maxOfBound+1)} {
+		if code != nil {
+			t.Errorf("%s: %v", name, code)
+		}
+	}
+	acme.Run("admin", d("endSessions", bson.A{in(7)}))
+	if code := insert(acme, maxOfBound+1); code != nil {
+		t.Errorf("in the place of one that was ended: %v", code)
+	}
+	g.proxy.begun.reap(time.Now().Add(txnIdle + time.Minute))
+	if len(g.proxy.begun.kept) != 0 {
+		t.Error("sessions that servers have forgotten are remembered")
+	}
+}
