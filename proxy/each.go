@@ -341,7 +341,7 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 			continue // its sessions end by their own time
 		}
 		tr := c.sideTrip(t, &routing.Target{Cluster: name}, nil)
-		tr.edit = func(p *wire.Patch) { c.deriveAll(p, name) }
+		tr.edit, tr.tenant = func(p *wire.Patch) { c.deriveAll(p, name) }, c.boundTenant()
 		if reply, err := c.send(tr); err == nil {
 			reply.Free()
 		}

@@ -405,7 +405,7 @@ func (c *clientConn) fetch(cur *cursor, s *stream, size int, tx *txn) *wire.Erro
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})
 	tr := ownTrip(s.target, func() wire.Doc { return body })
-	tr.txn, tr.cursor, tr.sel = tx, cur, backend.Select{Address: s.address}
+	tr.txn, tr.cursor, tr.sel, tr.tenant = tx, cur, backend.Select{Address: s.address}, cur.tenant
 	reply, err := c.send(tr)
 	if err != nil {
 		return err

@@ -394,11 +394,20 @@ func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
 	return c.endAt(cluster, address, t)
 }
 
+// boundTenant is the number of the tenant that the client is bound to, whose share of sockets a command takes
+// that names no tenant by itself; 0 for none.
+func (c *clientConn) boundTenant() uint32 {
+	if c.bound == nil || c.decision.Tenant == nil {
+		return 0
+	}
+	return c.decision.Tenant.Num
+}
+
 // endAt sends the end of a transaction to where it runs.
 func (c *clientConn) endAt(cluster, address string, t *txn) *wire.Buf {
 	target := &routing.Target{Cluster: cluster}
 	tr := c.newTrip(nil, target, nil)
-	tr.sel = backend.Select{Write: address == "", Address: address}
+	tr.sel, tr.tenant = backend.Select{Write: address == "", Address: address}, c.boundTenant()
 	reply, err := c.roundTrip(&tr)
 	if err != nil {
 		return c.refuse(err)

@@ -34,7 +34,7 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 	defer leave()
 	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, cur: c.ownCursor()}
 	if d.Tenant != nil {
-		s.tenant = d.Tenant.Num
+		s.tenant, s.cur.tenant = d.Tenant.Num, d.Tenant.Num
 	}
 	last := &d.Segments[len(d.Segments)-1]
 	s.cur.merged = &merged{skip: last.Skip, left: -1}
