@@ -30,6 +30,7 @@ type cursor struct {
 	watch     *watch            // of a change stream
 	used      time.Time         // guarded by the shard's mutex
 	bound     bool              // the principal's are counted
+	holds     int               // bytes of documents of a merged one of those; guarded by mu of cursors
 
 	mu     sync.Mutex // guards the following; held while a batch is fetched
 	part   cursorPart // of an ordinary cursor
@@ -80,6 +81,27 @@ func (x *cursors) add(cur *cursor) {
 		}
 		s.mu.Unlock()
 	}
+}
+
+// maxHeld is how many bytes of documents the merged cursors of a principal who is bound to a tenant may hold
+// together, beside those of the one that is used last.
+const maxHeld = 64 << 20
+
+// weigh notes what a merged cursor holds now, and gives back those of its principal that are used least
+// recently and hold too much with it.
+func (x *cursors) weigh(cur *cursor, holds int) (over []*cursor) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.bound.of(cur.principal)
+	cur.holds = holds
+	sum := 0
+	for e := s.used.Front(); e != nil; e = e.Next() {
+		old := e.Value.(*shelved[int64, *cursor]).value
+		if sum += old.holds; sum > maxHeld && old != cur && old.holds > 0 {
+			over = append(over, old)
+		}
+	}
+	return over
 }
 
 // count enters a cursor among those of its principal, who is bound to a tenant, and gives back what it is
@@ -179,10 +201,37 @@ func (c *clientConn) keep(cur *cursor) int64 {
 	if !cur.bound {
 		return cur.id
 	}
-	for _, old := range c.srv.cursors.count(cur, c.share()) {
-		c.endCursor(old)
-	}
+	c.endUnused(c.srv.cursors.count(cur, c.share()))
+	c.weigh(cur)
 	return cur.id
+}
+
+// weigh keeps what the client's merged cursors hold within bounds, where it is bound to a tenant: the servers
+// keep the documents of other cursors.
+func (c *clientConn) weigh(cur *cursor) {
+	if cur.bound && cur.merged != nil {
+		c.endUnused(c.srv.cursors.weigh(cur, heldBy(cur.merged.streams)))
+	}
+}
+
+func heldBy(streams []*stream) (n int) {
+	for _, s := range streams {
+		if n += sizeOf(s.docs); s.flow != nil {
+			n += heldBy(s.flow.from)
+		}
+	}
+	return n
+}
+
+// endUnused ends cursors that nobody waits for at the moment: whoever does is about to be done with it.
+func (c *clientConn) endUnused(all []*cursor) {
+	for _, cur := range all {
+		if cur.mu.TryLock() {
+			c.srv.cursors.remove(cur.id)
+			c.endLocked(cur)
+			cur.mu.Unlock()
+		}
+	}
 }
 
 // endCursor ends a cursor here and on its servers.
@@ -194,9 +243,17 @@ func (c *clientConn) endCursor(cur *cursor) {
 	}
 	cur.mu.Lock()
 	defer cur.mu.Unlock()
-	if cur.merged != nil {
+	c.endLocked(cur)
+}
+
+// endLocked ends it on its servers.
+func (c *clientConn) endLocked(cur *cursor) {
+	switch {
+	case cur.watch != nil:
+		c.endWatch(cur)
+	case cur.merged != nil:
 		c.killStreams(cur)
-	} else {
+	default:
 		c.killPart(cur.part, cur)
 	}
 }

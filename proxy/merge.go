@@ -384,6 +384,9 @@ func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 		c.srv.cursors.remove(id)
 		id = 0
 	}
+	if id != 0 {
+		c.weigh(cur)
+	}
 	return c.mergedReply(id, cur, "nextBatch", docs, tx)
 }
 

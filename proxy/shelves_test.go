@@ -2,12 +2,15 @@ package proxy
 
 import (
 	"encoding/binary"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -198,5 +201,37 @@ func TestSessionsOfOnePrincipalAreBounded(t *testing.T) {
 	g.proxy.begun.reap(time.Now().Add(txnIdle + time.Minute))
 	if len(g.proxy.begun.kept) != 0 {
 		t.Error("sessions that servers have forgotten are remembered")
+	}
+}
+
+// Of cursors whose documents wait here, a bound client's may hold no more than a share: those that were used
+// least recently end, but for one that is being read.
+func TestHeldDocumentsAreBounded(t *testing.T) {
+	g := newGround(t, nil)
+	c := newClientConn(g.proxy, noConn{}, &config.Listener{Tenant: "acme", Isolation: "rows", Access: "write"})
+	c.takeWork()
+	defer c.giveWork()
+	doc := wire.Doc(wiretest.D(d("x", strings.Repeat("x", 10<<20)))) // the same of all, so that the test needs little
+	open := func(docs int) *cursor {
+		cur := &cursor{principal: "tenant:acme", merged: &merged{streams: []*stream{{flow: &flow{from: []*stream{{docs: slices.Repeat([]wire.Doc{doc}, docs)}}}}}}}
+		c.keep(cur)
+		return cur
+	}
+	there := func(cur *cursor) bool { return g.proxy.cursors.has(cur.id) }
+	first, busy, third := open(2), open(2), open(2)
+	if !there(first) || !there(busy) {
+		t.Fatal("there was room for 60 MB")
+	}
+	busy.mu.Lock()
+	fourth := open(2)
+	if there(first) || !there(busy) || !there(third) || !there(fourth) {
+		t.Errorf("with 80 MB the first should have ended: %v %v %v %v", there(first), there(busy), there(third), there(fourth))
+	}
+	busy.mu.Unlock()
+	third.merged.streams[0].docs = slices.Repeat([]wire.Doc{doc}, 4) // what a getMore brings
+	g.proxy.cursors.touch(third)
+	c.weigh(third)
+	if there(busy) || !there(third) || there(fourth) {
+		t.Errorf("with more in the third the others should have ended: %v %v %v", there(busy), there(third), there(fourth))
 	}
 }
