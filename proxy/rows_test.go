@@ -234,7 +234,8 @@ func TestJoinedRows(t *testing.T) {
 		g.server.Once("aggregate", first)
 		g.server.Once("aggregate", second)
 		return client.Run("app", d("aggregate", "orders", "pipeline", bson.A{
-			d("$lookup", d("from", "users", "localField", "u", "foreignField", "_id", "as", "u"))}, "cursor", d("batchSize", 1)))
+			d("$lookup", d("from", "users", "localField", "u", "foreignField", "_id", "as", "u")),
+		}, "cursor", d("batchSize", 1)))
 	}
 	mine, foreign := d("_id", 1, "tenantId", "acme"), d("_id", 2, "tenantId", "globex", "x", "secret")
 	own := wiretest.Cursor("app_t_acme.orders", 0, true, mine)

@@ -211,7 +211,7 @@ func TestHeldDocumentsAreBounded(t *testing.T) {
 	c := newClientConn(g.proxy, noConn{}, &config.Listener{Tenant: "acme", Isolation: "rows", Access: "write"})
 	c.takeWork()
 	defer c.giveWork()
-	doc := wire.Doc(wiretest.D(d("x", strings.Repeat("x", 10<<20)))) // the same of all, so that the test needs little
+	doc := wiretest.D(d("x", strings.Repeat("x", 10<<20))) // the same of all, so that the test needs little
 	open := func(docs int) *cursor {
 		cur := &cursor{principal: "tenant:acme", merged: &merged{streams: []*stream{{flow: &flow{from: []*stream{{docs: slices.Repeat([]wire.Doc{doc}, docs)}}}}}}}
 		c.keep(cur)

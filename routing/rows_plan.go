@@ -14,9 +14,12 @@ import (
 // cutRows plans a pipeline whose stages read another database than its collection's; nil where none does, or
 // where it can not be cut: then it is refused by what narrows it.
 func (t *Table) cutRows(r *Request, tn *Tenant, db *Database, target *Target) ([]Segment, *wire.Error) {
-	uses, err := r.stages()
-	if err != nil || r.Value.Type != bsoncore.TypeString || r.value(fExplain).True() || !db.leaves(uses, tn, target) {
+	uses, malformed := r.stages()
+	if r.Value.Type != bsoncore.TypeString || r.value(fExplain).True() || !db.leaves(uses, tn, target) {
 		return nil, nil
+	}
+	if malformed != nil {
+		return nil, malformed
 	}
 	x := &isolation{t: t, r: r, tn: tn, target: target}
 	if err := x.options(); err != nil {
