@@ -23,7 +23,8 @@ type uniques struct {
 
 // readUniques reads them where some are to be told of, and where they are due.
 func (c *Control) readUniques(ctx context.Context, r *rules, home cluster, before *uniques) (*uniques, error) {
-	if !r.cfg.BindsRows() || before != nil && time.Since(before.read) < uniqueInterval {
+	wanted := r.cfg.BindsRows() || r.cfg.Routing.StrictUnique // who may connect may change without the rest
+	if !wanted || before != nil && time.Since(before.read) < uniqueInterval {
 		return before, nil
 	}
 	u := &uniques{read: time.Now()}
