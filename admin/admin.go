@@ -77,6 +77,10 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.serves.Wait()
 }
 
+// ErrPartly is what a reload's error wraps of which a part is in force, and says which.
+var ErrPartly = errors.New("who may connect is in force ([[listeners]], [admin], [auth], users, certificates, [[deny]]); " +
+	"the rest is not, and the running configuration stays for it")
+
 func answer(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
@@ -92,11 +96,15 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	if err := s.opts.Reload(r.Context()); err != nil {
+	err := s.opts.Reload(r.Context())
+	switch {
+	case err == nil:
+		answer(w, http.StatusOK, "reloaded")
+	case errors.Is(err, ErrPartly):
+		answer(w, http.StatusBadGateway, err.Error())
+	default:
 		answer(w, http.StatusUnprocessableEntity, "refused; the running configuration stays:\n"+err.Error())
-		return
 	}
-	answer(w, http.StatusOK, "reloaded")
 }
 
 func (s *Server) tenants(w http.ResponseWriter, r *http.Request) {

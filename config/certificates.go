@@ -132,8 +132,6 @@ func (l *loader) checkCertificates() {
 		case ln.Auth != "x509":
 		case len(l.cfg.Certificates) == 0:
 			l.refuse(at, `"x509" needs rules that say who has which certificate`, "add [[auth.certificates]] with subject or san, and role")
-		case ln.Tenant != "":
-			l.refuse(at, `the listener is bound to a tenant, and with "x509" certificates say the tenant`, "remove tenant from the listener")
 		}
 	}
 	keys := make(map[string]bool, len(l.cfg.Tenants))

@@ -108,6 +108,7 @@ type Routing struct {
 	RequireTenant  bool              // require_tenant_on_insert
 	MaxScatter     int               // max_scatter_targets; 0 is no limit
 	AllowDrop      bool              // allow_drop_database
+	StrictUnique   bool              // strict_unique: no write of a bound connection where a duplicate key tells of others
 	ShipLimit      int64             // ship_limit: bytes of documents that one pipeline brings together
 }
 

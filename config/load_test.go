@@ -133,7 +133,7 @@ func TestExampleUncommented(t *testing.T) {
 		{"databases", edit("[modules]", "[[routing.databases]]\nshared = \"crm_shared\"\ntenant = \"crm_tenant_{key}\"\n[modules]"), ""},
 		{"scatter", edit("[modules]", "scatter_width = 4\nmax_scatter_targets = 9\nrequire_tenant_on_insert = true\nallow_drop_database = true\n[modules]"), ""},
 		{"ship_limit", edit("[modules]", "ship_limit = 0\n[modules]"), "the size is not above zero"},
-		{"strict_unique", edit("[modules]", "strict_unique = false\n[modules]"), "strict_unique is not offered yet; remove it"},
+		{"strict_unique", edit("[modules]", "strict_unique = true\n[modules]"), ""},
 		{"oid", edit(`id = "acme"`, `id = { oid = "65f0c0ffee65f0c0ffee65f0" }`), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -223,13 +223,13 @@ func (l *loader) routing(t *table) {
 		MaxScatter:     t.number("max_scatter_targets", 0, 0),
 		AllowDrop:      t.boolean("allow_drop_database", false),
 		ShipLimit:      t.size("ship_limit", 16<<20),
+		StrictUnique:   t.boolean("strict_unique", false),
 	}
 	if why := badField(r.TenantField); why != "" {
 		t.refuse("tenant_field", why, "write the field that holds a document's tenant")
 	}
 	r.TenantFields = l.tenantFields(t.table("tenant_fields"))
 	r.Databases = l.databases(t)
-	t.later("strict_unique", "strict_unique")
 	t.done()
 	l.cfg.Routing = r
 	l.cfg.remember(t.at.key("home"))

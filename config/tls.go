@@ -12,9 +12,11 @@ import (
 // TLS is the tls of a listener or of [admin], loaded: what its files hold has been checked.
 type TLS struct {
 	NotAfter time.Time // when the first certificate of the server's chain expires
+	NextList time.Time // when the first list of revoked certificates is too old; zero where there is none
 	Clients  string    // "none", "asked" or "required": whether clients are asked for certificates
 
 	server *tls.Config
+	lists  *revocations
 	digest [sha256.Size]byte // of everything it was made of
 }
 
@@ -46,6 +48,8 @@ func (l *loader) tls(t *table) *TLS {
 	cert, certOK := l.pem(sub, "cert", true)
 	key, keyOK := l.pem(sub, "key", true)
 	ca, caOK := l.pem(sub, "client_ca", false)
+	crl, crlOK := l.lists(sub)
+	expired := sub.oneOf("client_crl_expired", "refuse", "refuse", "warn")
 	version := sub.oneOf("min_version", "1.2", "1.2", "1.3")
 	require := sub.boolean("require_client_cert", false)
 	s.server.MinVersion = tlsVersions[version]
@@ -56,10 +60,18 @@ func (l *loader) tls(t *table) *TLS {
 	if caOK && ca != nil {
 		ok = l.clientCA(s, sub, ca, require) && ok
 	}
-	if !ok || !caOK {
+	switch {
+	case !sub.has("client_crl") && sub.has("client_crl_expired"):
+		sub.refuse("client_crl_expired", "has no meaning without client_crl", "name the file with the lists of revoked certificates, or remove it")
+	case sub.has("client_crl") && !sub.has("client_ca"):
+		sub.refuse("client_crl", "has no meaning without client_ca", "name the file with the clients' certificate authority, or remove it")
+	case crl != nil && caOK && ok:
+		ok = l.clientCRL(s, sub, crl, ca, expired == "refuse")
+	}
+	if !ok || !caOK || !crlOK {
 		return nil
 	}
-	s.digest = sha256.Sum256(fmt.Appendf(nil, "%s %v %q %q %q", version, require, cert, key, ca))
+	s.digest = sha256.Sum256(fmt.Appendf(nil, "%s %v %q %q %q %q %s", version, require, cert, key, ca, crl, expired))
 	return s
 }
 
@@ -169,5 +181,6 @@ func (t *TLS) note() string {
 	if t == nil {
 		return ""
 	}
-	return "tls until " + day(t.NotAfter) + when(t.Clients != "none", ", client certificates "+t.Clients)
+	return "tls until " + day(t.NotAfter) + when(t.Clients != "none", ", client certificates "+t.Clients) +
+		when(t.lists != nil, ", revoked ones refused")
 }

@@ -3,6 +3,8 @@ package config
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -79,6 +81,9 @@ func TestTLSRefused(t *testing.T) {
 	encrypted := file("encrypted.pem", block("ENCRYPTED PRIVATE KEY", "hunter2"))
 	broken := file("broken.pem", read(t, server.File)+block("CERTIFICATE", "hunter2"))
 	text := file("text.pem", "hunter2")
+	crl, forged := ca.Revoke("list", time.Hour), forge(t, ca)
+	delta := file("delta.pem", block("X509 CRL", string(listWith(t, ca, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}))))
+	withCA := fmt.Sprintf("cert = %q, key = %[1]q, client_ca = %q, client_crl = ", server.File, ca.File)
 	for _, tt := range []struct{ settings, want string }{
 		{fmt.Sprintf("key = %q", server.File), "3: listeners[0].tls.cert: is missing; "},
 		{fmt.Sprintf("cert = %q", server.File), "3: listeners[0].tls.key: is missing; "},
@@ -91,6 +96,13 @@ func TestTLSRefused(t *testing.T) {
 		{fmt.Sprintf("cert = %q, key = %[1]q, client_ca = %q", server.File, encrypted), "3: listeners[0].tls.client_ca: there is no certificate"},
 		{fmt.Sprintf("cert = %q, key = %[1]q, client_ca = %q", server.File, dir+"/none"), `3: listeners[0].tls.client_ca: "` + dir},
 		{fmt.Sprintf("cert = %q, key = %[1]q, require_client_cert = true", server.File), "3: listeners[0].tls.require_client_cert: has no meaning without client_ca; "},
+		{withCA + fmt.Sprintf("%q", text), "3: listeners[0].tls.client_crl: list 1 of the file can not be read: "},
+		{withCA + fmt.Sprintf("%q", dir+"/none"), `3: listeners[0].tls.client_crl: "` + dir},
+		{withCA + fmt.Sprintf("%q", forged), "3: listeners[0].tls.client_crl: list 1 of the file was not signed by "},
+		{withCA + fmt.Sprintf("%q", delta), "3: listeners[0].tls.client_crl: list 1 of the file is not a whole one "},
+		{withCA + fmt.Sprintf("%q, client_crl_expired = \"accept\"", crl), "3: listeners[0].tls.client_crl_expired: "},
+		{fmt.Sprintf("cert = %q, key = %[1]q, client_crl = %q", server.File, crl), "3: listeners[0].tls.client_crl: has no meaning without client_ca; "},
+		{fmt.Sprintf("cert = %q, key = %[1]q, client_ca = %q, client_crl_expired = \"warn\"", server.File, ca.File), "3: listeners[0].tls.client_crl_expired: has no meaning without client_crl; "},
 		{fmt.Sprintf("cert = %q, key = %[1]q, min_version = \"1.1\"", server.File), `3: listeners[0].tls.min_version: "1.1" is not a choice; write one of "1.2" or "1.3"`},
 		{fmt.Sprintf("cert = %q, key = %[1]q, ca = \"x\"", server.File), "3: listeners[0].tls.ca: unknown key; "},
 	} {
@@ -175,9 +187,11 @@ func TestX509Listener(t *testing.T) {
 		t.Errorf("%+v", c.Listeners[0])
 	}
 	tenant := strings.NewReplacer("[clusters", "tenant = \"acme\"\n[clusters").Replace(text) + rule + "[[tenants]]\nid = \"acme\"\n"
+	if c := mustLoad(t, tenant); c.Listeners[0].Tenant != "acme" {
+		t.Errorf("%+v", c.Listeners[0])
+	}
 	for name, tt := range map[string]struct{ text, want string }{
 		"no rules": {text, `listeners[0].auth: "x509" needs rules`},
-		"a tenant": {tenant, `listeners[0].auth: the listener is bound to a tenant`},
 		"no auth":  {strings.Replace(text, `auth = "x509"`, "", 1), "is not a loopback address"},
 	} {
 		if _, _, err := loadText(tt.text); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -121,6 +121,7 @@ func sameSpec(a, b *routing.Spec) bool {
 	return a.Epoch == b.Epoch && a.Mode == b.Mode && a.Home == b.Home && a.ControlDB == b.ControlDB &&
 		a.HideOthers == b.HideOthers && a.WithoutTenant == b.WithoutTenant && a.Field == b.Field &&
 		a.LookUp == b.LookUp && a.RequireTenant == b.RequireTenant && a.MaxScatter == b.MaxScatter && a.AllowDrop == b.AllowDrop &&
+		a.StrictUnique == b.StrictUnique && slices.EqualFunc(a.Unique, b.Unique, routing.UniqueIndex.Equal) &&
 		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) && maps.Equal(a.Grants, b.Grants) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Platform, b.Platform) &&
 		slices.Equal(a.Views, b.Views) && slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)

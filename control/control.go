@@ -78,6 +78,7 @@ type state struct {
 	found    map[tenantID]foundRow // by a look-up, after rows had been read
 	routes   map[tenantID]*Route
 	views    []string
+	uniques  *uniques // nil while they have not been read
 	order    []*tenant
 	at       map[tenantID]int // in order, aliases too
 	byKey    map[string]tenantID
@@ -97,6 +98,9 @@ type permanent struct{ error }
 func (p permanent) Unwrap() error { return p.error }
 
 func permanentf(format string, args ...any) error { return permanent{fmt.Errorf(format, args...)} }
+
+// Away reports whether [Control.Apply] has failed since a server could not be asked: later it may succeed.
+func Away(err error) bool { return isAway(err) }
 
 // isAway reports whether an error is of a server that could not be asked, and may be later.
 func isAway(err error) bool {
@@ -196,6 +200,7 @@ type inputs struct {
 	rows   *rows
 	routes map[tenantID]*Route
 	views  []string
+	unique *uniques
 	key    []byte
 	seq    uint64
 }
@@ -231,7 +236,10 @@ func (c *Control) load(ctx context.Context, r *rules) (*inputs, error) {
 	if in.views, err = views(ctx, home, r.databases); err != nil && r.guarded() {
 		return nil, err
 	}
-	return in, nil // a static table needs no server; views are read again with each refresh
+	if in.unique, err = c.readUniques(ctx, r, home, nil); err != nil && r.cfg.Routing.StrictUnique {
+		return nil, err
+	}
+	return in, nil // a static table needs no server; views and indexes are read again with each refresh
 }
 
 // loadKey finds the fleet key: the file's, the control database's or, without either, a new one.
@@ -266,7 +274,7 @@ func (c *Control) install(r *rules, in *inputs) error {
 		return permanent{err}
 	}
 	old := c.state
-	c.state.rules, c.state.rows, c.state.routes, c.state.views = r, in.rows, routes, in.views
+	c.state.rules, c.state.rows, c.state.routes, c.state.views, c.state.uniques = r, in.rows, routes, in.views, in.unique
 	c.found = c.foundSince(in.seq)
 	for _, route := range routes {
 		c.epoch = max(c.epoch, route.Epoch)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/routing"
 )
 
 const (
@@ -60,8 +62,17 @@ func (c *Control) comparisons() ([]TenantStatus, []*comparison) {
 	if c.rules == nil {
 		return all, compares
 	}
+	var telling []routing.UniqueIndex
+	if t := c.router.Current(); t != nil {
+		telling = t.Telling()
+	}
 	home := &inventory{cluster: c.cluster(c.rules.cfg.Routing.Home), listed: map[string]map[string]*definition{}, indexed: map[namespace][]bson.D{}}
 	for i, t := range c.order {
+		for _, x := range telling {
+			if !c.rules.moved(t).has(x.DB, x.Coll) {
+				all[i].Tells = append(all[i].Tells, x.DB+"."+x.Coll+" "+x.Name)
+			}
+		}
 		if t.spec != nil {
 			compares[i] = &comparison{
 				shared: home, scope: c.rules.moved(t), databases: all[i].Databases,

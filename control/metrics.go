@@ -14,6 +14,7 @@ type metrics struct {
 	leftOut        prometheus.Gauge
 	flips          *prometheus.CounterVec
 	refreshErrors  prometheus.Counter
+	telling        prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -36,9 +37,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		refreshErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tenantry_control_refresh_errors_total", Help: "Readings of tenants and routes that failed.",
 		}),
+		telling: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tenantry_control_telling_indexes", Help: "Unique indexes of shared that tell tenants of each other, where connections with row isolation are configured.",
+		}),
 	}
 	if r != nil {
-		r.MustRegister(m.version, m.epoch, m.tenants, m.leftOut, m.flips, m.refreshErrors)
+		r.MustRegister(m.version, m.epoch, m.tenants, m.leftOut, m.flips, m.refreshErrors, m.telling)
 	}
 	return m
 }

@@ -40,6 +40,7 @@ func (c *Control) publish() error {
 // spec is the content of a table; mu is held.
 func (c *Control) spec() *routing.Spec {
 	s := c.rules.buildSpec(c.order, c.views, c.epoch, c.marks)
+	s.Unique, s.StrictUnique = c.uniques.indexes(), c.rules.cfg.Routing.StrictUnique
 	if !c.rules.guarded() && c.last != nil {
 		s.Epoch = c.last.Epoch
 	}
@@ -71,5 +72,6 @@ func (c *Control) put(t *routing.Table, s *routing.Spec, gen uint64, n counts) {
 	c.last, c.version, c.published = s, s.Version, gen
 	c.metrics.table(s.Version, s.Epoch)
 	c.metrics.count(n)
+	c.logTelling(t)
 	c.log.Debug().Uint64("version", s.Version).Uint64("epoch", s.Epoch).Int("tenants", len(s.Tenants)).Msg("table published")
 }

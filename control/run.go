@@ -116,9 +116,9 @@ func (c *Control) refresh(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()
 	c.mu.Lock()
-	r, before := c.rules, c.rows
+	r, before, unique := c.rules, c.rows, c.uniques
 	c.mu.Unlock()
-	in, err := c.read(ctx, r, before)
+	in, err := c.read(ctx, r, before, unique)
 	if err != nil && ctx.Err() != context.Canceled {
 		c.metrics.refreshErrors.Inc()
 		if c.limited.allows("refresh") {
@@ -132,7 +132,7 @@ func (c *Control) refresh(ctx context.Context) {
 }
 
 // read reads what a refresh needs, and returns what it got also where a part failed.
-func (c *Control) read(ctx context.Context, r *rules, before *rows) (*inputs, error) {
+func (c *Control) read(ctx context.Context, r *rules, before *rows, unique *uniques) (*inputs, error) {
 	in := &inputs{seq: c.nextSeq()}
 	home := c.cluster(r.cfg.Routing.Home)
 	if home == nil {
@@ -151,6 +151,9 @@ func (c *Control) read(ctx context.Context, r *rules, before *rows) (*inputs, er
 	in.rows = rows
 	if in.views, err = views(ctx, home, r.databases); err == nil && in.views == nil {
 		in.views = []string{}
+	}
+	if err == nil {
+		in.unique, err = c.readUniques(ctx, r, home, unique)
 	}
 	return in, err
 }
@@ -220,6 +223,12 @@ func (c *Control) merge(r *rules, in *inputs) {
 	if in.views != nil && !slices.Equal(in.views, c.views) {
 		c.views = in.views
 		c.changed()
+	}
+	if u := in.unique; u != nil && u != c.uniques {
+		if !u.same(c.uniques) {
+			c.changed()
+		}
+		c.uniques = u
 	}
 	if rebuild {
 		c.rebuild()

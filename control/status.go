@@ -29,6 +29,10 @@ type TenantStatus struct {
 	Epoch       uint64            `json:"epoch,omitempty"`  // of its route
 	Why         string            `json:"why,omitempty"`    // what is asked for and not obeyed, and why
 
+	// Where it was asked for: the unique indexes of its collections in shared, as "database.collection index",
+	// by which a duplicate key tells connections bound to it that another tenant has a value.
+	Tells []string `json:"tells,omitempty"`
+
 	// Where it was asked for, of tenants with databases of their own: what differs from shared, and
 	// why not all could be compared.
 	Drift       []Drift `json:"drift,omitzero"`

@@ -137,7 +137,7 @@ func (w *writeResult) bulkReply(c *clientConn, target *routing.Target, tx *txn) 
 	first, _ := c.take(cur, size, tx) // of rows that are all here
 	id := int64(0)
 	if !cur.merged.done() {
-		id = c.srv.cursors.add(cur)
+		id = c.keep(cur)
 	}
 	return c.answerOf(tx, func(d []byte) []byte {
 		d = appendCursor(d, id, "admin.$cmd.bulkWrite", "firstBatch", first)

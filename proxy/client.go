@@ -40,6 +40,7 @@ type clientConn struct {
 	*work // nil while the connection waits for a message
 
 	busy   atomic.Bool
+	shaken atomic.Bool                  // its TLS handshake is over
 	faulty atomic.Bool                  // a goroutine of the command's has panicked
 	inUse  atomic.Pointer[backend.Conn] // of the round trip under way
 }
@@ -324,7 +325,9 @@ func (c *clientConn) conclude(reply *wire.Buf, silent bool) error {
 
 // run decides and acts, again where the table changed meanwhile.
 func (c *clientConn) run() *wire.Buf {
-	c.noteSession()
+	if err := c.noteSession(); err != nil {
+		return c.refuse(err)
+	}
 	c.req.Unlisted = nil
 	for range 64 {
 		t := c.srv.opts.Router.Current()
@@ -338,6 +341,9 @@ func (c *clientConn) run() *wire.Buf {
 		*d = t.Route(&c.req)
 		if d.Action == routing.Hold {
 			if err := c.hold(d); err != nil {
+				return c.refuse(err)
+			}
+			if err := c.stillMay(); err != nil {
 				return c.refuse(err)
 			}
 			continue

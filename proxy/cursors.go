@@ -29,6 +29,8 @@ type cursor struct {
 	names     routing.ReplyKind // where its batches name namespaces
 	watch     *watch            // of a change stream
 	used      time.Time         // guarded by the shard's mutex
+	bound     bool              // the principal's are counted
+	holds     int               // bytes of documents of a merged one of those; guarded by mu of cursors
 
 	mu     sync.Mutex // guards the following; held while a batch is fetched
 	part   cursorPart // of an ordinary cursor
@@ -47,6 +49,9 @@ type cursorPart struct {
 // one that opened it, and after its tenant's route has changed.
 type cursors struct {
 	shards [16]cursorShard
+
+	mu    sync.Mutex // guards the following
+	bound shelves[int64, *cursor]
 }
 
 type cursorShard struct {
@@ -55,7 +60,7 @@ type cursorShard struct {
 }
 
 func newCursors() *cursors {
-	c := &cursors{}
+	c := &cursors{bound: shelves[int64, *cursor]{}}
 	for i := range c.shards {
 		c.shards[i].m = map[int64]*cursor{}
 	}
@@ -65,21 +70,55 @@ func newCursors() *cursors {
 func (x *cursors) shard(id int64) *cursorShard { return &x.shards[uint64(id)%uint64(len(x.shards))] }
 
 // add enters a cursor under a new id.
-func (x *cursors) add(cur *cursor) int64 {
+func (x *cursors) add(cur *cursor) {
 	cur.used = time.Now()
-	for {
+	for entered := false; !entered; {
 		cur.id = rand.Int64N(1<<62) + 1
 		s := x.shard(cur.id)
 		s.mu.Lock()
 		if _, taken := s.m[cur.id]; !taken {
-			s.m[cur.id] = cur
-			s.mu.Unlock()
-			return cur.id
+			s.m[cur.id], entered = cur, true
 		}
 		s.mu.Unlock()
 	}
 }
 
+// maxHeld is how many bytes of documents the merged cursors of a principal who is bound to a tenant may hold
+// together, beside those of the one that is used last.
+const maxHeld = 64 << 20
+
+// weigh notes what a merged cursor holds now, and gives back those of its principal that are used least
+// recently and hold too much with it.
+func (x *cursors) weigh(cur *cursor, holds int) (over []*cursor) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.bound.of(cur.principal)
+	cur.holds = holds
+	sum := 0
+	for e := s.used.Front(); e != nil; e = e.Next() {
+		old := e.Value.(*shelved[int64, *cursor]).value
+		if sum += old.holds; sum > maxHeld && old != cur && old.holds > 0 {
+			over = append(over, old)
+		}
+	}
+	return over
+}
+
+// count enters a cursor among those of its principal, who is bound to a tenant, and gives back what it is
+// one too many for.
+func (x *cursors) count(cur *cursor, limit int) (over []*cursor) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.bound.of(cur.principal)
+	s.makeRoom(limit, func(old *cursor) bool {
+		over = append(over, old)
+		return true
+	})
+	s.put(cur.id, cur)
+	return over
+}
+
+// get finds a cursor that is used now.
 func (x *cursors) get(id int64) *cursor {
 	s := x.shard(id)
 	s.mu.Lock()
@@ -91,14 +130,32 @@ func (x *cursors) get(id int64) *cursor {
 	return cur
 }
 
+// touch notes that a cursor is used by whom it belongs to.
+func (x *cursors) touch(cur *cursor) {
+	if !cur.bound {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.bound.of(cur.principal).get(cur.id)
+}
+
 func (x *cursors) remove(id int64) {
 	s := x.shard(id)
 	s.mu.Lock()
+	cur := s.m[id]
 	delete(s.m, id)
 	s.mu.Unlock()
+	if cur == nil || !cur.bound {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.bound.of(cur.principal).remove(id)
 }
 
-func (x *cursors) count() (n int) {
+// open is how many there are.
+func (x *cursors) open() (n int) {
 	for i := range x.shards {
 		s := &x.shards[i]
 		s.mu.Lock()
@@ -122,6 +179,82 @@ func (x *cursors) reap(now time.Time) {
 			}
 		}
 		s.mu.Unlock()
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.bound.reap(func(cur *cursor) bool { return !x.has(cur.id) })
+}
+
+func (x *cursors) has(id int64) bool {
+	s := x.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.m[id]
+	return ok
+}
+
+// keep enters a new cursor of the client and returns its id. Where it is one too many of a client who is
+// bound to a tenant, the one that the client has not used for the longest time ends, as by time.
+func (c *clientConn) keep(cur *cursor) int64 {
+	cur.bound = c.bound != nil
+	c.srv.cursors.add(cur)
+	if !cur.bound {
+		return cur.id
+	}
+	c.endUnused(c.srv.cursors.count(cur, c.share()))
+	c.weigh(cur)
+	return cur.id
+}
+
+// weigh keeps what the client's merged cursors hold within bounds, where it is bound to a tenant: the servers
+// keep the documents of other cursors.
+func (c *clientConn) weigh(cur *cursor) {
+	if cur.bound && cur.merged != nil {
+		c.endUnused(c.srv.cursors.weigh(cur, heldBy(cur.merged.streams)))
+	}
+}
+
+func heldBy(streams []*stream) (n int) {
+	for _, s := range streams {
+		if n += sizeOf(s.docs); s.flow != nil {
+			n += heldBy(s.flow.from)
+		}
+	}
+	return n
+}
+
+// endUnused ends cursors that nobody waits for at the moment: whoever does is about to be done with it.
+func (c *clientConn) endUnused(all []*cursor) {
+	for _, cur := range all {
+		if cur.mu.TryLock() {
+			c.srv.cursors.remove(cur.id)
+			c.endLocked(cur)
+			cur.mu.Unlock()
+		}
+	}
+}
+
+// endCursor ends a cursor here and on its servers.
+func (c *clientConn) endCursor(cur *cursor) {
+	c.srv.cursors.remove(cur.id)
+	if cur.watch != nil {
+		c.endWatch(cur)
+		return
+	}
+	cur.mu.Lock()
+	defer cur.mu.Unlock()
+	c.endLocked(cur)
+}
+
+// endLocked ends it on its servers.
+func (c *clientConn) endLocked(cur *cursor) {
+	switch {
+	case cur.watch != nil:
+		c.endWatch(cur)
+	case cur.merged != nil:
+		c.killStreams(cur)
+	default:
+		c.killPart(cur.part, cur)
 	}
 }
 
@@ -175,7 +308,7 @@ func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 	cur := c.newCursor(ns, tr.target)
 	cur.tenant, cur.names, cur.watch = tr.tenant, tr.names, tr.watch
 	cur.part = cursorPart{tr.target, tr.address, id, cur.coll}
-	return c.srv.cursors.add(cur)
+	return c.keep(cur)
 }
 
 // newCursor is a cursor of this command on a namespace that the target's server named.
@@ -194,6 +327,7 @@ func (c *clientConn) mine(id int64, coll []byte) *cursor {
 	if cur == nil || cur.principal != c.principal || cur.db != string(c.req.DB) || cur.coll != string(coll) {
 		return nil
 	}
+	c.srv.cursors.touch(cur)
 	return cur
 }
 
@@ -293,18 +427,8 @@ func (c *clientConn) killCursors() *wire.Buf {
 			missing = append(missing, id)
 			continue
 		}
-		c.srv.cursors.remove(id)
-		if killed = append(killed, id); cur.watch != nil {
-			c.endWatch(cur)
-			continue
-		}
-		cur.mu.Lock()
-		if cur.merged != nil {
-			c.killStreams(cur)
-		} else {
-			c.killPart(cur.part, cur)
-		}
-		cur.mu.Unlock()
+		c.endCursor(cur)
+		killed = append(killed, id)
 	}
 	return replyOf(func(d []byte) []byte {
 		d = appendIDs(d, "cursorsKilled", killed)

@@ -329,8 +329,11 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 			"killSessions is open to this connection for sessions that it lists, as { id: UUID } each; an empty list means everybody's"))
 	}
 	names := t.Clusters
-	if d.Tenant != nil && d.Tenant.Route() != nil {
-		names = []string{d.Tenant.Route().Cluster}
+	if c.bound != nil {
+		names = t.Reach(d.Tenant)
+		if err := c.noteListed(); err != nil {
+			return c.refuse(err)
+		}
 	}
 	for _, name := range names {
 		cl := c.srv.opts.Clusters.Get(name)
@@ -338,7 +341,7 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 			continue // its sessions end by their own time
 		}
 		tr := c.sideTrip(t, &routing.Target{Cluster: name}, nil)
-		tr.edit = func(p *wire.Patch) { c.deriveAll(p, name) }
+		tr.edit, tr.tenant = func(p *wire.Patch) { c.deriveAll(p, name) }, c.boundTenant()
 		if reply, err := c.send(tr); err == nil {
 			reply.Free()
 		}

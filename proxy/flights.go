@@ -123,6 +123,10 @@ func (c *clientConn) enterRoom(t *routing.Tenant) (leave func(), err *wire.Error
 		return nil, wire.Errorf(wire.Overloaded, "the tenant has %d commands under way, its limit; try again later", set.perTenant).
 			WithLabels(wire.LabelOverloaded, wire.LabelRetryable)
 	}
+	if err := c.stillMay(); err != nil {
+		places.Release(1)
+		return nil, err
+	}
 	return func() { places.Release(1) }, nil
 }
 
@@ -165,7 +169,7 @@ func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (e entry, stal
 	case stale:
 		return entry{}, true, nil
 	case tx != nil:
-		tx.count(k) // until the transaction ends
+		tx.count(k, c.srv.flights) // until the transaction ends
 		return entry{tx: tx}, false, nil
 	}
 	return entry{flight: k, counts: true}, false, nil

@@ -52,6 +52,15 @@ func (c *clientConn) recheck() {
 	}
 }
 
+// stillMay holds a command that has waited against what a reload may have said meanwhile, before it goes on.
+func (c *clientConn) stillMay() *wire.Error {
+	c.recheck()
+	if c.barred != nil {
+		c.srv.metrics.shutOut.Inc()
+	}
+	return c.barred
+}
+
 // endsHere reports whether a reload has shut the client out while its command was under way: those
 // who wait for nothing are closed by it, see shutOut.
 func (c *clientConn) endsHere() bool {
@@ -65,10 +74,13 @@ func (c *clientConn) endsHere() bool {
 	return c.barred != nil
 }
 
-// outdated reports whether the client has authenticated as a user who is not the same any more.
+// outdated reports whether the client has authenticated as a user who is not the same any more, or its
+// certificate has been revoked.
 func (c *clientConn) outdated(set *settings) bool {
 	who := c.who.Load()
 	switch {
+	case c.revoked(set):
+		return true
 	case who == nil || c.listener.Auth == "":
 		return false
 	case c.listener.Auth == x509Auth:
@@ -239,12 +251,9 @@ func (c *clientConn) letIn(p *auth.Principal) *wire.Error {
 		c.auditLogin("login refused", p.User, p.User, p.Source).Str("why", e.Text).Msg("a log-in was refused")
 		return e
 	}
-	on := p
-	if l := c.listener; l.Tenant != "" {
-		access, _ := auth.ParseRole(l.Access)
-		if on = p.On(l.Tenant, access, l.Isolation == "database"); on == nil {
-			return refuse(wire.Errorf(wire.Unauthorized, "this user belongs to another tenant than this listener"))
-		}
+	on := c.onListener(p)
+	if on == nil {
+		return refuse(wire.Errorf(wire.Unauthorized, "this user belongs to another tenant than this listener"))
 	}
 	if was := c.who.Load(); was != nil && was.Name() != on.Name() {
 		c.closing = true
@@ -258,6 +267,16 @@ func (c *clientConn) letIn(p *auth.Principal) *wire.Error {
 	c.srv.metrics.logins.WithLabelValues("ok").Inc()
 	c.auditLogin("login", p.User, p.User, p.Source).Msg("a client logged in")
 	return nil
+}
+
+// onListener is who somebody is on the client's listener; nil where that is bound to another tenant.
+func (c *clientConn) onListener(p *auth.Principal) *auth.Principal {
+	l := c.listener
+	if l.Tenant == "" {
+		return p
+	}
+	access, _ := auth.ParseRole(l.Access)
+	return p.On(l.Tenant, access, l.Isolation == "database")
 }
 
 // logOut leaves the connection to nobody; only the same user may log in again.

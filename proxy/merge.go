@@ -136,6 +136,9 @@ func (c *clientConn) nextSize() int {
 func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (*wire.Buf, *wire.Error) {
 	docs, err := c.take(cur, firstSize(batchSize), tx)
 	if err == nil {
+		err = c.leaking(cur, docs)
+	}
+	if err == nil {
 		err = c.probed(cur.merged.streams, tx)
 	}
 	if err != nil {
@@ -146,7 +149,7 @@ func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (
 	if cur.merged.done() || c.boolean("singleBatch") {
 		c.killStreams(cur)
 	} else {
-		id = c.srv.cursors.add(cur)
+		id = c.keep(cur)
 	}
 	return c.mergedReply(id, cur, "firstBatch", docs, tx), nil
 }
@@ -367,6 +370,9 @@ func without(d wire.Doc, name string) wire.Doc {
 // nextMerged gives the next batch of a cursor over several homes.
 func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 	docs, err := c.take(cur, c.nextSize(), tx)
+	if err == nil {
+		err = c.leaking(cur, docs)
+	}
 	if err != nil {
 		c.srv.cursors.remove(cur.id)
 		c.killStreams(cur)
@@ -377,6 +383,9 @@ func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
 		c.killStreams(cur)
 		c.srv.cursors.remove(id)
 		id = 0
+	}
+	if id != 0 {
+		c.weigh(cur)
 	}
 	return c.mergedReply(id, cur, "nextBatch", docs, tx)
 }
@@ -399,7 +408,7 @@ func (c *clientConn) fetch(cur *cursor, s *stream, size int, tx *txn) *wire.Erro
 		return bsoncore.AppendStringElement(d, "$db", cur.physical(s.target))
 	})
 	tr := ownTrip(s.target, func() wire.Doc { return body })
-	tr.txn, tr.cursor, tr.sel = tx, cur, backend.Select{Address: s.address}
+	tr.txn, tr.cursor, tr.sel, tr.tenant = tx, cur, backend.Select{Address: s.address}, cur.tenant
 	reply, err := c.send(tr)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 	}
 	reg.MustRegister(m, clientCollector{s}, m.turnedAway, m.malformed, m.panics, m.held, m.lost, m.leaks, m.logins, m.shutOut,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tenantry_cursors", Help: "Cursors open now."},
-			func() float64 { return float64(s.cursors.count()) }))
+			func() float64 { return float64(s.cursors.open()) }))
 	return m
 }
 

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"strings"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/routing"
@@ -45,6 +47,21 @@ func sealedError(d wire.Doc) wire.Doc {
 		}
 		return dst
 	})
+}
+
+// sealedSaid is the error without the server's words where these may tell of other tenants.
+func (c *clientConn) sealedSaid(tr *trip, e *wire.Error) *wire.Error {
+	if !c.sealed(tr) {
+		return e
+	}
+	s := *e
+	if s.Reply != nil {
+		s.Reply = sealedError(s.Reply)
+	}
+	if s.Code != wire.HostUnreachable {
+		s.Text = strings.TrimPrefix(sealedText, "tenantry: ")
+	}
+	return &s
 }
 
 // appendEach appends an array with each of its documents made anew.
@@ -168,6 +185,32 @@ func (c *clientConn) leaks(tr *trip) bool {
 		}
 	}
 	return false
+}
+
+// leaking is leaks of a batch that was brought together here.
+func (c *clientConn) leaking(cur *cursor, docs []wire.Doc) *wire.Error {
+	mode := c.srv.settings.Load().leaks
+	if c.bound == nil || mode == leaksOff || len(docs) == 0 {
+		return nil
+	}
+	t, db, coll := c.srv.opts.Router.Current(), []byte(cur.db), []byte(cur.coll)
+	if !t.Owned(c.bound, db, coll) {
+		return nil
+	}
+	if mode == leaksSampled {
+		docs = docs[:1]
+	}
+	for _, d := range docs {
+		if t.Foreign(c.bound, db, coll, d) {
+			c.alarm(coll)
+			return leaked()
+		}
+	}
+	return nil
+}
+
+func leaked() *wire.Error {
+	return wire.Errorf(wire.OperationFailed, "a document of another tenant was about to be sent; it is withheld, and the operator is told")
 }
 
 // alarm tells the operator of a leak that has been stopped.

@@ -8,6 +8,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
@@ -102,7 +103,7 @@ func TestLeaksAreStopped(t *testing.T) {
 			if killed := g.server.Wait("killCursors", 1); len(killed) != 1 {
 				t.Errorf("the cursor at the server was not ended")
 			}
-			if n := g.proxy.cursors.count(); n != 0 {
+			if n := g.proxy.cursors.open(); n != 0 {
 				t.Errorf("%d cursors are open", n)
 			}
 		})
@@ -221,5 +222,47 @@ func TestStraySections(t *testing.T) {
 	}
 	if n := len(g.server.Commands("findAndModify")); n > 0 {
 		t.Errorf("the server has got %d of them", n)
+	}
+}
+
+// A pipeline over the tenant's own database and shared is as close as any: what shared says of a failure is
+// not passed on, and another tenant's document is withheld, in a later batch too.
+func TestJoinedRows(t *testing.T) {
+	g, client := withinRows(t, "acme", leaksFull)
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Grants = map[string]routing.Grant{"users": routing.OwnRows} }))
+	join := func(first, second wiretest.Reply) bson.D {
+		g.server.Once("aggregate", first)
+		g.server.Once("aggregate", second)
+		return client.Run("app", d("aggregate", "orders", "pipeline", bson.A{
+			d("$lookup", d("from", "users", "localField", "u", "foreignField", "_id", "as", "u")),
+		}, "cursor", d("batchSize", 1)))
+	}
+	mine, foreign := d("_id", 1, "tenantId", "acme"), d("_id", 2, "tenantId", "globex", "x", "secret")
+	own := wiretest.Cursor("app_t_acme.orders", 0, true, mine)
+
+	r := join(own, wiretest.Fail(241, "Failed to parse number 'secret'"))
+	if text := bson.Raw(wiretest.D(r)).String(); strings.Contains(text, "secret") || wiretest.Get(r, "code") != int32(241) {
+		t.Errorf("a failure in shared: %s", text)
+	}
+	r = join(wiretest.Fail(241, "Failed to parse number 'mine' of app_t_acme.orders"), own)
+	if wiretest.Get(r, "errmsg") != "Failed to parse number 'mine' of app.orders" {
+		t.Errorf("a failure in its own database: %v", r)
+	}
+	g, client = withinRows(t, "acme", leaksFull)
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Grants = map[string]routing.Grant{"users": routing.OwnRows} }))
+	r = join(own, wiretest.Cursor("app.$cmd.aggregate", 0, true, foreign))
+	if text := bson.Raw(wiretest.D(r)).String(); strings.Contains(text, "secret") || wiretest.Get(r, "code") != int32(96) {
+		t.Errorf("another tenant's document: %s", text)
+	}
+	r = join(wiretest.Cursor("app_t_acme.orders", 0, true, mine, mine), wiretest.Cursor("app.$cmd.aggregate", 0, true, mine, foreign))
+	if docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A); len(docs) != 1 {
+		t.Fatalf("got %v", r)
+	}
+	r = client.Run("app", d("getMore", wiretest.Get(r, "cursor", "id"), "collection", "orders"))
+	if text := bson.Raw(wiretest.D(r)).String(); strings.Contains(text, "secret") || wiretest.Get(r, "code") != int32(96) {
+		t.Errorf("another tenant's document in a later batch: %s", text)
+	}
+	if n := g.proxy.cursors.open(); n != 0 {
+		t.Errorf("%d cursors are open", n)
 	}
 }

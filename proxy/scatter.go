@@ -430,7 +430,7 @@ func (c *clientConn) answerOf(tx *txn, fill func([]byte) []byte) *wire.Buf {
 	return replyOf(func(d []byte) []byte {
 		d = fill(d)
 		if tx != nil {
-			d = append(d, recoveryToken(tx.cluster)...)
+			d = append(d, c.recoveryToken(tx.cluster)...)
 		}
 		return c.times.append(d)
 	})
@@ -439,7 +439,10 @@ func (c *clientConn) answerOf(tx *txn, fill func([]byte) []byte) *wire.Buf {
 // replied is a part's error reply as an error of the whole command: what the server said, labels
 // and all. Only for a change of state are the labels ours, since the part may be a question to which
 // no server would give those of the write that it is asked for.
-func (c *clientConn) replied(tr *trip) *wire.Error {
+func (c *clientConn) replied(tr *trip) *wire.Error { return c.sealedSaid(tr, c.said(tr)) }
+
+// said is replied with the server's own words in any case.
+func (c *clientConn) said(tr *trip) *wire.Error {
 	msg, _ := tr.msg.Body.Lookup("errmsg")
 	s, _ := msg.Str()
 	e := wire.Errorf(tr.facts.code, "%s", renameText(string(s), tr.target))

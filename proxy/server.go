@@ -52,6 +52,8 @@ type Server struct {
 	cursors  *cursors
 	txns     *txns
 	clocks   *clocks
+	gossip   gossip
+	begun    begun
 	recalls  *recalls
 	flights  *flights
 	rooms    rooms
@@ -104,7 +106,7 @@ type settings struct {
 // New returns a server that listens nowhere yet.
 func New(o Options) *Server {
 	s := &Server{
-		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), recalls: newRecalls(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
+		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), begun: begun{kept: shelves[sessionID, time.Time]{}}, recalls: newRecalls(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
 		hints: newHints(), throttle: auth.NewThrottle(), audits: newAudits(o.Log), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{}, sides: map[*clientConn]struct{}{},
 	}
@@ -230,6 +232,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.cursors.reap(now)
 			s.txns.reap(now, s.flights)
 			s.clocks.reap(now)
+			s.begun.reap(now)
 			s.recalls.reap(now)
 			s.audits.flush()
 		}

@@ -3,8 +3,11 @@ package proxy
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
@@ -19,6 +22,7 @@ type sessionID = [16]byte
 type sessionIDs struct {
 	entries []derivedID
 	next    int
+	proofs  []derivedID // of no session: see proof
 }
 
 type derivedID struct {
@@ -62,11 +66,87 @@ func deriveID(key []byte, principal string, client sessionID, cluster string) (i
 	return id
 }
 
-func (c *clientConn) noteSession() {
+// noteSession notes the command's session. A server keeps one for half an hour after its last command, has
+// room for a million of all its clients, and takes all of ours for one: so those that a client who is bound
+// to a tenant may begin are bounded.
+func (c *clientConn) noteSession() *wire.Error {
 	id, _, ok := c.req.LSID()
 	if c.hasLSID = ok; ok {
 		copy(c.lsid[:], id)
 	}
+	if !ok || c.bound == nil || c.sessions.has(c.lsid) {
+		return nil
+	}
+	return c.beginSession(c.lsid)
+}
+
+// has reports whether the connection has used the session of late.
+func (s *sessionIDs) has(id sessionID) bool {
+	for i := range s.entries {
+		if s.entries[i].client == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *clientConn) beginSession(id sessionID) *wire.Error {
+	if c.srv.begun.note(c.principal, id, c.share(), time.Now()) {
+		return nil
+	}
+	return wire.Errorf(wire.TooManyLogicalSessions,
+		"this user has %d sessions, the most there may be; end some of them, or use each for more than one command", c.share())
+}
+
+// begun are the sessions of clients that are bound to tenants, as servers have them.
+type begun struct {
+	mu   sync.Mutex // guards the following
+	kept shelves[sessionID, time.Time]
+}
+
+// note notes that the session is used; false where there is no room for it.
+func (x *begun) note(principal string, id sessionID, limit int, now time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.kept.of(principal)
+	if _, known := s.get(id); !known && !s.makeRoom(limit, func(used time.Time) bool { return now.Sub(used) > txnIdle }) {
+		return false
+	}
+	s.put(id, now)
+	return true
+}
+
+func (x *begun) end(principal string, id sessionID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.kept.of(principal).remove(id)
+}
+
+func (x *begun) reap(now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.kept.reap(func(used time.Time) bool { return now.Sub(used) > txnIdle })
+}
+
+// noteListed notes the sessions that a command of a bound client lists: those that it ends are over, and one
+// that it refreshes is begun by that.
+func (c *clientConn) noteListed() *wire.Error {
+	a, _ := c.req.Value.Array()
+	for it := a.Iter(); it.Next(); {
+		d, _ := it.Value.Doc()
+		v, _ := d.Lookup("id")
+		id, ok := v.UUID()
+		switch {
+		case !ok:
+		case c.req.Cmd.Name != "refreshSessions":
+			c.srv.begun.end(c.principal, sessionID(id))
+		default:
+			if err := c.beginSession(sessionID(id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // txnKey names the session of a transaction.
@@ -101,11 +181,11 @@ type txn struct {
 
 // txns holds the newest transaction of each session.
 type txns struct {
-	mu sync.Mutex // guards the following
-	m  map[txnKey]*txn
+	mu   sync.Mutex // guards the following
+	kept shelves[sessionID, *txn]
 }
 
-func newTxns() *txns { return &txns{m: map[txnKey]*txn{}} }
+func newTxns() *txns { return &txns{kept: shelves[sessionID, *txn]{}} }
 
 const (
 	txnIdle   = 30 * time.Minute // a session's transaction is forgotten after this
@@ -113,18 +193,24 @@ const (
 	txnLookup = "the transaction is unknown, ended or aborted"
 )
 
-// find returns the transaction of the command.
-func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, f *flights) (*txn, *wire.Error) {
+// find returns the transaction of the command. Of one principal there are no more than the limit: then one
+// that has ended, or that servers have aborted by now, is forgotten for a new one.
+func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, limit int, f *flights) (*txn, *wire.Error) {
 	x.mu.Lock()
-	t := x.m[key]
+	s := x.kept.of(key.principal)
+	t, _ := s.get(key.lsid)
 	if start && (t == nil || t.number != number) {
-		old := t
+		old, now := t, time.Now()
 		if old != nil && old.number > number {
 			x.mu.Unlock()
 			return nil, wire.Errorf(wire.TransactionTooOld, "a transaction with a higher number was begun in this session")
 		}
-		t = &txn{number: number, epoch: epoch, used: time.Now()}
-		x.m[key] = t
+		if old == nil && !s.makeRoom(limit, func(t *txn) bool { return t.mayGo(now, f) }) {
+			x.mu.Unlock()
+			return nil, wire.Errorf(wire.TooManyLogicalSessions, "this user has %d transactions open, the most there may be; end some of them first", limit)
+		}
+		t = &txn{number: number, epoch: epoch, used: now}
+		s.put(key.lsid, t)
 		x.mu.Unlock()
 		old.end(f)
 		return t, nil
@@ -134,6 +220,18 @@ func (x *txns) find(key txnKey, number int64, start bool, epoch uint64, f *fligh
 		return nil, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
 	}
 	return t, nil
+}
+
+// mayGo reports whether the transaction can be forgotten for another one, and takes its writes off the
+// count then.
+func (t *txn) mayGo(now time.Time, f *flights) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == txnOpen && now.Sub(t.used) <= txnHeld {
+		return false
+	}
+	t.land(f)
+	return true
 }
 
 // end takes the transaction's writes off the count.
@@ -157,27 +255,25 @@ func (t *txn) land(f *flights) {
 func (x *txns) reap(now time.Time, f *flights) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for k, t := range x.m {
+	x.kept.reap(func(t *txn) bool {
 		t.mu.Lock()
+		defer t.mu.Unlock()
 		idle := now.Sub(t.used)
 		if idle > txnHeld {
 			t.land(f)
 		}
-		t.mu.Unlock()
-		if idle > txnIdle {
-			delete(x.m, k)
-		}
-	}
+		return idle > txnIdle
+	})
 }
 
-// transaction finds the command's transaction and checks that it may go on; nil for a command
-// outside of one.
+// transaction finds the command's transaction and checks that it may go on: an error with one is of one that
+// has been aborted. It is nil for a command outside of one.
 func (c *clientConn) transaction() (*txn, *wire.Error) {
 	if !c.req.InTxn() {
 		return nil, nil
 	}
 	number, _ := c.req.TxnNumber()
-	t, err := c.srv.txns.find(txnKey{c.principal, c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.srv.flights)
+	t, err := c.srv.txns.find(txnKey{c.principal, c.lsid}, number, c.req.StartsTxn(), c.epoch(), c.share(), c.srv.flights)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +281,7 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 	defer t.mu.Unlock()
 	t.used = time.Now()
 	if t.state == txnAborted {
-		return nil, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
+		return t, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
 	}
 	return t, nil
 }
@@ -244,10 +340,14 @@ func (t *txn) hasBegun() bool {
 	return t.begun
 }
 
-// count keeps a write of the transaction in flight until it ends.
-func (t *txn) count(k flightKey) {
+// count keeps a write of the transaction in flight until it ends; of those that are counted alike, one.
+func (t *txn) count(k flightKey, f *flights) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if slices.Contains(t.flights, k) {
+		f.leave(k)
+		return
+	}
 	t.flights = append(t.flights, k)
 }
 
@@ -267,17 +367,14 @@ func (c *clientConn) failTxn(t *txn) {
 func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
 	t, err := c.transaction()
 	abort := c.req.Cmd.Name == "abortTransaction"
-	if err != nil {
-		if cluster := c.recoveryCluster(); cluster != "" && c.srv.opts.Clusters.Get(cluster) != nil {
-			return c.endAt(cluster, "", nil)
-		}
-		if len(table.Clusters) == 1 {
-			return c.endAt(table.Clusters[0], "", nil) // begun through a process that is gone
-		}
-		if abort {
-			return okReply()
-		}
-		return c.refuse(err)
+	switch {
+	case err == nil:
+	case t == nil:
+		return c.endUnknown(table, abort, err)
+	case abort:
+		return okReply()
+	default:
+		return c.refuse(err) // at a cluster it may not have been aborted
 	}
 	if t == nil {
 		return c.refuse(wire.Errorf(wire.InvalidOptions, "%s must carry lsid, txnNumber and autocommit false", c.req.Cmd.Name))
@@ -297,11 +394,20 @@ func (c *clientConn) endTxn(table *routing.Table) *wire.Buf {
 	return c.endAt(cluster, address, t)
 }
 
+// boundTenant is the number of the tenant that the client is bound to, whose share of sockets a command takes
+// that names no tenant by itself; 0 for none.
+func (c *clientConn) boundTenant() uint32 {
+	if c.bound == nil || c.decision.Tenant == nil {
+		return 0
+	}
+	return c.decision.Tenant.Num
+}
+
 // endAt sends the end of a transaction to where it runs.
 func (c *clientConn) endAt(cluster, address string, t *txn) *wire.Buf {
 	target := &routing.Target{Cluster: cluster}
 	tr := c.newTrip(nil, target, nil)
-	tr.sel = backend.Select{Write: address == "", Address: address}
+	tr.sel, tr.tenant = backend.Select{Write: address == "", Address: address}, c.boundTenant()
 	reply, err := c.roundTrip(&tr)
 	if err != nil {
 		return c.refuse(err)
@@ -313,6 +419,75 @@ func (c *clientConn) endAt(cluster, address string, t *txn) *wire.Buf {
 		t.mu.Unlock()
 	}
 	return reply
+}
+
+// endUnknown ends a transaction that this process knows nothing of: it was begun through one that is gone,
+// or forgotten. Its cluster is the one of the recovery token. A commit without one goes from cluster to
+// cluster until one knows the transaction: that it was not committed may only be said when all of them have
+// said so, since the client then runs it again.
+func (c *clientConn) endUnknown(table *routing.Table, abort bool, unknown *wire.Error) *wire.Buf {
+	if cluster := c.recoveryCluster(); cluster != "" && c.srv.opts.Clusters.Get(cluster) != nil && c.mayReach(table, cluster) {
+		return c.endAt(cluster, "", nil)
+	}
+	clusters := table.Clusters
+	if c.bound != nil {
+		clusters = table.Reach(c.decision.Tenant)
+	}
+	if abort && len(clusters) > 1 {
+		return okReply()
+	}
+	var reply *wire.Buf
+	for _, cluster := range clusters {
+		if reply != nil {
+			reply.Free()
+		}
+		reply = c.endAt(cluster, "", nil)
+		if c.outcome.code != wire.NoSuchTransaction {
+			break
+		}
+	}
+	if reply == nil {
+		return c.refuse(unknown)
+	}
+	return reply
+}
+
+// mayReach reports whether the recovery token's cluster may be the transaction's. A bound client may have
+// made the token up: the cluster is one that its tenant's commands go to, or the token proves that a proxy
+// has given it to this client.
+func (c *clientConn) mayReach(table *routing.Table, cluster string) bool {
+	if c.bound == nil || slices.Contains(table.Reach(c.decision.Tenant), cluster) {
+		return true
+	}
+	f, _ := c.req.Field("recoveryToken")
+	d, _ := f.Value.Doc()
+	v, _ := d.Lookup("tenantryProof")
+	id, ok := v.UUID()
+	return ok && hmac.Equal(id, c.proof(cluster))
+}
+
+// proof is what a recovery token of a bound client has beside the cluster's name. Nobody's sessions are
+// derived for a principal of that name.
+func (c *clientConn) proof(cluster string) []byte {
+	for i := range c.sessions.proofs {
+		if e := &c.sessions.proofs[i]; e.cluster == cluster {
+			return e.id[:]
+		}
+	}
+	e := derivedID{cluster: cluster, id: deriveID(c.srv.opts.FleetKey(), "recovery:"+c.principal, sessionID{}, cluster)}
+	c.sessions.proofs = append(c.sessions.proofs, e)
+	return e.id[:]
+}
+
+// recoveryToken is what commit and abort bring back, so that any proxy can finish the transaction.
+func (c *clientConn) recoveryToken(cluster string) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(nil, "recoveryToken")
+	d = bsoncore.AppendStringElement(d, "tenantryCluster", cluster)
+	if c.bound != nil {
+		d = bsoncore.AppendBinaryElement(d, "tenantryProof", 4, c.proof(cluster))
+	}
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
 }
 
 // recoveryCluster is the cluster that the recovery token of one of our replies names.

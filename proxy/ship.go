@@ -34,7 +34,7 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 	defer leave()
 	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, cur: c.ownCursor()}
 	if d.Tenant != nil {
-		s.tenant = d.Tenant.Num
+		s.tenant, s.cur.tenant = d.Tenant.Num, d.Tenant.Num
 	}
 	last := &d.Segments[len(d.Segments)-1]
 	s.cur.merged = &merged{skip: last.Skip, left: -1}
@@ -257,7 +257,10 @@ func (s *shipping) open(trips []*trip, seg *routing.Segment, tx *txn) ([]*stream
 	for i := range parts {
 		p := &parts[i]
 		if p.err == nil && !p.tr.facts.ok {
-			p.err = noDocuments(s.c.replied(p.tr))
+			said := s.c.said(p.tr)
+			if p.err = noDocuments(said); p.err == said {
+				p.err = s.c.sealedSaid(p.tr, said)
+			}
 		}
 		if p.err != nil {
 			if failed == nil {

@@ -443,8 +443,8 @@ func TestShipChecked(t *testing.T) {
 		})
 		r := g.client.Run("app", d("aggregate", "orders", "cursor", d("batchSize", tt.size),
 			"pipeline", stages(d("$match", d("tenantId", "acme")), join, d("$project", d("x", 1)))))
-		if wiretest.Get(r, "code") != int32(28667) || g.proxy.cursors.count() != 0 {
-			t.Errorf("%d documents in batches of %d: %v, %d cursors are left open", tt.docs, tt.size, r, g.proxy.cursors.count())
+		if wiretest.Get(r, "code") != int32(28667) || g.proxy.cursors.open() != 0 {
+			t.Errorf("%d documents in batches of %d: %v, %d cursors are left open", tt.docs, tt.size, r, g.proxy.cursors.open())
 		}
 	}
 }

@@ -3,7 +3,9 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -31,6 +33,62 @@ func (x *times) note(f *replyFacts) {
 	if d, ok := f.clusterTime.Doc(); ok && clockOf(d) >= clockOf(x.cluster) {
 		x.cluster = append(x.cluster[:0], d...)
 	}
+}
+
+// gossip is the newest $clusterTime that servers have told bound clients, of the only cluster. What such a
+// client tells is not passed on: it may have made a time up, and a server that takes it sets its clock by
+// it. In its place servers are told this one, which they have signed themselves.
+type gossip struct{ newest atomic.Pointer[clusterTime] }
+
+// clusterTime is never changed.
+type clusterTime struct {
+	at  uint64
+	doc wire.Doc
+}
+
+func (x *gossip) note(v wire.Value) {
+	d, _ := v.Doc()
+	at := clockOf(d)
+	for {
+		known := x.newest.Load()
+		if at == 0 || known != nil && known.at >= at {
+			return
+		}
+		if x.newest.CompareAndSwap(known, &clusterTime{at, slices.Clone(d)}) {
+			return
+		}
+	}
+}
+
+func (x *gossip) at() uint64 {
+	if known := x.newest.Load(); known != nil {
+		return known.at
+	}
+	return 0
+}
+
+// gossip puts the time that servers have told in the place of the one that a bound client tells. Where the
+// client has heard of a later one, by another proxy, the cluster is asked: a secondary that does not know it
+// yet refuses to wait for it. A time that nobody knows is refused by the server.
+func (c *clientConn) gossip(r *routing.Request, cluster string, p *wire.Patch) {
+	f, ok := r.Field("$clusterTime")
+	if !ok {
+		return
+	}
+	concern, _ := r.Field("readConcern")
+	d, _ := concern.Value.Doc()
+	after, _ := d.Lookup("afterClusterTime")
+	if timestamp(after) > c.srv.gossip.at() {
+		if reply, err := c.pingReply(cluster); err == nil { // else sending says what is wrong
+			v, _ := reply.Lookup("$clusterTime")
+			c.srv.gossip.note(v)
+		}
+	}
+	var with []byte
+	if known := c.srv.gossip.newest.Load(); known != nil {
+		with = bsoncore.AppendDocumentElement(nil, "$clusterTime", bsoncore.Document(known.doc))
+	}
+	p.Replace(f.Start, f.End-f.Start, with, r.Msg.BodyAt)
 }
 
 func clockOf(clusterTime wire.Doc) uint64 {
@@ -119,10 +177,11 @@ func (c *clientConn) atSnapshot(r *routing.Request, target *routing.Target, p *w
 	return nil
 }
 
-// clocks remember the last operationTime of each cluster, by session.
+// clocks remember the last operationTime of each cluster, by session. Of one that is forgotten the
+// clusters are asked.
 type clocks struct {
-	mu sync.Mutex // guards the following
-	m  map[txnKey]*sessionClock
+	mu   sync.Mutex // guards the following
+	kept shelves[sessionID, *sessionClock]
 }
 
 type sessionClock struct {
@@ -130,15 +189,17 @@ type sessionClock struct {
 	last map[string]uint64 // by cluster
 }
 
-func newClocks() *clocks { return &clocks{m: map[txnKey]*sessionClock{}} }
+func newClocks() *clocks { return &clocks{kept: shelves[sessionID, *sessionClock]{}} }
 
-func (x *clocks) note(key txnKey, cluster string, operation uint64) {
+func (x *clocks) note(key txnKey, cluster string, operation uint64, limit int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := x.m[key]
-	if s == nil {
+	of := x.kept.of(key.principal)
+	s, ok := of.get(key.lsid)
+	if !ok {
+		of.makeRoom(limit, func(*sessionClock) bool { return true })
 		s = &sessionClock{last: map[string]uint64{}}
-		x.m[key] = s
+		of.put(key.lsid, s)
 	}
 	s.used = time.Now()
 	s.last[cluster] = max(s.last[cluster], operation)
@@ -149,8 +210,8 @@ func (x *clocks) note(key txnKey, cluster string, operation uint64) {
 func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := x.m[key]
-	if s == nil {
+	s, ok := x.kept.of(key.principal).get(key.lsid)
+	if !ok {
 		return 0, false
 	}
 	for _, last := range s.last {
@@ -163,11 +224,7 @@ func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known 
 func (x *clocks) reap(now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for k, s := range x.m {
-		if now.Sub(s.used) > txnIdle {
-			delete(x.m, k)
-		}
-	}
+	x.kept.reap(func(s *sessionClock) bool { return now.Sub(s.used) > txnIdle })
 }
 
 func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
@@ -175,7 +232,7 @@ func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
 // noteTime remembers for the session what its cluster has said of time.
 func (c *clientConn) noteTime(tr *trip) {
 	if at := tr.facts.operation; at != 0 && c.hasLSID && !c.srv.settings.Load().oneCluster {
-		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, at)
+		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, at, c.share())
 	}
 }
 
@@ -245,16 +302,22 @@ func (c *clientConn) appendConcern(d []byte, cluster string) []byte {
 
 // clock is the cluster's operationTime of now; 0 where its servers tell none.
 func (c *clientConn) clock(cluster string) (uint64, error) {
-	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
-	defer cancel()
-	cl := c.srv.opts.Clusters.Get(cluster)
-	if cl == nil {
-		return 0, nil // sending says what is wrong
-	}
-	reply, err := cl.Run(ctx, "admin", build(func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "ping", 1) }))
-	if err != nil {
+	reply, err := c.pingReply(cluster)
+	if err != nil || reply == nil {
 		return 0, err
 	}
 	v, _ := reply.Lookup("operationTime")
 	return timestamp(v), nil
+}
+
+// pingReply is what the cluster says now; nil for one that is not configured, of which sending says what
+// is wrong.
+func (c *clientConn) pingReply(cluster string) (wire.Doc, error) {
+	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
+	defer cancel()
+	cl := c.srv.opts.Clusters.Get(cluster)
+	if cl == nil {
+		return nil, nil
+	}
+	return cl.Run(ctx, "admin", build(func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "ping", 1) }))
 }

@@ -157,3 +157,47 @@ func TestQuestionWithoutConcern(t *testing.T) {
 		t.Errorf("%s: %v", got, r)
 	}
 }
+
+// What a client who is bound to a tenant says of time is not passed on: servers are told what they have told.
+func TestBoundClientsTimes(t *testing.T) {
+	g, acme, globex := twoTenants(t)
+	made := d("clusterTime", bson.Timestamp{T: 4e9, I: 1}, "signature", d("hash", bson.Binary{Data: make([]byte, 20)}, "keyId", int64(0)))
+	insert := func(c *wiretest.Client, more ...any) (r bson.D, told any) {
+		t.Helper()
+		g.server.Forget()
+		r = c.Run("app", d(append([]any{"insert", "orders", "documents", bson.A{d("x", 1)}}, more...)...))
+		if wiretest.Get(r, "ok") != 1.0 {
+			t.Fatalf("insert: %v", r)
+		}
+		return r, g.server.Commands("insert")[0].Value("$clusterTime")
+	}
+	if r, told := insert(acme, "$clusterTime", made); told != nil || wiretest.Get(r, "$clusterTime") == nil {
+		t.Errorf("before a server has told any: %v reached it, and its reply is %v", told, r)
+	}
+	r, _ := insert(globex)
+	newest := wiretest.Get(r, "$clusterTime", "clusterTime")
+	for name, sent := range map[string]any{"a made-up time": made, "none": "now", "an old one": d("clusterTime", bson.Timestamp{T: 1, I: 1})} {
+		if _, told := insert(acme, "$clusterTime", sent); wiretest.Get(told.(bson.D), "clusterTime").(bson.Timestamp).Compare(newest.(bson.Timestamp)) < 0 || wiretest.Get(told.(bson.D), "signature", "keyId") == int64(0) {
+			t.Errorf("%s: %v reached the server", name, told)
+		}
+	}
+	if _, told := insert(acme); told != nil {
+		t.Errorf("a client that tells no time: %v reached the server", told)
+	}
+	g.server.Forget()
+	later := d("clusterTime", bson.Timestamp{T: newest.(bson.Timestamp).T, I: 1 << 20}, "signature", wiretest.Get(made, "signature"))
+	concern := d("afterClusterTime", bson.Timestamp{T: newest.(bson.Timestamp).T, I: 1 << 20})
+	if r := acme.Run("app", d("count", "orders", "lsid", session(1), "readConcern", concern, "$clusterTime", later)); wiretest.Get(r, "ok") == nil {
+		t.Fatalf("count: %v", r)
+	}
+	if len(g.server.Commands("ping")) != 1 {
+		t.Errorf("the cluster was not asked for a time that another proxy has told")
+	}
+	if told, _ := g.server.Commands("count")[0].Value("$clusterTime").(bson.D); wiretest.Get(told, "signature", "keyId") == int64(0) {
+		t.Errorf("%v reached the server", told)
+	}
+	made[0].Value = newest
+	if r := g.client.Run("app", d("find", "orders", "$clusterTime", made)); wiretest.Get(r, "code") != int32(211) {
+		t.Errorf("of the application's own client the time is passed on: %v", r)
+	}
+}

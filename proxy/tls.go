@@ -131,6 +131,8 @@ func (s *Server) secure(c *clientConn, t *tls.Conn) {
 	under.end()
 	under.slots, under.late = nil, nil
 	if err == nil {
+		c.checked = nil // a reload of meanwhile may have revoked its certificate
+		c.shaken.Store(true)
 		go s.attend(c)
 		return
 	}
@@ -146,6 +148,7 @@ func (c *clientConn) handshakeFailed(err error) {
 	h := c.srv.handshakes
 	reason, text := "other", "TLS handshake failed"
 	var untrusted *tls.CertificateVerificationError
+	var revoked config.RevokedError
 	switch {
 	case c.srv.stopping(), errors.Is(err, net.ErrClosed):
 		return
@@ -155,6 +158,8 @@ func (c *clientConn) handshakeFailed(err error) {
 		reason, text = "timeout", "TLS handshake did not end in time"
 	case errors.As(err, &untrusted):
 		reason, text = "certificate", "a client's certificate is not accepted; was it made by an authority of client_ca?"
+	case errors.As(err, &revoked):
+		reason, text = "certificate", "a client's certificate is not accepted by the lists of client_crl"
 	}
 	h.failed.WithLabelValues(reason).Inc()
 	if h.said.Take(c.listener.Address+reason, saidEach, time.Now()) {
@@ -168,4 +173,14 @@ func (c *clientConn) handshakeUnwanted() {
 	if c.srv.handshakes.said.Take(c.listener.Address, saidEach, time.Now()) {
 		c.log.Warn().Str("listener", c.listener.Address).Msg("a client with TLS came to a listener without it; give the listener tls, or leave tls=true out of the client's connection string")
 	}
+}
+
+// revoked reports whether the certificate that the client has shown is on a list of revoked ones by now.
+func (c *clientConn) revoked(set *settings) bool {
+	l := set.listeners[c.listener.Address]
+	t, _ := c.wc.Conn.(*tls.Conn)
+	if t == nil || l == nil || !l.TLS.ListsRevoked() || !c.shaken.Load() { // its state is locked in a handshake
+		return false
+	}
+	return l.TLS.Revoked(t.ConnectionState().VerifiedChains) != nil
 }

@@ -461,3 +461,136 @@ func first(all []tls.Certificate) *tls.Certificate {
 	}
 	return &all[0]
 }
+
+// TestRevokedCertificates: whose certificate is on its authority's list is not let in, also by a session that
+// was begun before, and a reload ends who is there by it and nobody else.
+func TestRevokedCertificates(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	server, kept, revoked := ca.Issue("server", nil), ca.Issue("kept", nil), ca.Issue("revoked", nil)
+	g := newGround(t, nil)
+	with := func(more string) {
+		g.proxy.Apply(configured(t, withTLS(server, fmt.Sprintf(", client_ca = %q%s", ca.File, more))))
+	}
+	come := func(own *wiretest.Issued) (*wiretest.Client, error) {
+		settings := &tls.Config{RootCAs: ca.Pool()}
+		if own != nil {
+			settings.Certificates = []tls.Certificate{own.Certificate}
+		}
+		client, err := g.dialTLS(settings)
+		if err == nil {
+			err = pinged(client.Conn)
+		}
+		return client, err
+	}
+	list := ca.Revoke("list", time.Hour)
+	crl := fmt.Sprintf(", client_crl = %q", list)
+	with(crl)
+	was, err := come(&revoked)
+	if err != nil {
+		t.Fatalf("before it is revoked: %v", err)
+	}
+	other, err := come(&kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{revoked.Certificate}, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
+	resume := func() error {
+		nc, err := tls.Dial("tcp", g.addr, cache)
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		return pinged(wire.NewConn(nc))
+	}
+	if err := resume(); err != nil {
+		t.Fatal(err)
+	}
+
+	ca.Revoke("list", time.Hour, revoked)
+	with(crl)
+	was.Closed()
+	if err := pinged(other.Conn); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+	if err := resume(); err == nil {
+		t.Error("a session of a revoked certificate is resumed")
+	}
+	for _, tt := range []struct {
+		name string
+		own  *wiretest.Issued
+		in   bool
+	}{{"revoked", &revoked, false}, {"kept", &kept, true}, {"none", nil, true}} {
+		if _, err := come(tt.own); (err == nil) != tt.in {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if log := g.log.String(); !strings.Contains(log, "was revoked on") || !strings.Contains(log, "lists of client_crl") {
+		t.Errorf("the log does not tell: %s", log)
+	}
+
+	ca.Revoke("list", -time.Minute, revoked)
+	for policy, in := range map[string]bool{"": false, `, client_crl_expired = "refuse"`: false, `, client_crl_expired = "warn"`: true} {
+		with(crl + policy)
+		if err := pinged(other.Conn); err != nil {
+			t.Errorf("an old list ends who is there: %v", err)
+		}
+		if _, err := come(&kept); (err == nil) != in {
+			t.Errorf("an old list, %q: %v", policy, err)
+		}
+		if _, err := come(&revoked); err == nil {
+			t.Errorf("an old list, %q: who is on it is let in", policy)
+		}
+	}
+	foreign, both := wiretest.NewAuthority(t), filepath.Join(t.TempDir(), "both.pem")
+	var all []byte
+	for _, a := range []*wiretest.Authority{ca, foreign} {
+		text, err := os.ReadFile(a.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, text...)
+	}
+	if err := os.WriteFile(both, all, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.proxy.Apply(configured(t, withTLS(server, fmt.Sprintf(", client_ca = %q, client_crl = %q", both, foreign.Revoke("list", time.Hour)))))
+	if _, err := come(&kept); err == nil {
+		t.Error("there is no list of the certificate's authority, and it is let in")
+	}
+}
+
+// TestRevokedInHandshake: a certificate that is revoked while its handshake is on the way is found out by the
+// first command, and the reload waits for no handshake.
+func TestRevokedInHandshake(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	server, own := ca.Issue("server", nil), ca.Issue("own", nil)
+	g := newGround(t, nil)
+	crl := fmt.Sprintf(", client_ca = %q, client_crl = %q", ca.File, ca.Revoke("list", time.Hour))
+	g.proxy.Apply(configured(t, withTLS(server, crl)))
+	asked, proceed := make(chan struct{}), make(chan struct{})
+	type came struct {
+		client *wiretest.Client
+		err    error
+	}
+	done := make(chan came, 1)
+	go func() {
+		client, err := g.dialTLS(&tls.Config{RootCAs: ca.Pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			close(asked)
+			<-proceed
+			return &own.Certificate, nil
+		}})
+		done <- came{client, err}
+	}()
+	<-asked
+	ca.Revoke("list", time.Hour, own)
+	g.proxy.Apply(configured(t, withTLS(server, crl)))
+	close(proceed)
+	x := <-done
+	if x.err != nil {
+		t.Fatal(x.err)
+	}
+	if n, r := answerCode(x.client, d("count", "orders", "$db", "app")); n != 13 {
+		t.Errorf("got %v", r)
+	}
+	x.client.Closed()
+}

@@ -206,6 +206,9 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 		reply.Free()
 		return nil, false, &backend.Error{Cluster: tr.target.Cluster, Sent: true, Err: err}
 	}
+	if c.bound != nil {
+		c.srv.gossip.note(tr.facts.clusterTime)
+	}
 	if stateChange(tr.facts.code) || tr.facts.errors {
 		conn.Observe(tr.msg.Body)
 	}
@@ -245,6 +248,8 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 				return nil, err
 			}
 		}
+	} else if c.bound != nil {
+		c.gossip(r, tr.target.Cluster, p)
 	}
 	if c.recoveryCluster() != "" {
 		remove(r, p, "recoveryToken")
@@ -400,7 +405,7 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	if c.leaks(tr) {
 		c.dropCursor(tr)
 		reply.Free()
-		return nil, wire.Errorf(wire.OperationFailed, "a document of another tenant was about to be sent; it is withheld, and the operator is told")
+		return nil, leaked()
 	}
 	if f.cursor != nil {
 		if err := c.noteCursor(tr, reply); err != nil {
@@ -410,7 +415,7 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 	}
 	c.noteTime(tr)
 	if tr.txn != nil && !f.token {
-		tr.patch.Replace(f.end, 0, recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
+		tr.patch.Replace(f.end, 0, c.recoveryToken(tr.target.Cluster), tr.msg.BodyAt)
 	}
 	rule := c.sealedRows(tr)
 	if tr.renamed() {
@@ -430,13 +435,6 @@ func (c *clientConn) finish(tr *trip, reply *wire.Buf) (*wire.Buf, *wire.Error) 
 
 func (tr *trip) renamed() bool {
 	return tr.target.Logical != "" && tr.target.DB != tr.target.Logical
-}
-
-func recoveryToken(cluster string) []byte {
-	i, d := bsoncore.AppendDocumentElementStart(nil, "recoveryToken")
-	d = bsoncore.AppendStringElement(d, "tenantryCluster", cluster)
-	d, _ = bsoncore.AppendDocumentEnd(d, i)
-	return d
 }
 
 // forward sends the command to the one target of the decision.

@@ -161,7 +161,7 @@ func (c *clientConn) follow(t *routing.Table, d *routing.Decision) (reply *wire.
 	if over {
 		c.endWatch(cur)
 	} else {
-		cur.id = c.srv.cursors.add(cur)
+		cur.id = c.keep(cur)
 	}
 	return c.eventsReply(cur, "firstBatch", events), false
 }

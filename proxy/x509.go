@@ -97,5 +97,8 @@ func (c *clientConn) certificate() *x509.Certificate {
 // stillCertified reports whether the client's certificate would make it the same by other rules.
 func (c *clientConn) stillCertified(who *auth.Principal, rules []config.Certificate) bool {
 	p := auth.OfCertificate(c.certificate(), rules)
+	if p != nil {
+		p = c.onListener(p)
+	}
 	return p != nil && *p == *who
 }

@@ -279,3 +279,50 @@ func TestX509ShutOut(t *testing.T) {
 		t.Error(r)
 	}
 }
+
+// TestX509OnTenantsListener: on a listener that is one tenant's a certificate must be of that tenant, or of
+// all, and may do what both the rule and the listener let it do.
+func TestX509OnTenantsListener(t *testing.T) {
+	ca := wiretest.NewAuthority(t)
+	g := newGround(t, nil)
+	settings := func(access string) string {
+		return "auth = \"x509\"\ntenant = \"acme\"\naccess = \"" + access + "\"\n" +
+			withTLS(ca.Issue("server", nil), fmt.Sprintf(", client_ca = %q", ca.File)) + certificateRules + "[[tenants]]\nid = \"globex\"\nkey = \"globex\"\n"
+	}
+	g.proxy.Apply(configured(t, settings("write")))
+	insert := func(c *wiretest.Client, tenant string) int32 {
+		n, _ := answerCode(c, d("insert", "orders", "documents", bson.A{d("tenantId", tenant)}, "$db", "app"))
+		return n
+	}
+	acme, app, other := g.come(ca, "x", "spiffe://smetasc/tenant/acme"), g.come(ca, "app"), g.come(ca, "x", "spiffe://smetasc/tenant/globex")
+	for name, c := range map[string]*wiretest.Client{"acme": acme, "app": app} {
+		if n, r := answerCode(c, authenticate()); n != 0 {
+			t.Fatalf("%s: %v", name, r)
+		}
+		if n := insert(c, "acme"); n != 0 {
+			t.Errorf("%s: its own: %d", name, n)
+		}
+	}
+	if n := insert(app, "globex"); n != 66 {
+		t.Errorf("another tenant's: %d", n)
+	}
+	if docs := g.server.Docs("app_t_acme", "orders"); len(docs) != 2 {
+		t.Errorf("not all is in acme's own database: %v", docs)
+	}
+	if n, r := answerCode(other, authenticate()); n != 13 || insert(other, "globex") != 13 {
+		t.Errorf("of another tenant: %v", r)
+	}
+	hello := d("hello", 1, "speculativeAuthenticate", d("authenticate", 1, "mechanism", "MONGODB-X509", "db", "$external"), "$db", "admin")
+	if n, r := answerCode(g.come(ca, "x", "spiffe://smetasc/tenant/globex"), hello); n != 0 || wiretest.Get(r, "speculativeAuthenticate") != nil {
+		t.Errorf("of another tenant, in a hello: %v", r)
+	}
+	g.proxy.Apply(configured(t, settings("write")))
+	if n := insert(acme, "acme"); n != 0 {
+		t.Errorf("after a reload that says the same: %d", n)
+	}
+	g.proxy.Apply(configured(t, settings("read")))
+	late := g.come(ca, "x", "spiffe://smetasc/tenant/acme")
+	if n, r := answerCode(late, authenticate()); n != 0 || insert(late, "acme") != 13 {
+		t.Errorf("where the listener lets nobody write: %v", r)
+	}
+}

@@ -41,6 +41,16 @@ func (t *Table) routeBound(r *Request) Decision {
 	return t.routeOwn(r, tn)
 }
 
+// Reach is the clusters that the commands of a connection which is bound to the tenant go to: its own, and
+// the home of what is shared.
+func (t *Table) Reach(tn *Tenant) []string {
+	names := []string{t.HomeAny.Cluster}
+	if r := tn.Route(); r != nil && r.Cluster != names[0] {
+		names = append(names, r.Cluster)
+	}
+	return names
+}
+
 // unknownSection is a document sequence that is not of the command's writes. A server that takes it for a
 // field of the body would read what nothing here has looked at.
 func (r *Request) unknownSection() []byte {
@@ -60,6 +70,9 @@ func (r *Request) unknownSection() []byte {
 // routeOwn decides for a connection whose boundary is the tenant's own database: names are mapped,
 // nothing is injected, and what looks beyond is refused.
 func (t *Table) routeOwn(r *Request, tn *Tenant) Decision {
+	if r.Cmd.Drops && !t.allowDrop {
+		return refuse(wire.IllegalOperation, "%s would drop the tenant's database; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
+	}
 	if r.Cmd.Route == Home {
 		return Decision{Action: Forward, Target: &Target{Cluster: tn.route.Cluster}, Tenant: tn}
 	}

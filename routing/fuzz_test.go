@@ -32,7 +32,7 @@ func commandsOf(f *testing.F, yield func(r *Request)) {
 // FuzzRoute: whatever the bytes, a decision or an error, and what is renamed is still a message.
 func FuzzRoute(f *testing.F) {
 	commandsOf(f, func(r *Request) { f.Add([]byte(r.Msg.Body)) })
-	table := world(f, nil)
+	table := opened(f)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		checkBytes(t, table, wire.AppendMessage(nil, 1, 0, 0, body))
 	})
@@ -45,7 +45,7 @@ func FuzzPipeline(f *testing.F) {
 			f.Add(p.Value.Data)
 		}
 	})
-	table := world(f, nil)
+	table := opened(f)
 	f.Fuzz(func(t *testing.T, pipeline []byte) {
 		i, body := bsoncore.AppendDocumentStart(nil)
 		body = bsoncore.AppendStringElement(body, "aggregate", "orders")
@@ -71,6 +71,9 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 			t.Fatal("refused without a code")
 		}
 		checkSegments(t, table, d.Segments)
+		if b != nil {
+			checkCut(t, b, &r, d.Segments)
+		}
 		if d.Action != Forward {
 			continue
 		}
@@ -107,6 +110,32 @@ func (c *Command) kind() TenantKind {
 func tellsFigures(r *Request) bool {
 	row := stages[string(r.firstStage())]
 	return row != nil && row.Rows == RowsFigures
+}
+
+// opened is the table of worldText with the rows of a platform collection open to those they are of.
+func opened(t testing.TB) *Table {
+	return world(t, func(s *Spec) { s.Grants = map[string]Grant{"users": OwnRows} })
+}
+
+// checkCut: no part of a bound connection's pipeline is without the tenant's predicate, and each is in shared
+// or in the tenant's own database.
+func checkCut(t *testing.T, b *Binding, r *Request, segs []Segment) {
+	for i := range segs {
+		s := &segs[i]
+		if x := s.Targets[0]; len(s.Targets) != 1 || x.Tenant != nil && x.Tenant.Key != b.Key || len(s.Also) > 0 || b.Database {
+			t.Fatalf("a part of %s's pipeline is sent to %v", b.Key, s.Targets)
+		}
+		if !bytes.Contains(bytes.Join(asBytes(s.Stages), nil), []byte(`\A`+b.Key+`\z`)) {
+			t.Fatalf("part %d of %s's pipeline is without its predicate: %v", i, b.Key, r.value(fPipeline))
+		}
+	}
+}
+
+func asBytes(docs []wire.Doc) (all [][]byte) {
+	for _, d := range docs {
+		all = append(all, d)
+	}
+	return all
 }
 
 // checkSegments: every part of a pipeline has a place, and its stages there are documents still.

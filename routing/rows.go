@@ -66,6 +66,16 @@ func (t *Table) routeRows(r *Request, tn *Tenant) Decision {
 	if r.Watches() {
 		return t.watchRows(r, tn, target)
 	}
+	if c.Tenant.Kind == InStages {
+		segs, err := t.cutRows(r, tn, db, target)
+		if err != nil {
+			return refuseWith(err)
+		}
+		if len(segs) > 1 {
+			d.Action, d.Targets, d.Segments = Scatter, segs[0].Targets, segs
+			return d
+		}
+	}
 	d.Action, d.Target, d.Fit = Forward, target, c.Tenant.Kind != NoTenant
 	return d
 }
@@ -82,7 +92,11 @@ func (t *Table) rowsTarget(r *Request, tn *Tenant, db *Database) (*Target, *wire
 		if v := r.value(fViewOn); v.Type != 0 {
 			return nil, wire.Errorf(wire.Unauthorized, "views are not open to this connection")
 		}
-		return db.rowsHome(r.Coll(), tn, r.Writes())
+		target, err := db.rowsHome(r.Coll(), tn, r.Writes())
+		if err == nil {
+			err = t.untold(r, db, r.Coll(), target)
+		}
+		return target, err
 	}
 	if r.Cmd.Tenant.Kind != InStages {
 		return nil, wire.Errorf(wire.Unauthorized, "%s of a whole database is not allowed on this connection", r.Cmd.Name)
@@ -106,6 +120,9 @@ func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Er
 			return notYours(p.DB)
 		}
 		x, err := db.rowsHome(p.Coll, tn, true)
+		if err == nil {
+			err = t.untold(r, db, p.Coll, x)
+		}
 		if err == nil && target != nil && target != x {
 			err = wire.Errorf(wire.IllegalOperation, "the collections of this bulkWrite are in several databases; send one for the collections of each")
 		}
@@ -190,6 +207,9 @@ func (t *Table) explainRows(r *Request, tn *Tenant) Decision {
 		return refuseWith(err)
 	}
 	d := t.routeRows(in, tn)
+	if d.Segments != nil {
+		return refuse(wire.IllegalOperation, "explain of a pipeline over several databases is not offered")
+	}
 	if d.Action == Forward && d.Target.Tenant == nil {
 		return refuse(wire.Unauthorized, "explain is not allowed in a database that other tenants share")
 	}

@@ -115,13 +115,9 @@ func (x *isolation) fitStages(p *wire.Patch) *wire.Error {
 	switch {
 	case c == nil && !beginsWith(v, "$documents"):
 		return wire.Errorf(wire.Unauthorized, "a pipeline of a whole database is open to this connection only where it begins with $documents")
-	case c != nil && x.pred(c) != nil:
-		e := x.t.extractor(x.r, c, x.r.value(fCollation))
-		var s tenantSet
-		e.stages(&s, v)
-		if err := x.names(&s); err != nil {
-			return err
-		}
+	}
+	if err := x.stagesName(); err != nil {
+		return err
 	}
 	i, d := bsoncore.AppendArrayElementStart(nil, "pipeline")
 	d, err := x.pipeline(d, x.t.byName[string(x.r.DB)], c, v, 0)
@@ -131,6 +127,18 @@ func (x *isolation) fitStages(p *wire.Patch) *wire.Error {
 	d, _ = bsoncore.AppendArrayEnd(d, i)
 	x.r.replace(fPipeline, d, p)
 	return nil
+}
+
+// stagesName refuses a pipeline that means another tenant's documents.
+func (x *isolation) stagesName() *wire.Error {
+	c := x.coll()
+	if c == nil || x.pred(c) == nil {
+		return nil
+	}
+	e := x.t.extractor(x.r, c, x.r.value(fCollation))
+	var s tenantSet
+	e.stages(&s, x.r.value(fPipeline))
+	return x.names(&s)
 }
 
 // fitWrites takes over the writes of a batch, or the one of a findAndModify.

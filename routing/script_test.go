@@ -267,6 +267,9 @@ type tableText struct {
 	HideOthers    bool              `bson:"hideOthers"`
 	LookUp        bool              `bson:"lookUp"`
 	RequireTenant bool              `bson:"requireTenant"`
+	AllowDrop     bool              `bson:"allowDrop"`
+	StrictUnique  bool              `bson:"strictUnique"`
+	Unique        []UniqueIndex     `bson:"unique"`
 	MaxScatter    int               `bson:"maxScatter"`
 	Grants        map[string]Grant  `bson:"grants"`
 	Tenants       []tenantText      `bson:"tenants"`
@@ -297,7 +300,7 @@ func specOf(t testing.TB, text string) *Spec {
 	s := &Spec{
 		Version: 1, Epoch: 1, Mode: x.Mode, Home: "home", ControlDB: "tenantry", Field: x.Field, Fields: x.Fields,
 		Collections: x.Collections, Platform: x.Platform, Views: x.Views, WithoutTenant: x.WithoutTenant,
-		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, MaxScatter: x.MaxScatter, Grants: x.Grants,
+		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, AllowDrop: x.AllowDrop, StrictUnique: x.StrictUnique, Unique: x.Unique, MaxScatter: x.MaxScatter, Grants: x.Grants,
 	}
 	for _, name := range x.Databases {
 		s.Databases = append(s.Databases, DatabaseSpec{Name: name, Prefix: name + "_t_"})

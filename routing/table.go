@@ -59,6 +59,8 @@ type Spec struct {
 	RequireTenant bool
 	MaxScatter    int
 	AllowDrop     bool
+	Unique        []UniqueIndex // of the shared databases' collections
+	StrictUnique  bool          // no write of a bound connection where one of them tells of others
 }
 
 // DatabaseSpec is one logical database.
@@ -108,6 +110,8 @@ type Table struct {
 	maxScatter int
 	allowDrop  bool
 	lookUp     bool
+	telling    []UniqueIndex
+	strict     bool // see Spec.StrictUnique
 	isolating  bool // the mode allows databases of tenants
 	tenants    []*Tenant
 	paused     *Tenant // one of those that are
@@ -128,6 +132,7 @@ type Database struct {
 	patterns       []*Collection // longest first
 	rest           *Collection   // what nothing lists
 	views          map[string]bool
+	telling        map[string]UniqueIndex // by collection, one of those that tell; see [Table.Telling]
 }
 
 // Collection is what the table knows of a collection, or of all that share a pattern.
@@ -202,7 +207,7 @@ func (r *Router) Publish(t *Table) { r.current.Store(t) }
 func NewTable(s *Spec) (*Table, error) {
 	t := &Table{
 		Version: s.Version, Epoch: s.Epoch, Mode: s.Mode, control: s.ControlDB, hideOthers: s.HideOthers,
-		without: s.WithoutTenant, requireT: s.RequireTenant, maxScatter: s.MaxScatter, allowDrop: s.AllowDrop, lookUp: s.LookUp,
+		without: s.WithoutTenant, requireT: s.RequireTenant, maxScatter: s.MaxScatter, allowDrop: s.AllowDrop, lookUp: s.LookUp, strict: s.StrictUnique,
 		isolating: s.Mode != Disabled, byName: map[string]*Database{}, byKey: make(map[string]*Tenant, len(s.Tenants)),
 		byValue: newTenantIndex(len(s.Tenants)), physical: map[string]string{},
 		HomeAny: &Target{Cluster: s.Home}, catalog: catalogOf(s),
@@ -210,7 +215,7 @@ func NewTable(s *Spec) (*Table, error) {
 	for i, d := range s.Databases {
 		db := &Database{
 			Name: d.Name, num: i, prefix: d.Prefix, suffix: d.Suffix, shared: newTarget(s.Home, d.Name, d.Name, nil),
-			exact: map[string]*Collection{}, views: map[string]bool{},
+			exact: map[string]*Collection{}, views: map[string]bool{}, telling: map[string]UniqueIndex{},
 		}
 		db.holders = []*Target{db.shared}
 		t.databases = append(t.databases, db)
@@ -221,6 +226,7 @@ func NewTable(s *Spec) (*Table, error) {
 		return nil, err
 	}
 	t.addHolders(cols)
+	t.addUnique(s.Unique)
 	return t, nil
 }
 

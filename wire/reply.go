@@ -37,6 +37,7 @@ const (
 	FailedToSatisfyReadPref  Code = 133
 	NoSuchTransaction        Code = 251
 	InvalidResumeToken       Code = 260
+	TooManyLogicalSessions   Code = 261
 	OperationNotSupportedTxn Code = 263
 	QueryMemoryLimit         Code = 292
 	UnsupportedOpQuery       Code = 352
@@ -62,7 +63,8 @@ var codeNames = map[Code]string{
 	MaxTimeMSExpired: "MaxTimeMSExpired", CommandNotFound: "CommandNotFound",
 	ShardKeyNotFound: "ShardKeyNotFound", WriteConcernFailed: "WriteConcernFailed",
 	MultipleErrorsOccurred: "MultipleErrorsOccurred", ImmutableField: "ImmutableField",
-	InvalidResumeToken: "InvalidResumeToken", InvalidOptions: "InvalidOptions", InvalidNamespace: "InvalidNamespace",
+	TooManyLogicalSessions: "TooManyLogicalSessions",
+	InvalidResumeToken:     "InvalidResumeToken", InvalidOptions: "InvalidOptions", InvalidNamespace: "InvalidNamespace",
 	ShutdownInProgress: "ShutdownInProgress", OperationFailed: "OperationFailed",
 	CommandNotSupported: "CommandNotSupported", NoSuchTransaction: "NoSuchTransaction",
 	OperationNotSupportedTxn: "OperationNotSupportedInTransaction",

@@ -169,7 +169,14 @@ func printTenants(stdout io.Writer, list []control.TenantStatus) error {
 func printDrift(stdout io.Writer, list []control.TenantStatus) error {
 	w := tabwriter.NewWriter(stdout, 0, 4, 2, ' ', 0)
 	compared, differ, unread := 0, 0, 0
+	told := map[string]bool{}
 	for _, t := range list {
+		for _, name := range t.Tells {
+			if coll, index, _ := strings.Cut(name, " "); !told[name] {
+				told[name] = true
+				_, _ = fmt.Fprintf(w, "(shared)\t%s\tthe unique index %s lacks the tenant field: a duplicate key tells bound connections that another tenant has the value\n", coll, index)
+			}
+		}
 		if t.Drift == nil && t.NotCompared == "" {
 			continue // it has no databases of its own
 		}

@@ -167,6 +167,11 @@ func TestPrintDrift(t *testing.T) {
 			"1 differences from shared in 3 tenants' own databases; 1 tenants could not be compared",
 			"beta  app.orders  lacks the index n_1\nfar               not compared: it is away\n",
 		},
+		{
+			[]control.TenantStatus{{Key: "globex", Tells: []string{"app.users email_1"}}, {Key: "wonka", Tells: []string{"app.users email_1"}}},
+			"",
+			"(shared)  app.users  the unique index email_1 lacks the tenant field: a duplicate key tells bound connections that another tenant has the value\n0 tenants",
+		},
 	} {
 		var out strings.Builder
 		err := printDrift(&out, c.list)

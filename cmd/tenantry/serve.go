@@ -34,6 +34,7 @@ const (
 	reloadTimeout = 20 * time.Second
 	drainTimeout  = 20 * time.Second // for commands under way at the end, where no flag says it
 	watchInterval = 500 * time.Millisecond
+	retryInterval = 5 * time.Second // of a reload that has waited for the home cluster
 )
 
 // process is the rooms joined.
@@ -52,6 +53,8 @@ type process struct {
 	inForce prometheus.Gauge
 	applies sync.Mutex // held while a configuration is put in force, so that the last one stays
 	cfg     atomic.Pointer[config.Config]
+
+	unfinished atomic.Bool // the last reload is in force in part, since the home cluster was away
 }
 
 func serve(args []string, stderr io.Writer) error {
@@ -93,7 +96,7 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	})
 	p.registry.MustRegister(p.reloads, p.inForce, certificates{p.cfg.Load})
 	p.inForce.Set(1)
-	for _, result := range []string{"ok", "refused"} {
+	for _, result := range []string{"ok", "partly", "refused"} {
 		p.reloads.WithLabelValues(result) // so that the first one is an increase, too
 	}
 	// A half each: a command that waits for room for its reply holds its request's meanwhile.
@@ -262,6 +265,7 @@ func (p *process) work(ctx context.Context, cancel context.CancelFunc) error {
 	loop(func() error { p.watch(ctx); return nil })
 	loop(func() error { p.hangups(ctx, hangups); return nil })
 	loop(func() error { giveBack(ctx); return nil })
+	loop(func() error { p.finish(ctx); return nil })
 	loop(func() error { return p.proxy.Run(ctx) })
 	loop(func() error {
 		err := p.start(ctx)
@@ -286,6 +290,22 @@ func (p *process) watch(ctx context.Context) {
 	config.Watch(ctx, files, watchInterval, func() { _ = p.reload(ctx) })
 }
 
+// finish tries a reload again that is in force in part, until the home cluster is back.
+func (p *process) finish(ctx context.Context) {
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if p.unfinished.Load() {
+				_ = p.reload(ctx)
+			}
+		}
+	}
+}
+
 // hangups reloads at each signal.
 func (p *process) hangups(ctx context.Context, ch <-chan os.Signal) {
 	for {
@@ -298,13 +318,22 @@ func (p *process) hangups(ctx context.Context, ch <-chan os.Signal) {
 	}
 }
 
-// reload puts the file in force, or keeps the running configuration whole and says why.
+// reload puts the file in force, or keeps the running configuration and says why: the whole of it where the
+// file has a mistake, all but who may connect where the routes can not be read or contradict it.
 func (p *process) reload(ctx context.Context) error {
 	p.applies.Lock()
 	defer p.applies.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
-	if err := p.replace(ctx); err != nil {
+	err := p.replace(ctx)
+	p.unfinished.Store(errors.Is(err, admin.ErrPartly) && control.Away(err))
+	switch {
+	case errors.Is(err, admin.ErrPartly):
+		p.inForce.Set(0)
+		p.reloads.WithLabelValues("partly").Inc()
+		p.log.Error().Err(err).Msg("reloaded in part")
+		return err
+	case err != nil:
 		p.inForce.Set(0)
 		p.reloads.WithLabelValues("refused").Inc()
 		p.log.Error().Err(err).Msg("reload refused; the running configuration stays")
@@ -336,11 +365,15 @@ func (p *process) replace(ctx context.Context) error {
 	if err := p.clusters.Apply(append(clusterSpecs(cfg), goneClusters(old, cfg)...), poolLimits(cfg)); err != nil {
 		return err
 	}
+	// Who is shut out is so at once, however long the home cluster takes, and whatever it says.
+	access := old.WithAccess(cfg)
+	p.proxy.Apply(access)
+	p.cfg.Store(access)
 	if err := p.control.Apply(ctx, cfg); err != nil {
 		if back := p.clusters.Apply(clusterSpecs(old), poolLimits(old)); back != nil {
-			return fmt.Errorf("%w; and the clusters could not be put back: %w", err, back)
+			err = fmt.Errorf("%w; and the clusters could not be put back: %w", err, back)
 		}
-		return err
+		return fmt.Errorf("%w: %w", admin.ErrPartly, err)
 	}
 	p.proxy.Apply(cfg)
 	setLogLevel(cfg.Log)

@@ -37,7 +37,7 @@ func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{t: t, dir: t.TempDir()}
 	self := a.Issue("ca", func(c *x509.Certificate) {
-		c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
+		c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign, nil
 	})
 	a.cert, a.key, a.File = self.Leaf, self.PrivateKey.(*ecdsa.PrivateKey), self.File
 	return a
@@ -85,6 +85,26 @@ func (a *Authority) Issue(name string, change func(*x509.Certificate)) Issued {
 	return made
 }
 
+// Revoke makes a list of revoked certificates that is in force for a time, in a PEM file of that name. A list
+// of a name that was made before takes the place of its file.
+func (a *Authority) Revoke(name string, lasts time.Duration, all ...Issued) (file string) {
+	a.t.Helper()
+	form := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(lasts)}
+	if lasts < -time.Hour {
+		form.ThisUpdate = form.NextUpdate.Add(-time.Hour)
+	}
+	for _, x := range all {
+		form.RevokedCertificateEntries = append(form.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: x.Leaf.SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, form, a.cert, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	file = filepath.Join(a.dir, name+".crl.pem")
+	a.replace(file, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	return file
+}
+
 func (a *Authority) write(made Issued) {
 	a.t.Helper()
 	secret, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
@@ -93,10 +113,16 @@ func (a *Authority) write(made Issued) {
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: made.Certificate.Certificate[0]})
 	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})...)
-	if err := os.WriteFile(made.File+".next", text, 0o600); err != nil {
+	a.replace(made.File, text)
+}
+
+// replace puts a file in the place of one of the name, at once.
+func (a *Authority) replace(file string, text []byte) {
+	a.t.Helper()
+	if err := os.WriteFile(file+".next", text, 0o600); err != nil {
 		a.t.Fatal(err)
 	}
-	if err := os.Rename(made.File+".next", made.File); err != nil {
+	if err := os.Rename(file+".next", file); err != nil {
 		a.t.Fatal(err)
 	}
 }
