@@ -285,7 +285,7 @@ func (c *clientConn) command() error {
 func (c *clientConn) begin() (silent bool) {
 	c.start, c.outcome = time.Now(), outcome{}
 	c.times.reset()
-	c.snapshot = snapshot{}
+	c.snapshot, c.viewed = snapshot{}, viewed{}
 	silent = c.msg.Flags&wire.MoreToCome != 0
 	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
 	return silent
@@ -308,7 +308,7 @@ func (c *clientConn) conclude(reply *wire.Buf, silent bool) error {
 // run decides and acts, again where the table changed meanwhile.
 func (c *clientConn) run() *wire.Buf {
 	c.noteSession()
-	c.req.Unlisted = nil
+	c.req.Unlisted, c.req.Looked = nil, false
 	for range 64 {
 		t := c.srv.opts.Router.Current()
 		if t == nil {
@@ -319,14 +319,21 @@ func (c *clientConn) run() *wire.Buf {
 		}
 		d := &c.decision
 		*d = t.Route(&c.req)
-		if d.Action == routing.Hold {
+		switch d.Action {
+		case routing.Hold:
 			if err := c.hold(d); err != nil {
+				return c.refuse(err)
+			}
+			continue
+		case routing.Expand:
+			if err := c.expand(d.Expanded); err != nil {
 				return c.refuse(err)
 			}
 			continue
 		}
 		if reply, again := c.act(t, d); !again {
-			return reply
+			c.redefined(t)
+			return c.shaped(reply)
 		}
 	}
 	return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true))

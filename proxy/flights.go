@@ -184,6 +184,9 @@ const maxUnlisted = 60
 // hold waits until the tenant that the command names has been looked at.
 func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 	c.srv.metrics.held.Inc()
+	if d.Strange {
+		return c.look()
+	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
 	defer cancel()
 	unlisted, err := c.srv.opts.Resolve(ctx, d.Held)

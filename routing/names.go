@@ -48,19 +48,30 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 			return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", p.DB)
 		}
 		if o := t.byName[string(p.DB)]; o != nil {
-			touched = touched || o.collection(p.Coll).touched()
+			c := o.named(r, p.Coll)
+			touched = touched || c.touched()
 		}
 		return nil
 	})
 	return touched, err
 }
 
+// named is the collection that the request names. Whether the table knows of it is noted: another proxy
+// may have made a view of the name since.
+func (db *Database) named(r *Request, name []byte) *Collection {
+	c := db.collection(name)
+	if db.known != nil && c.view == nil && db.touched() && !db.known[string(name)] {
+		r.strangers = true
+	}
+	return c
+}
+
 func (t *Table) touchesColl(r *Request, db *Database, v wire.Value) (bool, *wire.Error) {
 	name, ok := v.Str()
 	switch {
 	case ok && db != nil:
-		c := db.collection(name)
-		return c.touched() || db.touched() && (db.views[string(name)] || bytes.HasPrefix(name, []byte("system."))), nil
+		c := db.named(r, name)
+		return c.touched() || db.touched() && bytes.HasPrefix(name, []byte("system.")), nil
 	case ok:
 		return false, nil
 	case v.Type == bsoncore.TypeBinary && db != nil && db.touched():
@@ -82,7 +93,10 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 				return false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
 			}
 		}
-		touched = touched || o != nil && (o.collection(u.coll).touched() || o.touched() && o.views[string(u.coll)])
+		if o != nil {
+			c := o.named(r, u.coll)
+			touched = touched || c.touched()
+		}
 	}
 	return touched, err
 }
@@ -172,7 +186,9 @@ func (t *Table) touchesInner(r *Request, db *Database) (bool, *wire.Error) {
 	if err != nil {
 		return false, err
 	}
-	return t.touches(in, db)
+	touched, err := t.touches(in, db)
+	r.strangers = r.strangers || in.strangers
+	return touched, err
 }
 
 // explain routes as the command that is explained.
@@ -189,6 +205,9 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 	}
 	d := t.byRow(in, db)
 	switch {
+	case d.Action == Expand:
+		d.Expanded = &Expanded{Command: r.explaining(d.Expanded.Command)}
+		return d
 	case d.Action == Scatter && (len(d.Segments) > 1 || len(d.Segments) == 1 && d.Segments[0].Joined != ""):
 		return refuse(wire.IllegalOperation,
 			"explain of a pipeline whose parts run in several databases is not offered; tenantryExplain shows the parts, or %s", addTenant)

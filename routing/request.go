@@ -35,6 +35,9 @@ type Request struct {
 	// Unlisted are the tenants named and not in the table that have been looked for and are listed
 	// nowhere.
 	Unlisted []wire.Value
+	// Looked says that what the shared databases hold has been read for this command.
+	Looked    bool
+	strangers bool // it names what the table does not know of
 	// Bound is the tenant's key that the connection is bound to; "" for an open one.
 	Bound *Binding
 }
@@ -93,6 +96,7 @@ func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	clear(r.index[:])
 	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, nil
 	r.strange = 0
+	r.Looked, r.strangers = false, false
 	r.uses, r.walkErr, r.walked = r.uses[:0], nil, false
 	it := msg.Body.Iter()
 	if !it.Next() {

@@ -17,7 +17,7 @@ const (
 	Refuse   Action = iota // answer with Err
 	Answer                 // the proxy answers itself
 	Empty                  // answer as for a database that does not exist
-	Hold                   // wait until the tenant with value Held has been looked at or resumed, then route again
+	Hold                   // wait until the tenant with value Held has been looked at or resumed, or Strange, then route again
 	Forward                // to Target
 	Scatter                // a read: to all Targets, replies merged by the row's kind
 	Split                  // writes: each to where its documents are, see [Table.Plan]
@@ -27,10 +27,11 @@ const (
 	AtCursor               // where the cursor is
 	AtTxn                  // where the transaction is
 	Follow                 // a change stream, see [Watch]
+	Expand                 // what it stands for is to be routed, see [Expanded]
 )
 
 func (a Action) String() string {
-	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction", "follow"}[a]
+	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction", "follow", "expand"}[a]
 }
 
 // Decision is all that the proxy needs for one command; a later stage never asks an earlier one.
@@ -42,8 +43,12 @@ type Decision struct {
 	Targets []*Target
 	Tenant  *Tenant // the one that the command names; nil for none, several, or one in no table
 	Held    wire.Value
+	Strange bool // it is held until what the shared databases hold has been read
 	Coll    *Collection
 	Watch   *Watch // of a change stream
+	Alone   bool   // a view's definition: in shared, if no other target has a collection of the name
+	// Expanded is what a read of a view stands for.
+	Expanded *Expanded
 	Scope
 	Fit bool // what is sent differs from what came in more than names: see [Table.Fit]
 	// Segments are the parts of a pipeline that no one database can run whole; nil for any other.
@@ -73,6 +78,9 @@ func (t *Table) Route(r *Request) Decision {
 	touched, err := t.touches(r, db)
 	if err != nil {
 		return refuseWith(err)
+	}
+	if r.strangers && !r.Looked && r.Cmd.Route == ByTenant {
+		return Decision{Action: Hold, Strange: true, Why: "it names what may be a new view"}
 	}
 	if t.passes(r, db, touched) {
 		return Decision{Action: Forward, Target: t.plainTarget(db), Fit: t.plainWatch(r) != nil, Why: "no route touches it"}
@@ -193,10 +201,6 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 		return refuse(wire.IllegalOperation,
 			"%s would drop the databases of every tenant; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
 	}
-	if v := r.value(fViewOn); v.Type != 0 {
-		return refuse(wire.IllegalOperation,
-			"a view over a collection whose tenants have databases of their own is not offered; run its pipeline by an aggregate of the collection")
-	}
 	if db == nil {
 		d.Action, d.Target = Forward, t.HomeAny
 		return d
@@ -205,6 +209,7 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 	if d.Coll != nil {
 		d.Targets = d.Coll.holders
 	}
+	d.Alone = r.definesView()
 	if r.Cmd.Route == FirstHolder {
 		d.Action = FirstOf
 	}
@@ -212,6 +217,25 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 		d.Action, d.Target = Forward, d.Targets[0]
 	}
 	return d
+}
+
+// definesView reports whether the command says what a view is.
+func (r *Request) definesView() bool {
+	return r.Cmd.Views && (r.index[fViewOn] != 0 || r.index[fPipeline] != 0)
+}
+
+// Redefines reports whether the command may change which views there are, or what they are: then these
+// have to be read again before the next command.
+func (t *Table) Redefines(r *Request) bool {
+	if r.Cmd == nil || !r.Cmd.Views || r.Bound != nil || !t.isolating {
+		return false
+	}
+	db := t.byName[string(r.DB)]
+	if db == nil {
+		return false
+	}
+	c := db.collection(r.Coll())
+	return r.definesView() || c.view != nil || r.Value.Type != bsoncore.TypeString
 }
 
 // homes collects where the parts of a command belong.
@@ -332,13 +356,17 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		}
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
-	if name := r.Coll(); db.views[string(name)] {
-		return refuse(wire.IllegalOperation, "reading a view while tenants have databases of their own is not offered; query the collection behind it")
-	} else if bytes.HasPrefix(name, []byte("system.")) {
+	if name := r.Coll(); bytes.HasPrefix(name, []byte("system.")) {
 		return refuse(wire.IllegalOperation, "%q holds what every tenant does and is not offered while tenants have databases of their own", name)
 	}
 	if r.index[fUUID] != 0 || r.index[fEncryption] != 0 {
 		return refuse(wire.InvalidNamespace, "a collection must be named, and not by UUID or encryption state")
+	}
+	if d.Coll.over && r.Cmd.View == nil {
+		return refuseWith(onView(db, r.Coll()))
+	}
+	if r.Cmd.View != nil && (d.Coll.over || r.readsViews(db)) {
+		return t.expand(r, db, d)
 	}
 	if r.Watches() {
 		return t.watch(r, db, d)
@@ -363,7 +391,7 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 	}
 	for i := range all {
 		op := &all[i]
-		if op.Coll == nil {
+		if op.Coll == nil || op.Coll.over {
 			continue
 		}
 		h := homes{t: t, coll: op.Coll, asked: r.Unlisted}
@@ -797,8 +825,6 @@ func (db *Database) read(u *stageUse) (*Collection, *wire.Error) {
 		return nil, nil
 	case u.coll == nil || u.db.DB != nil:
 		return nil, wire.Errorf(wire.IllegalOperation, "%s must name its collection by a string", u.row.Name)
-	case db.views[string(u.coll)]:
-		return nil, wire.Errorf(wire.IllegalOperation, "%s of a view is not offered while tenants have databases of their own", u.row.Name)
 	}
 	return db.collection(u.coll), nil
 }

@@ -53,7 +53,8 @@ type Spec struct {
 	Collections   []string          // of all modules: "coll", "db.coll", "prefix*", "*"
 	Platform      []string
 	Grants        map[string]Grant // by platform collection: "coll" or "db.coll"
-	Views         []string         // "db.view" of each view in a shared database
+	Views         []ViewSpec       // of the shared databases
+	Names         []string         // "db.coll" of all that the shared databases hold; nil where that is nobody's business
 	Tenants       []TenantSpec
 	LookUp        bool // tenant values in no entry are looked for before their first command
 	RequireTenant bool
@@ -125,9 +126,9 @@ type Database struct {
 	shared         *Target
 	holders        []*Target // shared, then every database of a tenant by name
 	exact          map[string]*Collection
-	patterns       []*Collection // longest first
-	rest           *Collection   // what nothing lists
-	views          map[string]bool
+	patterns       []*Collection   // longest first
+	rest           *Collection     // what nothing lists
+	known          map[string]bool // what shared holds; nil where that is nobody's business
 }
 
 // Collection is what the table knows of a collection, or of all that share a pattern.
@@ -139,7 +140,9 @@ type Collection struct {
 	name    string // or pattern
 	holders []*Target
 	num     int
-	settled bool // nothing has to be looked at or waited for before a tenant's command
+	settled bool  // nothing has to be looked at or waited for before a tenant's command
+	view    *view // nil for a collection
+	over    bool  // it is a view of documents that are not all in shared
 
 	away    []*Tenant // whose home for it is not shared
 	once    sync.Once
@@ -210,7 +213,7 @@ func NewTable(s *Spec) (*Table, error) {
 	for i, d := range s.Databases {
 		db := &Database{
 			Name: d.Name, num: i, prefix: d.Prefix, suffix: d.Suffix, shared: newTarget(s.Home, d.Name, d.Name, nil),
-			exact: map[string]*Collection{}, views: map[string]bool{},
+			exact: map[string]*Collection{},
 		}
 		db.holders = []*Target{db.shared}
 		t.databases = append(t.databases, db)
@@ -221,6 +224,7 @@ func NewTable(s *Spec) (*Table, error) {
 		return nil, err
 	}
 	t.addHolders(cols)
+	t.settleViews()
 	return t, nil
 }
 
@@ -261,12 +265,29 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 		slices.SortFunc(db.patterns, func(a, b *Collection) int { return cmp.Compare(len(b.name), len(a.name)) })
 		db.rest = db.patterns[len(db.patterns)-1] // "*" is the shortest
 	}
-	for _, v := range s.Views {
-		if db, name, ok := strings.Cut(v, "."); ok && t.byName[db] != nil {
-			t.byName[db].views[name] = true
+	for i := range s.Views {
+		v := &s.Views[i]
+		if db, name, ok := strings.Cut(v.Name, "."); ok && t.byName[db] != nil {
+			t.byName[db].addView(v, name, &cols)
 		}
 	}
+	t.addNames(s.Names)
 	return cols
+}
+
+// addNames enters what the shared databases hold.
+func (t *Table) addNames(names []string) {
+	if names == nil {
+		return
+	}
+	for _, db := range t.databases {
+		db.known = map[string]bool{}
+	}
+	for _, n := range names {
+		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
+			t.byName[db].known[name] = true
+		}
+	}
 }
 
 // newCollection enters one name into a logical database; nil where it is another database's or
@@ -399,6 +420,9 @@ func (t *Table) setOf(r *RouteSpec, cols []*Collection, sets map[string]*collect
 	}
 	s := &collectionSet{moved: make([]bool, len(cols)), all: true}
 	for _, c := range cols {
+		if c.view != nil {
+			continue // it holds no documents
+		}
 		if r.Collections != nil {
 			s.moved[c.num] = t.listed(c.db, r.Collections, c.name)
 		} else {
@@ -462,7 +486,7 @@ func (db *Database) collection(name []byte) *Collection {
 // touched reports whether a command on the collection needs to be looked at: some of its
 // documents are outside shared, or may be before the next table.
 func (c *Collection) touched() bool {
-	return c.Tenant && (len(c.holders) > 1 || !c.settled)
+	return c.Tenant && (len(c.holders) > 1 || !c.settled) || c.over
 }
 
 // touched reports whether any of the database's collections is.
