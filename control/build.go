@@ -84,7 +84,7 @@ func (r *rules) buildSpec(tenants []*tenant, k *catalog, epoch uint64, mark func
 		Epoch: epoch, Mode: modes[cfg.Routing.Mode], Home: cfg.Routing.Home,
 		HideOthers: cfg.Routing.OtherDatabases == "hide", WithoutTenant: withoutTenant[cfg.Routing.WithoutTenant],
 		Field: cfg.Routing.TenantField, Fields: cfg.Routing.TenantFields, Platform: cfg.Platform.Collections,
-		Views: k.views, Names: k.names, LookUp: r.lookUp(), RequireTenant: cfg.Routing.RequireTenant, MaxScatter: cfg.Routing.MaxScatter,
+		Views: k.views, Names: k.names, Collated: k.collated, LookUp: r.lookUp(), RequireTenant: cfg.Routing.RequireTenant, MaxScatter: cfg.Routing.MaxScatter,
 		AllowDrop: cfg.Routing.AllowDrop, Grants: map[string]routing.Grant{},
 	}
 	for name, word := range cfg.Platform.Bound {
@@ -123,7 +123,7 @@ func sameSpec(a, b *routing.Spec) bool {
 		a.LookUp == b.LookUp && a.RequireTenant == b.RequireTenant && a.MaxScatter == b.MaxScatter && a.AllowDrop == b.AllowDrop &&
 		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) && maps.Equal(a.Grants, b.Grants) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Platform, b.Platform) &&
-		slices.EqualFunc(a.Views, b.Views, routing.ViewSpec.Equal) && (a.Names == nil) == (b.Names == nil) && slices.Equal(a.Names, b.Names) &&
+		slices.EqualFunc(a.Views, b.Views, routing.ViewSpec.Equal) && (a.Names == nil) == (b.Names == nil) && slices.Equal(a.Names, b.Names) && slices.Equal(a.Collated, b.Collated) &&
 		slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)
 }
 

@@ -18,13 +18,17 @@ type catalog struct {
 	seq   uint64             // of the reading
 	names []string           // "db.coll"; nil where a server does not say
 	views []routing.ViewSpec // sorted by name
+	// collated are the collections that compare strings by a collation of their own; they are asked for
+	// only where there are views, which do not take it over.
+	collated []string
 }
 
 // unread is the catalog of a server that could not be asked: whatever a command names is looked for.
 func unread(seq uint64) *catalog { return &catalog{seq: seq, names: []string{}} }
 
 func (k *catalog) same(o *catalog) bool {
-	return (k.names == nil) == (o.names == nil) && slices.Equal(k.names, o.names) && slices.EqualFunc(k.views, o.views, routing.ViewSpec.Equal)
+	return (k.names == nil) == (o.names == nil) && slices.Equal(k.names, o.names) && slices.Equal(k.collated, o.collated) &&
+		slices.EqualFunc(k.views, o.views, routing.ViewSpec.Equal)
 }
 
 // readCatalog lists what the shared databases hold. A server that refuses to say is taken to have no
@@ -36,14 +40,15 @@ func readCatalog(ctx context.Context, c cluster, databases []string, seq uint64)
 		if err == nil && viewed {
 			err = k.define(ctx, c, db)
 		}
-		if err != nil && !answered(err) {
-			return nil, err
+		if answered(err) {
+			return &catalog{seq: seq}, nil
 		}
 		if err != nil {
-			return &catalog{seq: seq}, nil
+			return nil, err
 		}
 	}
 	slices.Sort(k.names)
+	slices.Sort(k.collated)
 	slices.SortFunc(k.views, func(a, b routing.ViewSpec) int { return strings.Compare(a.Name, b.Name) })
 	return k, nil
 }
@@ -64,14 +69,19 @@ func (k *catalog) list(ctx context.Context, c cluster, db string) (viewed bool, 
 
 // define reads what the views of a database are.
 func (k *catalog) define(ctx context.Context, c cluster, db string) error {
-	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "type", Value: "view"}}}}
+	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "$or", Value: bson.A{
+		bson.D{{Key: "type", Value: "view"}}, bson.D{{Key: "options.collation", Value: bson.D{{Key: "$exists", Value: true}}}},
+	}}}}}
 	return each(ctx, c, db, cmd, func(row wire.Doc) error {
 		name, _ := lookText(row, "name")
-		if kind, _ := lookText(row, "type"); kind != "view" {
-			return nil // a server that knows no filter by it
-		}
 		options, _ := row.Lookup("options")
 		d, _ := options.Doc()
+		if kind, _ := lookText(row, "type"); kind != "view" {
+			if _, ok := d.Lookup("collation"); ok {
+				k.collated = append(k.collated, db+"."+name)
+			}
+			return nil
+		}
 		v := routing.ViewSpec{Name: db + "." + name}
 		v.On, _ = lookText(d, "viewOn")
 		pipeline, _ := d.Lookup("pipeline")

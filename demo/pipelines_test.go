@@ -35,6 +35,7 @@ func pipelineConfig(home, big string) string {
 // pipelineGround is one set of documents twice: in one database, and behind a proxy.
 type pipelineGround struct {
 	direct, proxied *mongo.Database
+	home, config    string
 }
 
 func newPipelineGround(t *testing.T) *pipelineGround {
@@ -42,8 +43,8 @@ func newPipelineGround(t *testing.T) *pipelineGround {
 	skipShort(t)
 	proxy.Binary(t)
 	home, big := secantus.Start(t, secantus.Options{}), secantus.Start(t, secantus.Options{})
-	front := proxy.Start(t, pipelineConfig(home, big))
-	g := &pipelineGround{direct: open(t, home).Database("reference"), proxied: open(t, front.URI).Database(shared)}
+	g := &pipelineGround{home: home, config: pipelineConfig(home, big)}
+	g.direct, g.proxied = open(t, home).Database("reference"), open(t, proxy.Start(t, g.config).URI).Database(shared)
 	for _, db := range []*mongo.Database{g.direct, g.proxied} {
 		for coll, docs := range pipelineDocuments() {
 			if _, err := db.Collection(coll).InsertMany(t.Context(), docs); err != nil {

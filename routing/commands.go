@@ -186,8 +186,11 @@ var rows = []Command{
 			"oplogReplay noCursorTimeout awaitData allowPartialResults collation allowDiskUse let"),
 		View: &ViewRead{
 			Parts: []ViewPart{
-				{fFilter, asStage("$match")}, {fSort, asStage("$sort")}, {fSkip, amount("$skip", false)},
-				{fLimit, amount("$limit", false)}, {fProjection, asStage("$project")},
+				{fFilter, asStage("$match")},
+				{fSort, asStage("$sort")},
+				{fSkip, amount("$skip", false)},
+				{fLimit, amount("$limit", false)},
+				{fProjection, asStage("$project")},
 			},
 			Keep: fields("hint allowDiskUse let"),
 			Deny: fields("max min returnKey showRecordId tailable awaitData noCursorTimeout allowPartialResults singleBatch"),

@@ -47,7 +47,11 @@ func commandsPage() string {
 	for i := range rows {
 		c := &rows[i]
 		names := "`" + strings.Join(append([]string{c.Name}, c.Aliases...), "`, `") + "`"
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", names, c.overHomes(), c.boundAccess(), c.rowsAccess())
+		over := c.overHomes()
+		if c.View != nil {
+			over += "; of views too"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", names, over, c.boundAccess(), c.rowsAccess())
 	}
 	b.WriteString("\nKnown, and answered with an error:\n\n")
 	for _, r := range refusedRows {

@@ -54,6 +54,7 @@ type Spec struct {
 	Platform      []string
 	Grants        map[string]Grant // by platform collection: "coll" or "db.coll"
 	Views         []ViewSpec       // of the shared databases
+	Collated      []string         // "db.coll" of what compares strings by a collation of its own; may be empty without Views
 	Names         []string         // "db.coll" of all that the shared databases hold; nil where that is nobody's business
 	Tenants       []TenantSpec
 	LookUp        bool // tenant values in no entry are looked for before their first command
@@ -128,6 +129,7 @@ type Database struct {
 	exact          map[string]*Collection
 	patterns       []*Collection   // longest first
 	rest           *Collection     // what nothing lists
+	collated       map[string]bool // what compares strings by a collation of its own
 	known          map[string]bool // what shared holds; nil where that is nobody's business
 }
 
@@ -213,7 +215,7 @@ func NewTable(s *Spec) (*Table, error) {
 	for i, d := range s.Databases {
 		db := &Database{
 			Name: d.Name, num: i, prefix: d.Prefix, suffix: d.Suffix, shared: newTarget(s.Home, d.Name, d.Name, nil),
-			exact: map[string]*Collection{},
+			exact: map[string]*Collection{}, collated: map[string]bool{},
 		}
 		db.holders = []*Target{db.shared}
 		t.databases = append(t.databases, db)
@@ -269,6 +271,11 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 		v := &s.Views[i]
 		if db, name, ok := strings.Cut(v.Name, "."); ok && t.byName[db] != nil {
 			t.byName[db].addView(v, name, &cols)
+		}
+	}
+	for _, n := range s.Collated {
+		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
+			t.byName[db].collated[name] = true
 		}
 	}
 	t.addNames(s.Names)

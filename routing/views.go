@@ -173,7 +173,7 @@ func (t *Table) expanded(r *Request, db *Database, c *Collection) (wire.Doc, *wi
 		return nil, err
 	}
 	stages = append(stages, own...)
-	return r.asAggregate(coll, stages, x.collation, c.over), nil
+	return r.asAggregate(coll, stages, x.collation, c.over && db.collated[string(coll)]), nil
 }
 
 // asStages is the command as the pipeline that it stands for.
@@ -212,9 +212,9 @@ func says(v wire.Value) bool {
 	return v.True() || ok && len(d) > 5
 }
 
-// asAggregate is the aggregate of the stages with what else the command says. Of a view the collation
-// is the view's own, which that of the collection behind it is none of.
-func (r *Request) asAggregate(coll []byte, stages []wire.Doc, collation wire.Value, over bool) wire.Doc {
+// asAggregate is the aggregate of the stages with what else the command says. Bytes says that where it
+// says no collation it has none, whatever the collection's own is.
+func (r *Request) asAggregate(coll []byte, stages []wire.Doc, collation wire.Value, bytes bool) wire.Doc {
 	how := r.Cmd.View
 	return build(func(d []byte) []byte {
 		d = bsoncore.AppendStringElement(d, "aggregate", string(coll))
@@ -235,7 +235,7 @@ func (r *Request) asAggregate(coll []byte, stages []wire.Doc, collation wire.Val
 		switch {
 		case collation.Type != 0:
 			d = collation.AppendTo(d, "collation")
-		case over:
+		case bytes:
 			d = appendDoc(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "simple") })
 		}
 		return d
