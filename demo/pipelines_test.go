@@ -259,9 +259,31 @@ func TestPipelines(t *testing.T) {
 			}
 		}
 	})
+	t.Run("explain", func(t *testing.T) { g.explained(t) })
 	t.Run("$sample", func(t *testing.T) { g.samples(t) })
 	t.Run("transactions", func(t *testing.T) { g.inTransaction(t) })
 	t.Run("generated", func(t *testing.T) { g.generated(t) })
+}
+
+// explained: plans of a pipeline in parts are told in both ways, and no database of a tenant's is named.
+func (g *pipelineGround) explained(t *testing.T) {
+	aggregate := bson.D{{Key: "aggregate", Value: "orders"}, {Key: "pipeline", Value: bson.A{
+		bson.D{{Key: "$match", Value: bson.D{{Key: "n", Value: bson.D{{Key: "$gt", Value: 3}}}}}}, bson.D{{Key: "$group", Value: bson.D{{Key: "_id", Value: "$user"}}}},
+	}}, {Key: "cursor", Value: bson.D{}}}
+	for _, cmd := range []bson.D{
+		append(slices.Clone(aggregate), bson.E{Key: "explain", Value: true}),
+		{{Key: "explain", Value: aggregate}, {Key: "verbosity", Value: "executionStats"}},
+	} {
+		var reply bson.D
+		if err := g.proxied.RunCommand(t.Context(), cmd).Decode(&reply); err != nil {
+			t.Errorf("%v: %v", cmd, err)
+			continue
+		}
+		shards, _ := lookup(reply, "shards").(bson.D)
+		if len(shards) != 5 || lookup(shards, "tenant:big") == nil || lookup(reply, "splitPipeline") == nil || strings.Contains(extended(reply), "_tenant_") {
+			t.Errorf("%v: %s", cmd, extended(reply))
+		}
+	}
 }
 
 // TestPipelinesEmbedded: servers that can not be given documents answer what needs none, and the rest

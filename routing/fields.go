@@ -56,6 +56,7 @@ var (
 	fCollation   = field("collation")
 	fComment     = field("comment")
 	fExplain     = field("explain")
+	fVerbosity   = field("verbosity")
 	fLet         = field("let")
 	fUpsert      = field("upsert")
 	fSort        = field("sort")

@@ -208,9 +208,6 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 	case d.Action == Expand:
 		d.Expanded = &Expanded{Command: r.explaining(d.Expanded.Command)}
 		return d
-	case d.Action == Scatter && (len(d.Segments) > 1 || len(d.Segments) == 1 && d.Segments[0].Joined != ""):
-		return refuse(wire.IllegalOperation,
-			"explain of a pipeline whose parts run in several databases is not offered; tenantryExplain shows the parts, or %s", addTenant)
 	case d.Action == Split && len(d.Targets) == 1:
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 	case d.Action == Split:
@@ -218,7 +215,7 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 	case d.Action == Follow:
 		return refuse(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
 	}
-	d.Fit, d.Segments = d.Fit || d.Action == Scatter, nil
+	d.Fit = d.Fit || d.Action == Scatter
 	return d
 }
 

@@ -289,6 +289,27 @@ func (r *Request) ReplyNames() ReplyKind {
 	return ReplyGeneric
 }
 
+// Explained is the command whose plan the request asks for, and how much of it. It is nil where the request
+// asks for none. An aggregate may ask for its own.
+func (r *Request) Explained() (command wire.Doc, verbosity wire.Value) {
+	switch {
+	case r.Cmd == nil:
+	case r.Cmd.Tenant.Kind == InInner:
+		command, _ = r.Value.Doc()
+		return command, r.value(fVerbosity)
+	case r.Cmd.Tenant.Kind == InStages && r.value(fExplain).True():
+		return build(func(d []byte) []byte {
+			for it := r.Msg.Body.Iter(); it.Next(); {
+				if id := fieldIDs[string(it.Key)]; !generic.has(id) && id != fExplain {
+					d = append(d, r.Msg.Body[it.Start:it.End()]...)
+				}
+			}
+			return d
+		}), wire.StringValue("queryPlanner")
+	}
+	return nil, wire.Value{}
+}
+
 // Acknowledged reports whether the client waits for the write's outcome (any w but 0).
 func (r *Request) Acknowledged() bool {
 	d, ok := r.value(fWriteConc).Doc()

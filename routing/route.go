@@ -674,9 +674,6 @@ func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
 		d.Fit = d.Fit || d.Only != nil || d.Open && d.Coll.left()
 		return d
 	}
-	if r.value(fExplain).True() {
-		return refuse(wire.IllegalOperation, "explain of a pipeline over several databases is not offered; %s", addTenant)
-	}
 	d.Action, d.Targets, d.Segments = Scatter, first.Targets, segments
 	return d
 }

@@ -122,6 +122,22 @@ func AppendStages(d []byte, name string, stages []wire.Doc) []byte {
 	return appendDocs(d, name, stages)
 }
 
+// Behind are the stages behind the first segment, in their order, for people: what is brought from
+// elsewhere by a $unionWith is told as one.
+func Behind(segs []Segment) (all []wire.Doc) {
+	for i := 1; i < len(segs); i++ {
+		s := &segs[i]
+		if len(s.Also) > 0 {
+			all = append(all, stage("$unionWith", func(d []byte) []byte {
+				d = bsoncore.AppendStringElement(d, "coll", string(s.Also[0].Coll))
+				return AppendStages(d, "pipeline", append(slices.Clone(s.Also[0].Stages), Behind(s.Also)...))
+			}))
+		}
+		all = append(all, s.Stages...)
+	}
+	return all
+}
+
 // step is one stage of a pipeline that is planned.
 type step struct {
 	doc  wire.Doc
