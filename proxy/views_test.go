@@ -186,3 +186,27 @@ func TestDefinedView(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// TestMapReduce: what one home has is mapped and reduced there, under the tenant's query.
+func TestMapReduce(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Once("mapReduce", wiretest.OK(bson.E{Key: "results", Value: bson.A{d("_id", "x", "value", 2.0)}}))
+	js := bson.JavaScript("function() { emit(this.x, 1) }")
+	r := g.client.Run("app", d("mapReduce", "orders", "map", js, "reduce", js, "query", d("tenantId", "acme"), "out", d("inline", 1)))
+	if results, _ := wiretest.Get(r, "results").(bson.A); len(results) != 1 {
+		t.Errorf("%v", r)
+	}
+	sent := g.server.Commands("mapReduce")
+	if len(sent) != 1 || sent[0].Value("$db") != "app_t_acme" || sent[0].Value("map") != js || sent[0].Value("query", "tenantId") != "acme" {
+		t.Errorf("%v", sent)
+	}
+	g.server.Once("mapReduce", wiretest.Fail(139, "app_t_acme.orders: ReferenceError"))
+	r = g.client.Run("app", d("mapReduce", "orders", "map", js, "reduce", js, "query", d("tenantId", "acme"), "out", d("inline", 1)))
+	if wiretest.Get(r, "code") != int32(139) || strings.Contains(fmt.Sprint(r), "app_t_acme") {
+		t.Errorf("%v", r)
+	}
+	r = g.client.Run("app", d("mapReduce", "orders", "map", js, "reduce", js, "out", d("inline", 1)))
+	if wiretest.Get(r, "code") != int32(20) || len(g.server.Commands("mapReduce")) != 2 {
+		t.Errorf("of several homes: %v", r)
+	}
+}

@@ -40,6 +40,7 @@ const (
 	NSInfo                     // nsInfo[].ns of bulkWrite
 	Inner                      // the value is a whole command
 	SideColl                   // a further collection of $db
+	OutputColl                 // where a command's result goes: a collection, or a document that names one, or neither
 )
 
 // NameLoc is one place of a request that names a namespace; path "" is the command's own value.
@@ -247,8 +248,10 @@ var rows = []Command{
 		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor"),
 	},
 	{
-		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: coll, Access: Write, Route: Refused, Plain: true,
-		Refuse: notOffered("mapReduce", "say the same by an aggregate with $group"),
+		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: []NameLoc{{CollOfDB, ""}, {OutputColl, "out"}}, Tenant: TenantLoc{InFilter, fQuery},
+		Access: Write, Route: ByTenant, Plain: true,
+		Fields: fields("map reduce out query sort limit finalize scope jsMode verbose bypassDocumentValidation collation"),
+		Refuse: refusal(wire.IllegalOperation, "it has to be of one home: name one tenant in its query, or say the same by an aggregate with $group"),
 	},
 	{
 		Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,

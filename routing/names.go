@@ -41,6 +41,9 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 		return t.touchesPipeline(r, db)
 	case Inner:
 		return t.touchesInner(r, db)
+	case OutputColl:
+		out, _, err := t.output(r, db, n)
+		return out != nil && out.touched(), err
 	}
 	touched := false
 	err := r.places(n, func(p *Place) *wire.Error {
@@ -99,6 +102,31 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 		}
 	}
 	return touched, err
+}
+
+// output is the collection that a command's result goes to, nil for one of no logical database; false
+// where it goes to none.
+func (t *Table) output(r *Request, db *Database, n NameLoc) (*Collection, bool, *wire.Error) {
+	v := r.value(fieldIDs[n.Path])
+	if d, ok := v.Doc(); ok {
+		v = wire.Value{}
+		for it := d.Iter(); it.Next(); {
+			switch string(it.Key) {
+			case "replace", "merge", "reduce":
+				v = it.Value
+			case "db":
+				name, _ := it.Value.Str()
+				if db = t.byName[string(name)]; db == nil && t.hidden(name) {
+					return nil, false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", name)
+				}
+			}
+		}
+	}
+	name, ok := v.Str()
+	if !ok || db == nil {
+		return nil, ok, nil
+	}
+	return db.collection(name), true, nil
 }
 
 // places calls yield for every place of the kind that names a whole namespace.

@@ -375,8 +375,32 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	if err := t.collect(r, &h); err != nil {
 		return refuseWith(err)
 	}
-	return t.conclude(r, &h, d)
+	if d = t.conclude(r, &h, d); d.Action == Forward {
+		if err := t.outputs(r, db, d.Target); err != nil {
+			return refuseWith(err)
+		}
+	}
+	return d
 }
+
+// outputs refuses what would write the result of a command at the target where it would be missed.
+func (t *Table) outputs(r *Request, db *Database, target *Target) *wire.Error {
+	for _, n := range r.Cmd.Names {
+		if n.Kind != OutputColl {
+			continue
+		}
+		if c, named, err := t.output(r, db, n); err != nil {
+			return err
+		} else if named && (c == nil || !c.takes(target)) {
+			return wire.Errorf(wire.IllegalOperation,
+				"%s into a collection is offered for documents of shared, and into a platform collection; ask for { inline: 1 }", r.Cmd.Name)
+		}
+	}
+	return nil
+}
+
+// takes reports whether what is made of documents at the target can be written into the collection there.
+func (c *Collection) takes(target *Target) bool { return !c.touched() && target == c.db.shared }
 
 // bulk decides for a bulkWrite that some route touches: each of its writes goes to where its documents
 // are.
@@ -635,6 +659,9 @@ func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 		return d
 	}
+	if r.Cmd.Merge == MergeNone {
+		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+	}
 	if err := r.mergeable(); err != nil {
 		return refuseWith(err)
 	}
@@ -849,8 +876,7 @@ func (t *Table) outputHome(u *stageUse, h *homes) *wire.Error {
 			return wire.Errorf(wire.IllegalOperation, "%s to another database is not offered on a collection whose tenants have databases of their own", u.row.Name)
 		}
 	}
-	c := db.collection(u.coll)
-	if c.touched() || h.target != db.shared {
+	if !db.collection(u.coll).takes(h.target) {
 		return wire.Errorf(wire.IllegalOperation,
 			"%s into %q is not offered: its documents would not be where the tenant's are", u.row.Name, u.coll)
 	}

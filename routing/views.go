@@ -108,7 +108,7 @@ func (db *Database) reaches(c *Collection, seen map[*Collection]bool) bool {
 	if known, ok := seen[c]; ok {
 		return known
 	}
-	seen[c] = false // servers let no view read itself
+	seen[c] = true // where it reads itself, which servers do not let it, its read is refused
 	over := v.bad != nil || strings.HasPrefix(v.on, "system.") && db.touched() || db.reaches(db.collection([]byte(v.on)), seen)
 	for i := 0; i < len(v.stages) && !over; i++ {
 		var w walker
