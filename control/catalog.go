@@ -57,7 +57,7 @@ func readCatalog(ctx context.Context, c cluster, databases []string, seq uint64)
 func (k *catalog) list(ctx context.Context, c cluster, db string) (viewed bool, err error) {
 	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{}}, {Key: "nameOnly", Value: true}}
 	err = each(ctx, c, db, cmd, func(row wire.Doc) error {
-		if name, ok := lookText(row, "name"); ok {
+		if name, ok := lookText(row, "name"); ok && !strings.HasPrefix(name, "tmp.") { // of an $out under way
 			k.names = append(k.names, db+"."+name)
 		}
 		kind, _ := lookText(row, "type")
@@ -112,8 +112,13 @@ type reviewing struct {
 	err   error // set before done is closed
 }
 
-// reviewLimit bounds one reading of the catalog that commands wait for.
-const reviewLimit = 5 * time.Second
+const (
+	// reviewLimit bounds one reading of the catalog that commands wait for.
+	reviewLimit = 5 * time.Second
+	// missedAge is how long after one that has failed none is tried: commands that need nothing of the
+	// home cluster go on without.
+	missedAge = 2 * time.Second
+)
 
 // Review returns when a table is published that shows what the shared databases held at the time, or
 // later. Commands that come at once share a reading.
@@ -128,6 +133,10 @@ func (c *Control) Review(ctx context.Context, at time.Time) error {
 			c.mu.Unlock()
 			return nil
 		}
+		if c.missed != nil && time.Since(c.missed.began) < missedAge {
+			defer c.mu.Unlock()
+			return c.missed.err
+		}
 		x := c.review
 		if x == nil {
 			x = &reviewing{began: time.Now(), done: make(chan struct{})}
@@ -141,7 +150,7 @@ func (c *Control) Review(ctx context.Context, at time.Time) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if x.err != nil && !x.began.Before(at) {
+		if x.err != nil {
 			return x.err
 		}
 	}
@@ -154,8 +163,11 @@ func (c *Control) runReview(x *reviewing, r *rules) {
 	defer cancel()
 	x.err = c.readAgain(ctx, r)
 	c.mu.Lock()
-	if c.review = nil; x.err == nil {
+	c.review, c.missed = nil, nil
+	if x.err == nil {
 		c.reviewed = x.began
+	} else {
+		x.began, c.missed = time.Now(), x
 	}
 	c.mu.Unlock()
 	close(x.done)

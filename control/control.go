@@ -69,6 +69,7 @@ type Control struct {
 	closed   bool
 	polled   poll
 	review   *reviewing // nil for none
+	missed   *reviewing // the last, where it has failed
 	reviewed time.Time  // when the last that was published began
 }
 

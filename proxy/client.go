@@ -285,7 +285,7 @@ func (c *clientConn) command() error {
 func (c *clientConn) begin() (silent bool) {
 	c.start, c.outcome = time.Now(), outcome{}
 	c.times.reset()
-	c.snapshot, c.viewed = snapshot{}, viewed{}
+	c.snapshot, c.viewed, c.unseen = snapshot{}, viewed{}, false
 	silent = c.msg.Flags&wire.MoreToCome != 0
 	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
 	return silent
@@ -330,6 +330,9 @@ func (c *clientConn) run() *wire.Buf {
 				return c.refuse(err)
 			}
 			continue
+		}
+		if err := c.blind(d); err != nil {
+			return c.refuse(err)
 		}
 		if reply, again := c.act(t, d); !again {
 			c.redefined(t)

@@ -185,7 +185,8 @@ const maxUnlisted = 60
 func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 	c.srv.metrics.held.Inc()
 	if d.Strange {
-		return c.look()
+		c.look()
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
 	defer cancel()

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -101,14 +102,22 @@ func (c *clientConn) review(at time.Time) error {
 }
 
 // look lets a command that names what the table does not know wait until that is looked for: another
-// proxy may have made a view of it.
-func (c *clientConn) look() *wire.Error {
-	if err := c.review(c.start.Add(-reviewAge)); err != nil {
-		c.log.Warn().Err(err).Bytes("command", c.req.Name).Msg("what the shared databases hold could not be read for a held command")
-		return c.label(wire.Errorf(wire.HostUnreachable, "what the shared database holds could not be read in time; try again"), true)
-	}
+// proxy may have made a view of it. Where the home cluster can not be asked, what needs none of it goes on.
+func (c *clientConn) look() {
 	c.req.Looked = true
-	return nil
+	if err := c.review(c.start.Add(-reviewAge)); err != nil {
+		c.log.Debug().Err(err).Bytes("command", c.req.Name).Msg("what the shared databases hold could not be read for a held command")
+		c.unseen = true
+	}
+}
+
+// blind is the refusal of a command that would read shared under a name that may be a new view's.
+func (c *clientConn) blind(d *routing.Decision) *wire.Error {
+	shared := func(x *routing.Target) bool { return x.Tenant == nil }
+	if !c.unseen || !(d.Target != nil && shared(d.Target) || slices.ContainsFunc(d.Targets, shared)) {
+		return nil
+	}
+	return c.label(wire.Errorf(wire.HostUnreachable, "what the shared database holds could not be read in time; try again"), true)
 }
 
 // redefined has what the shared databases hold read again after a command that may have changed what

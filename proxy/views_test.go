@@ -137,6 +137,10 @@ func TestNewView(t *testing.T) {
 	if n := len(g.server.Commands("aggregate")); n != 1 {
 		t.Errorf("%d aggregates were sent", n)
 	}
+	g.router.Publish(tableOf(t, 4, func(s *routing.Spec) { s.Names = []string{} }))
+	if r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", "acme"))); wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("what needs nothing of shared fails with it: %v", r)
+	}
 }
 
 // TestDefinedView: a definition goes to shared alone, is refused where a tenant has a collection of the

@@ -30,6 +30,7 @@ type work struct {
 	unread     int    // bytes of the client's message that have not been read
 	halfSent   error  // why the rest of it is lost
 	viewed     viewed // what the client's own command was
+	unseen     bool   // what the shared databases hold could not be read for it
 	hintKey    []byte // of the document last asked for
 }
 

@@ -60,10 +60,10 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 }
 
 // named is the collection that the request names. Whether the table knows of it is noted: another proxy
-// may have made a view of the name since.
+// may have made a view of the name since, or, what matters to a definition, a collection of a view's name.
 func (db *Database) named(r *Request, name []byte) *Collection {
 	c := db.collection(name)
-	if db.known != nil && c.view == nil && db.touched() && !db.known[string(name)] {
+	if db.known != nil && db.touched() && (c.view == nil && !db.known[string(name)] || c.view != nil && r.Cmd.Views) {
 		r.strangers = true
 	}
 	return c

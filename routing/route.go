@@ -79,7 +79,7 @@ func (t *Table) Route(r *Request) Decision {
 	if err != nil {
 		return refuseWith(err)
 	}
-	if r.strangers && !r.Looked && r.Cmd.Route == ByTenant {
+	if r.strangers && !r.Looked && (r.Cmd.Route == ByTenant || r.Cmd.Views) {
 		return Decision{Action: Hold, Strange: true, Why: "it names what may be a new view"}
 	}
 	if t.passes(r, db, touched) {
