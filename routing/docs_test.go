@@ -87,6 +87,10 @@ func (s *Stage) overHomes() string {
 	switch {
 	case s.Over == Everywhere:
 		return "reads every cluster, on the database `admin`"
+	case s.Over == Scored:
+		return "finds the best of all homes"
+	case s.Over == Ranked:
+		return "finds what every home has, where nothing asks for its order"
 	case s.Over != Nowhere || s.Class == Change:
 		return words
 	case s.Class == Row:

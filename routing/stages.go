@@ -17,6 +17,9 @@ type Stage struct {
 	Over  Over
 	Rows  RowsRule
 	Via   Via
+	Score string // what documents are found by, as $meta calls it
+	Alone string // options with which one home alone can serve it
+	Query string // path of a filter of the stage's own, into which a predicate on the collection goes
 	By    string // path of what a joined document is found by: a field's name, ViaFilter a filter
 }
 
@@ -60,6 +63,8 @@ const (
 	Bounds                 // at each home as far as could be needed, then once more
 	Groups                 // at each home, and the parts are combined
 	Random                 // each home brings as many as are wanted, each with its lot
+	Scored                 // at each home, and the best of what these bring by its Score
+	Ranked                 // at each home, where nothing behind it asks for its order or its scores
 	Everywhere             // asked of every cluster, on the database admin; refused on a collection
 	Nowhere                // refused
 )
@@ -118,8 +123,8 @@ var stages = stageTable([]Stage{
 	{Name: "$merge", Class: Output, Coll: "into", Bare: true, Rows: RowsMerge},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
 	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery},
-	{Name: "$search", Lead: Leads, Over: Nowhere, Rows: RowsOwn},
-	{Name: "$vectorSearch", Lead: Rules, Over: Nowhere, Rows: RowsOwn},
+	{Name: "$search", Lead: Leads, Over: Ranked, Rows: RowsOwn, Alone: "returnStoredSource returnScope searchAfter searchBefore"},
+	{Name: "$vectorSearch", Lead: Rules, Over: Scored, Rows: RowsOwn, Score: "vectorSearchScore", Query: "filter"},
 	{Name: "$searchMeta", Lead: Rules, Over: Nowhere, Rows: RowsFigures},
 	{Name: "$documents", Class: Source, Lead: Rules, Rows: RowsAllow},
 	{Name: "$collStats", Class: Info, Lead: Rules, Rows: RowsFigures},
