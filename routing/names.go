@@ -63,7 +63,7 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 // may have made a view of the name since, or, what matters to a definition, a collection of a view's name.
 func (db *Database) named(r *Request, name []byte) *Collection {
 	c := db.collection(name)
-	if db.known != nil && db.touched() && (c.view == nil && !db.known[string(name)] || c.view != nil && r.Cmd.Views) {
+	if !c.known && db.known != nil && db.touched() && (c.view == nil && !db.known[string(name)] || c.view != nil && r.Cmd.Views) {
 		r.strangers = true
 	}
 	return c

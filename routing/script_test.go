@@ -268,6 +268,7 @@ type tableText struct {
 	Collections   []string            `bson:"collections"`
 	Platform      []string            `bson:"platform"`
 	Views         map[string]viewText `bson:"views"`
+	Names         []string            `bson:"names"`
 	Collated      []string            `bson:"collated"`
 	WithoutTenant NoTenantRule        `bson:"withoutTenant"`
 	HideOthers    bool                `bson:"hideOthers"`
@@ -308,7 +309,7 @@ func specOf(t testing.TB, text string) *Spec {
 	}
 	s := &Spec{
 		Version: 1, Epoch: 1, Mode: x.Mode, Home: "home", ControlDB: "tenantry", Field: x.Field, Fields: x.Fields,
-		Collections: x.Collections, Platform: x.Platform, Collated: x.Collated, WithoutTenant: x.WithoutTenant,
+		Collections: x.Collections, Platform: x.Platform, Collated: x.Collated, Names: x.Names, WithoutTenant: x.WithoutTenant,
 		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, MaxScatter: x.MaxScatter, Grants: x.Grants,
 	}
 	for _, name := range x.Databases {

@@ -142,6 +142,7 @@ type Collection struct {
 	name    string // or pattern
 	holders []*Target
 	num     int
+	known   bool  // it is one, and shared holds it
 	settled bool  // nothing has to be looked at or waited for before a tenant's command
 	view    *view // nil for a collection
 	over    bool  // it is a view of documents that are not all in shared
@@ -293,6 +294,9 @@ func (t *Table) addNames(names []string) {
 	for _, n := range names {
 		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
 			t.byName[db].known[name] = true
+			if c := t.byName[db].exact[name]; c != nil && c.view == nil {
+				c.known = true
+			}
 		}
 	}
 }
