@@ -3,10 +3,13 @@ package control
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/config"
 )
 
 func (h *house) view(name, on string, pipeline bson.A) {
@@ -77,5 +80,24 @@ func TestRefusedCatalog(t *testing.T) {
 	h.mustApply(t, testConfig("mixed"))
 	if h.last.Names != nil || h.last.Views != nil {
 		t.Errorf("%+v", h.last)
+	}
+}
+
+// TestDriftOfViews: a view is shared's, and what stands in its way in a tenant's database is told.
+func TestDriftOfViews(t *testing.T) {
+	cfg := testConfig("mixed", fileTenant("acme", modeOwn))
+	cfg.Modules = []config.Module{{Name: "everything", Collections: []string{"*"}}}
+	h := open(t, newServer(), newServer())
+	h.view("report", "orders", bson.A{})
+	h.mustApply(t, cfg)
+	h.mustResolve(t, "acme")
+	if found, why := h.drifted(t, "acme"); len(found) > 0 || why != "" {
+		t.Errorf("a view in shared: %q %s", found, why)
+	}
+	h.home.put("app_acme", "report", bson.D{{Key: "_id", Value: 1}})
+	h.home.coll("app_acme", "mine").kind = "view"
+	found, _ := h.drifted(t, "acme")
+	if len(found) != 2 || !strings.Contains(found[0], "mine: is a view") || !strings.Contains(found[1], "report: is a collection, in shared it is a view") {
+		t.Errorf("%q", found)
 	}
 }
