@@ -78,13 +78,13 @@ func (r *rules) homes(key string) map[string]string {
 type marks struct{ paused, look bool }
 
 // buildSpec is the table's content: the rules and the tenants, in their order.
-func (r *rules) buildSpec(tenants []*tenant, views []string, epoch uint64, mark func(*tenant) marks) *routing.Spec {
+func (r *rules) buildSpec(tenants []*tenant, k *catalog, epoch uint64, mark func(*tenant) marks) *routing.Spec {
 	cfg := r.cfg
 	s := &routing.Spec{
 		Epoch: epoch, Mode: modes[cfg.Routing.Mode], Home: cfg.Routing.Home,
 		HideOthers: cfg.Routing.OtherDatabases == "hide", WithoutTenant: withoutTenant[cfg.Routing.WithoutTenant],
 		Field: cfg.Routing.TenantField, Fields: cfg.Routing.TenantFields, Platform: cfg.Platform.Collections,
-		Views: views, LookUp: r.lookUp(), RequireTenant: cfg.Routing.RequireTenant, MaxScatter: cfg.Routing.MaxScatter,
+		Views: k.views, Names: k.names, Collated: k.collated, LookUp: r.lookUp(), RequireTenant: cfg.Routing.RequireTenant, MaxScatter: cfg.Routing.MaxScatter,
 		AllowDrop: cfg.Routing.AllowDrop, Grants: map[string]routing.Grant{},
 	}
 	for name, word := range cfg.Platform.Bound {
@@ -124,7 +124,8 @@ func sameSpec(a, b *routing.Spec) bool {
 		a.StrictUnique == b.StrictUnique && slices.EqualFunc(a.Unique, b.Unique, routing.UniqueIndex.Equal) &&
 		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) && maps.Equal(a.Grants, b.Grants) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Platform, b.Platform) &&
-		slices.Equal(a.Views, b.Views) && slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)
+		slices.EqualFunc(a.Views, b.Views, routing.ViewSpec.Equal) && (a.Names == nil) == (b.Names == nil) && slices.Equal(a.Names, b.Names) && slices.Equal(a.Collated, b.Collated) &&
+		slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)
 }
 
 func sameTenant(a, b routing.TenantSpec) bool {

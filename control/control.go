@@ -68,6 +68,9 @@ type Control struct {
 	ready    error
 	closed   bool
 	polled   poll
+	review   *reviewing // nil for none
+	missed   *reviewing // the last, where it has failed
+	reviewed time.Time  // when the last that was published began
 }
 
 // state is what a configuration, the tenants collection and the routes come to. Its maps and slices
@@ -77,8 +80,8 @@ type state struct {
 	rows     *rows
 	found    map[tenantID]foundRow // by a look-up, after rows had been read
 	routes   map[tenantID]*Route
-	views    []string
 	uniques  *uniques // nil while they have not been read
+	catalog  *catalog // nil before the first
 	order    []*tenant
 	at       map[tenantID]int // in order, aliases too
 	byKey    map[string]tenantID
@@ -199,8 +202,8 @@ func (c *Control) apply(ctx context.Context, r *rules) error {
 type inputs struct {
 	rows   *rows
 	routes map[tenantID]*Route
-	views  []string
 	unique *uniques
+	shown  *catalog // of the shared databases
 	key    []byte
 	seq    uint64
 }
@@ -233,13 +236,16 @@ func (c *Control) load(ctx context.Context, r *rules) (*inputs, error) {
 	if in.rows, err = readRows(ctx, home, r.cfg.TenantsFrom, nil); err != nil {
 		return nil, err
 	}
-	if in.views, err = views(ctx, home, r.databases); err != nil && r.guarded() {
-		return nil, err
+	if in.shown, err = readCatalog(ctx, home, r.databases, in.seq); err != nil {
+		if r.guarded() {
+			return nil, err
+		}
+		in.shown = unread(in.seq) // a static table needs no server
 	}
 	if in.unique, err = c.readUniques(ctx, r, home, nil); err != nil && r.cfg.Routing.StrictUnique {
 		return nil, err
 	}
-	return in, nil // a static table needs no server; views and indexes are read again with each refresh
+	return in, nil
 }
 
 // loadKey finds the fleet key: the file's, the control database's or, without either, a new one.
@@ -274,7 +280,7 @@ func (c *Control) install(r *rules, in *inputs) error {
 		return permanent{err}
 	}
 	old := c.state
-	c.state.rules, c.state.rows, c.state.routes, c.state.views, c.state.uniques = r, in.rows, routes, in.views, in.unique
+	c.state.rules, c.state.rows, c.state.routes, c.state.catalog, c.state.uniques = r, in.rows, routes, in.shown, in.unique
 	c.found = c.foundSince(in.seq)
 	for _, route := range routes {
 		c.epoch = max(c.epoch, route.Epoch)

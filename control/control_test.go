@@ -539,11 +539,11 @@ func TestEverything(t *testing.T) {
 	h.home.put("app", "users", bson.D{{Key: "_id", Value: 1}, {Key: "tenantId", Value: "acme"}})
 	h.home.put("app", "a", bson.D{{Key: "_id", Value: 1}, {Key: "tenantId", Value: "acme"}})
 	h.home.put("app", "b", bson.D{{Key: "_id", Value: 1}})
-	h.home.coll("app", "v").kind = "view"
+	h.view("v", "users", bson.A{})
 	h.home.coll("app", "capped").options = mustDoc(bson.D{{Key: "capped", Value: true}})
 	h.mustApply(t, cfg)
 	h.mustResolve(t, "acme")
-	for coll, want := range map[string]string{"users": "app", "a": "app", "b": "app_acme", "later": "app_acme", "v": "app", "capped": "app"} {
+	for coll, want := range map[string]string{"users": "app", "a": "app", "b": "app_acme", "later": "app_acme", "capped": "app"} {
 		if got := h.database("acme", coll); got != want {
 			t.Errorf("%s is in %s", coll, got)
 		}
@@ -558,8 +558,11 @@ func TestEverything(t *testing.T) {
 	if r := h.router.Current().Find(value("acme")).Route(); slices.Contains(r.Except, "crm.*") || h.database("acme", "a") != "app_acme" {
 		t.Errorf("%+v %+v", r, h.status1(t, "acme"))
 	}
-	if s := h.status1(t, "acme"); !strings.Contains(s.Why, "is a view") || !strings.Contains(s.Why, "capped") {
+	if s := h.status1(t, "acme"); strings.Contains(s.Why, "app.v") || !strings.Contains(s.Why, "capped") {
 		t.Errorf("%+v", s)
+	}
+	if r := h.router.Current().Find(value("acme")).Route(); slices.Contains(r.Except, "app.v") {
+		t.Errorf("a view is taken for a collection that stays: %+v", r)
 	}
 }
 

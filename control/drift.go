@@ -187,10 +187,14 @@ func (x *comparison) collection(ctx context.Context, n namespace, shared, own *d
 			return nil, err
 		}
 	}
-	if shared != nil && shared.kind == "view" && own == nil {
-		return nil, nil // views are read where they are, if at all
-	}
-	if shared != nil && own != nil && shared.kind != own.kind {
+	switch {
+	case shared != nil && shared.kind == "view" && own == nil:
+		return nil, nil // a view is shared's, whosever documents it shows
+	case shared != nil && shared.kind == "view" && own.kind != "view":
+		return []string{fmt.Sprintf("is a %s, in shared it is a view: what the view shows is read, and nothing of this", own.kind)}, nil
+	case own != nil && own.kind == "view":
+		return []string{"is a view in the tenant's own database, where only connections bound to it read it"}, nil
+	case shared != nil && own != nil && shared.kind != own.kind:
 		return []string{fmt.Sprintf("is a %s, in shared it is a %s", own.kind, shared.kind)}, nil
 	}
 	return append(compareOptions(shared.elements(), own.elements()), compareIndexes(sharedHas, ownHas)...), nil

@@ -26,8 +26,6 @@ func (d *definition) unmovable() string {
 	switch {
 	case d == nil:
 		return ""
-	case d.kind == "view":
-		return "is a view"
 	case d.kind == "timeseries":
 		return "is a time-series collection"
 	case d.capped:
@@ -58,29 +56,6 @@ func definitions(ctx context.Context, c cluster, db string) (map[string]*definit
 		return nil
 	})
 	return all, err
-}
-
-// views lists the views of the shared databases as "db.view". A server that can't say has none.
-func views(ctx context.Context, c cluster, databases []string) ([]string, error) {
-	var all []string
-	for _, db := range databases {
-		err := each(ctx, c, db, bson.D{
-			{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "type", Value: "view"}}},
-		}, func(doc wire.Doc) error {
-			kind, _ := doc.Lookup("type")
-			name, _ := doc.Lookup("name")
-			k, _ := kind.Str()
-			if n, ok := name.Str(); ok && string(k) == "view" {
-				all = append(all, db+"."+string(n))
-			}
-			return nil
-		})
-		if err != nil && !answered(err) {
-			return nil, err
-		}
-	}
-	slices.Sort(all)
-	return all, nil
 }
 
 // answered reports whether the server has said no, for good: not that it is away or about to be.
@@ -231,8 +206,12 @@ func (j *job) candidates(ctx context.Context, have *scope, found map[namespace]*
 			if !e.Has(n.db, n.coll) || !j.plan.want.has(n.db, n.coll) || have.has(n.db, n.coll) || slices.Contains(all, n) {
 				continue
 			}
+			d := there[name]
+			if d != nil && d.kind == "view" {
+				continue // it holds no documents, and stays where it is
+			}
 			all = append(all, n)
-			if d := there[name]; d != nil {
+			if d != nil {
 				found[n] = d
 			}
 		}

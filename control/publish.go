@@ -39,7 +39,7 @@ func (c *Control) publish() error {
 
 // spec is the content of a table; mu is held.
 func (c *Control) spec() *routing.Spec {
-	s := c.rules.buildSpec(c.order, c.views, c.epoch, c.marks)
+	s := c.rules.buildSpec(c.order, c.catalog, c.epoch, c.marks)
 	s.Unique, s.StrictUnique = c.uniques.indexes(), c.rules.cfg.Routing.StrictUnique
 	if !c.rules.guarded() && c.last != nil {
 		s.Epoch = c.last.Epoch

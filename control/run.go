@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"slices"
 	"time"
 )
 
@@ -149,10 +148,7 @@ func (c *Control) read(ctx context.Context, r *rules, before *rows, unique *uniq
 		return in, err
 	}
 	in.rows = rows
-	if in.views, err = views(ctx, home, r.databases); err == nil && in.views == nil {
-		in.views = []string{}
-	}
-	if err == nil {
+	if in.shown, err = readCatalog(ctx, home, r.databases, in.seq); err == nil {
 		in.unique, err = c.readUniques(ctx, r, home, unique)
 	}
 	return in, err
@@ -220,10 +216,7 @@ func (c *Control) merge(r *rules, in *inputs) {
 	if in.rows != nil && len(c.found) > 0 {
 		c.found, rebuild = c.foundSince(in.seq), true
 	}
-	if in.views != nil && !slices.Equal(in.views, c.views) {
-		c.views = in.views
-		c.changed()
-	}
+	c.takeCatalog(in.shown)
 	if u := in.unique; u != nil && u != c.uniques {
 		if !u.same(c.uniques) {
 			c.changed()

@@ -35,6 +35,7 @@ func pipelineConfig(home, big string) string {
 // pipelineGround is one set of documents twice: in one database, and behind a proxy.
 type pipelineGround struct {
 	direct, proxied *mongo.Database
+	home, config    string
 }
 
 func newPipelineGround(t *testing.T) *pipelineGround {
@@ -42,8 +43,8 @@ func newPipelineGround(t *testing.T) *pipelineGround {
 	skipShort(t)
 	proxy.Binary(t)
 	home, big := secantus.Start(t, secantus.Options{}), secantus.Start(t, secantus.Options{})
-	front := proxy.Start(t, pipelineConfig(home, big))
-	g := &pipelineGround{direct: open(t, home).Database("reference"), proxied: open(t, front.URI).Database(shared)}
+	g := &pipelineGround{home: home, config: pipelineConfig(home, big)}
+	g.direct, g.proxied = open(t, home).Database("reference"), open(t, proxy.Start(t, g.config).URI).Database(shared)
 	for _, db := range []*mongo.Database{g.direct, g.proxied} {
 		for coll, docs := range pipelineDocuments() {
 			if _, err := db.Collection(coll).InsertMany(t.Context(), docs); err != nil {
@@ -258,9 +259,31 @@ func TestPipelines(t *testing.T) {
 			}
 		}
 	})
+	t.Run("explain", func(t *testing.T) { g.explained(t) })
 	t.Run("$sample", func(t *testing.T) { g.samples(t) })
 	t.Run("transactions", func(t *testing.T) { g.inTransaction(t) })
 	t.Run("generated", func(t *testing.T) { g.generated(t) })
+}
+
+// explained: plans of a pipeline in parts are told in both ways, and no database of a tenant's is named.
+func (g *pipelineGround) explained(t *testing.T) {
+	aggregate := bson.D{{Key: "aggregate", Value: "orders"}, {Key: "pipeline", Value: bson.A{
+		bson.D{{Key: "$match", Value: bson.D{{Key: "n", Value: bson.D{{Key: "$gt", Value: 3}}}}}}, bson.D{{Key: "$group", Value: bson.D{{Key: "_id", Value: "$user"}}}},
+	}}, {Key: "cursor", Value: bson.D{}}}
+	for _, cmd := range []bson.D{
+		append(slices.Clone(aggregate), bson.E{Key: "explain", Value: true}),
+		{{Key: "explain", Value: aggregate}, {Key: "verbosity", Value: "executionStats"}},
+	} {
+		var reply bson.D
+		if err := g.proxied.RunCommand(t.Context(), cmd).Decode(&reply); err != nil {
+			t.Errorf("%v: %v", cmd, err)
+			continue
+		}
+		shards, _ := lookup(reply, "shards").(bson.D)
+		if len(shards) != 5 || lookup(shards, "tenant:big") == nil || lookup(reply, "splitPipeline") == nil || strings.Contains(extended(reply), "_tenant_") {
+			t.Errorf("%v: %s", cmd, extended(reply))
+		}
+	}
 }
 
 // TestPipelinesEmbedded: servers that can not be given documents answer what needs none, and the rest

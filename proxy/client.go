@@ -303,7 +303,7 @@ func (c *clientConn) command() error {
 func (c *clientConn) begin() (silent bool) {
 	c.start, c.outcome = time.Now(), outcome{}
 	c.times.reset()
-	c.snapshot = snapshot{}
+	c.snapshot, c.viewed, c.unseen = snapshot{}, viewed{}, false
 	silent = c.msg.Flags&wire.MoreToCome != 0
 	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
 	return silent
@@ -328,7 +328,7 @@ func (c *clientConn) run() *wire.Buf {
 	if err := c.noteSession(); err != nil {
 		return c.refuse(err)
 	}
-	c.req.Unlisted = nil
+	c.req.Unlisted, c.req.Looked = nil, false
 	for range 64 {
 		t := c.srv.opts.Router.Current()
 		if t == nil {
@@ -339,7 +339,8 @@ func (c *clientConn) run() *wire.Buf {
 		}
 		d := &c.decision
 		*d = t.Route(&c.req)
-		if d.Action == routing.Hold {
+		switch d.Action {
+		case routing.Hold:
 			if err := c.hold(d); err != nil {
 				return c.refuse(err)
 			}
@@ -347,9 +348,18 @@ func (c *clientConn) run() *wire.Buf {
 				return c.refuse(err)
 			}
 			continue
+		case routing.Expand:
+			if err := c.expand(d.Expanded); err != nil {
+				return c.refuse(err)
+			}
+			continue
+		}
+		if err := c.blind(d); err != nil {
+			return c.refuse(err)
 		}
 		if reply, again := c.act(t, d); !again {
-			return reply
+			c.redefined(t)
+			return c.shaped(reply)
 		}
 	}
 	return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true))

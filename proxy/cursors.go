@@ -279,8 +279,12 @@ func (c *clientConn) noteCursor(tr *trip, reply *wire.Buf) *wire.Error {
 			}
 		case "ns":
 			ns, _ = it.Value.Str()
-			if tr.renamed() {
-				c.scratch = logicalNS(c.scratch[:0], ns, tr.target)
+			if view := c.viewOf(tr); view != "" || tr.renamed() {
+				if c.scratch = c.scratch[:0]; view != "" {
+					c.scratch = bsoncore.AppendString(c.scratch, logicalDB(ns, tr.target)+"."+view)
+				} else {
+					c.scratch = logicalNS(c.scratch, ns, tr.target)
+				}
 				tr.patch.Replace(f.cursorAt+it.At, len(it.Value.Data), c.scratch, tr.msg.BodyAt, f.cursorAt)
 			}
 		}
@@ -308,7 +312,31 @@ func (c *clientConn) openCursor(tr *trip, ns []byte, id int64) int64 {
 	cur := c.newCursor(ns, tr.target)
 	cur.tenant, cur.names, cur.watch = tr.tenant, tr.names, tr.watch
 	cur.part = cursorPart{tr.target, tr.address, id, cur.coll}
+	if c.viewed.is {
+		cur.coll = c.viewed.coll
+	}
 	return c.keep(cur)
+}
+
+// viewOf is the view by which the client knows the cursor of a reply; "" where it is the server's own
+// name.
+func (c *clientConn) viewOf(tr *trip) string {
+	switch cur := tr.cursor; {
+	case cur != nil && cur.merged == nil && cur.coll != cur.part.coll:
+		return cur.coll
+	case cur == nil && c.viewed.is:
+		return c.viewed.coll
+	}
+	return ""
+}
+
+// logicalDB is the database of a namespace of the target as the client knows it.
+func logicalDB(ns []byte, target *routing.Target) string {
+	db, _, _ := bytes.Cut(ns, []byte("."))
+	if target.Logical != "" && string(db) == target.DB {
+		return target.Logical
+	}
+	return string(db)
 }
 
 // newCursor is a cursor of this command on a namespace that the target's server named.
@@ -371,7 +399,12 @@ func (c *clientConn) nextOf(t *routing.Table, cur *cursor, tx *txn) *wire.Buf {
 	tr.sel = backend.Select{Address: part.address}
 	var id [8]byte
 	binary.LittleEndian.PutUint64(id[:], uint64(part.id))
-	tr.edit = func(p *wire.Patch) { p.Replace(c.req.ValueAt, 8, id[:]) }
+	tr.edit = func(p *wire.Patch) {
+		p.Replace(c.req.ValueAt, 8, id[:])
+		if cur.coll != part.coll {
+			c.req.Set("collection", bsoncore.AppendStringElement(nil, "collection", part.coll), p)
+		}
+	}
 	c.outcome.target = part.target
 	reply, err := c.send(&tr)
 	if err == nil && cur.watch != nil && tr.facts.ok {

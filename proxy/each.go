@@ -21,6 +21,8 @@ func (c *clientConn) each(t *routing.Table, d *routing.Decision) (*wire.Buf, boo
 			reply, err = c.collections(t, d)
 		case c.req.Cmd.Merge == routing.MergeFigures:
 			reply, err = c.figures(t, d, tx)
+		case d.Alone:
+			reply, err = c.defineView(t, d, tx)
 		default:
 			reply, err = c.define(t, d, tx)
 		}
@@ -65,7 +67,7 @@ func (c *clientConn) define(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 			if tx == nil { // else this error has ended the transaction
 				made, err = c.options(d.Targets[0])
 			}
-			if made == nil || err != nil {
+			if _, view := made.Lookup("viewOn"); made == nil || view || err != nil {
 				answer, _ := c.pick(parts, 0)
 				return answer, err
 			}

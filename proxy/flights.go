@@ -188,6 +188,10 @@ const maxUnlisted = 60
 // hold waits until the tenant that the command names has been looked at.
 func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 	c.srv.metrics.held.Inc()
+	if d.Strange {
+		c.look()
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
 	defer cancel()
 	unlisted, err := c.srv.opts.Resolve(ctx, d.Held)

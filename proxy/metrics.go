@@ -112,6 +112,9 @@ func (c *clientConn) observe() {
 		if o.tenant != nil {
 			e = e.Str("tenant", o.tenant.Key)
 		}
+		if c.viewed.is {
+			e = e.Str("view", c.viewed.coll)
+		}
 		e.Msg("slow command")
 	}
 }

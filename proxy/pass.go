@@ -123,7 +123,7 @@ func (c *clientConn) tailDelta(tr *trip, h *batchHead) (cursor, body int, ok boo
 // passes reports whether nothing has to be known of the reply's documents, and the client can take
 // them as they are.
 func (c *clientConn) passes(tr *trip, names routing.ReplyKind) bool {
-	return !c.looksAtDocuments() && tr.txn == nil && tr.watch == nil && names == routing.ReplyGeneric &&
+	return !c.looksAtDocuments() && c.viewOf(tr) == "" && tr.txn == nil && tr.watch == nil && names == routing.ReplyGeneric &&
 		c.compressor == wire.Noop && c.msg.Flags&wire.MoreToCome == 0
 }
 

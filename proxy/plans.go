@@ -44,6 +44,92 @@ func (c *clientConn) plans(t *routing.Table, d *routing.Decision, tx *txn) (*wir
 	}), nil
 }
 
+// pipelinePlans tells how a pipeline runs that no database can run whole, as a mongos does: where it is cut,
+// and how each home reads its part. What runs behind the cut reads what is brought to it, and has no plan.
+func (c *clientConn) pipelinePlans(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
+	explained, verbosity := c.req.Explained()
+	first := &d.Segments[0]
+	trips := make([]*trip, len(first.Targets))
+	for i, x := range first.Targets {
+		sub, err := subRequestOf(c.explainAt(explained, verbosity, t.StagesAt(first, x)))
+		if err != nil {
+			return nil, err
+		}
+		trips[i] = c.sideTrip(t, x, tx)
+		trips[i].sub = sub
+	}
+	parts := c.scatter(trips, tx)
+	defer free(parts)
+	if err := c.failed(parts); err != nil {
+		return nil, err
+	}
+	return c.answerOf(tx, func(out []byte) []byte {
+		out = bsoncore.AppendStringElement(out, "mergeType", mergeType(d.Segments))
+		out = appendSub(out, "splitPipeline", func(out []byte) []byte {
+			out = routing.AppendStages(out, "shardsPart", first.Stages)
+			return routing.AppendStages(out, "mergerPart", routing.Behind(d.Segments))
+		})
+		out = appendSub(out, "shards", func(out []byte) []byte {
+			for i := range parts {
+				out = appendSub(out, homeName(parts[i].tr.target), func(out []byte) []byte { return appendPlan(out, &parts[i]) })
+			}
+			return out
+		})
+		return bsoncore.AppendDocumentElement(out, "command", bsoncore.Document(explained))
+	}), nil
+}
+
+// explainAt is an explain of the client's aggregate with other stages.
+func (c *clientConn) explainAt(explained wire.Doc, verbosity wire.Value, stages []wire.Doc) wire.Doc {
+	return build(func(d []byte) []byte {
+		d = appendSub(d, "explain", func(d []byte) []byte {
+			for it := explained.Iter(); it.Next(); {
+				switch string(it.Key) {
+				case "pipeline":
+					d = routing.AppendStages(d, "pipeline", stages)
+				case "explain":
+				default:
+					d = append(d, explained[it.Start:it.End()]...)
+				}
+			}
+			return d
+		})
+		if verbosity.Type != 0 {
+			d = verbosity.AppendTo(d, "verbosity")
+		}
+		body := c.msg.Body
+		for it := body.Iter(); it.Next(); {
+			if routing.Generic(it.Key) {
+				d = append(d, body[it.Start:it.End()]...)
+			}
+		}
+		return d
+	})
+}
+
+// mergeType says where what the homes bring is put together, in the words of a mongos.
+func mergeType(segs []routing.Segment) string {
+	last := &segs[len(segs)-1]
+	switch {
+	case len(segs) == 1 || len(last.Stages) == 0:
+		return "mongos"
+	case last.Targets[0].Tenant == nil && len(last.Targets) == 1:
+		return "primaryShard"
+	}
+	return "specificShard"
+}
+
+// appendPlan appends a home's explain, without what tells of its server.
+func appendPlan(out []byte, p *part) []byte {
+	r := renamer{target: p.tr.target, rule: planNames}
+	for it := p.tr.msg.Body.Iter(); it.Next(); {
+		if key := string(it.Key); !generic(key) && key != "command" && !ofPlanner(key) {
+			out = r.element(out, key, it.Value, "", 0)
+		}
+	}
+	return out
+}
+
 func appendSub(out []byte, key string, fill func([]byte) []byte) []byte {
 	i, out := bsoncore.AppendDocumentElementStart(out, key)
 	out, _ = bsoncore.AppendDocumentEnd(fill(out), i)

@@ -85,3 +85,76 @@ func TestPlansFail(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// TestPipelinePlans: of a pipeline that no database runs whole it is told where it is cut, and how each home
+// reads its part.
+func TestPipelinePlans(t *testing.T) {
+	command := d("aggregate", "orders", "pipeline", bson.A{
+		d("$match", d("a", 1)), d("$group", d("_id", "$x", "n", d("$sum", 1))), d("$sort", d("n", -1)),
+	}, "cursor", d(), "hint", "a_1")
+	for verbosity, asked := range map[string]bson.D{
+		"queryPlanner":   append(command[:len(command):len(command)], bson.E{Key: "explain", Value: true}),
+		"executionStats": d("explain", command, "verbosity", "executionStats"),
+	} {
+		g := twoClusters(t)
+		plan := func(db string, more bson.E) wiretest.Reply {
+			return wiretest.OK(append(d("explainVersion", "1", "serverInfo", d("host", "secret.example"), "command", d("aggregate", "orders", "$db", db)), more)...)
+		}
+		g.server.Once("explain", plan("app", bson.E{Key: "queryPlanner", Value: d("namespace", "app.orders", "winningPlan", d("stage", "GROUP"))}))
+		g.big.Once("explain", plan("app_t_acme", bson.E{Key: "stages", Value: bson.A{
+			d("$cursor", d("queryPlanner", d("namespace", "app_t_acme.orders", "winningPlan", d("stage", "COLLSCAN")))), d("$group", d("_id", "$x")),
+		}}))
+		r := g.client.Run("app", asked)
+		text := fmt.Sprint(r)
+		for _, hidden := range []string{"secret", "app_t_acme", "serverInfo"} {
+			if strings.Contains(text, hidden) {
+				t.Errorf("it tells %q: %s", hidden, text)
+			}
+		}
+		part := func(name string) string {
+			stages, _ := wiretest.Get(r, "splitPipeline", name).(bson.A)
+			var names []string
+			for _, s := range stages {
+				names = append(names, s.(bson.D)[0].Key)
+			}
+			return strings.Join(names, " ")
+		}
+		if wiretest.Get(r, "mergeType") != "primaryShard" || part("shardsPart") != "$match $group" || part("mergerPart") != "$group $sort" {
+			t.Errorf("it is cut into %q and %q: %s", part("shardsPart"), part("mergerPart"), text)
+		}
+		if wiretest.Get(r, "shards", "shared", "queryPlanner", "winningPlan", "stage") != "GROUP" {
+			t.Errorf("shared's plan: %s", text)
+		}
+		if stages, _ := wiretest.Get(r, "shards", "tenant:acme", "stages").(bson.A); len(stages) == 0 {
+			t.Errorf("acme's plan: %s", text)
+		}
+		if wiretest.Get(r, "command", "aggregate") != "orders" || wiretest.Get(r, "ok") != 1.0 {
+			t.Errorf("%s", text)
+		}
+		sent := g.server.Commands("explain")[0]
+		if sent.Value("verbosity") != verbosity || sent.Value("explain", "hint") != "a_1" || !strings.Contains(fmt.Sprint(sent.Value("explain", "pipeline")), "$nin") {
+			t.Errorf("shared explains %v", sent.D())
+		}
+		if sent := g.big.Commands("explain")[0]; sent.Value("$db") != "app_t_acme" || len(g.big.Commands("aggregate"))+len(g.server.Commands("aggregate")) > 0 {
+			t.Errorf("acme's home explains %v", sent.D())
+		}
+	}
+}
+
+// TestPlanOfAJoin: a pipeline of one tenant that is joined in shared has one part, and a rest.
+func TestPlanOfAJoin(t *testing.T) {
+	g := twoClusters(t)
+	g.big.Once("explain", wiretest.OK(bson.E{Key: "queryPlanner", Value: d("namespace", "app_t_acme.orders")}))
+	r := g.client.Run("app", d("explain", d("aggregate", "orders", "pipeline", bson.A{
+		d("$match", d("tenantId", "acme")), d("$lookup", d("from", "users", "localField", "u", "foreignField", "_id", "as", "u")), d("$unionWith", d("coll", "orders")),
+	}, "cursor", d())))
+	stages, _ := wiretest.Get(r, "splitPipeline", "mergerPart").(bson.A)
+	if len(stages) != 2 || wiretest.Get(r, "shards", "tenant:acme", "queryPlanner", "namespace") != "app.orders" || wiretest.Get(r, "shards", "shared") != nil {
+		t.Errorf("%v", r)
+	}
+	g.big.Once("explain", wiretest.Fail(2, "bad hint on app_t_acme.orders"))
+	r = g.client.Run("app", d("aggregate", "orders", "pipeline", bson.A{d("$match", d("tenantId", "acme")), d("$unionWith", "users")}, "explain", true))
+	if text := fmt.Sprint(r); wiretest.Get(r, "code") != int32(2) || strings.Contains(text, "app_t_acme") {
+		t.Errorf("%v", r)
+	}
+}

@@ -135,18 +135,19 @@ func (c *clientConn) spread(t *routing.Table, d *routing.Decision, tx *txn) []*t
 // gather serves a read over several homes.
 func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
 	return c.overHomes(t, d, func(tx *txn) (reply *wire.Buf, again bool, err *wire.Error) {
-		switch c.req.Cmd.Merge {
-		case routing.MergeCursor:
-			if d.Segments != nil {
-				reply, err = c.aggregate(t, d, tx)
-			} else {
-				reply, err = c.find(t, d, tx)
-			}
-		case routing.MergeCount:
+		explained, _ := c.req.Explained()
+		switch merge := c.req.Cmd.Merge; {
+		case explained != nil && d.Segments != nil:
+			reply, err = c.pipelinePlans(t, d, tx)
+		case merge == routing.MergeCursor && d.Segments != nil:
+			reply, err = c.aggregate(t, d, tx)
+		case merge == routing.MergeCursor:
+			reply, err = c.find(t, d, tx)
+		case merge == routing.MergeCount:
 			reply, err = c.count(t, d, tx)
-		case routing.MergeDistinct:
+		case merge == routing.MergeDistinct:
 			reply, err = c.distinct(t, d, tx)
-		case routing.MergePlans:
+		case merge == routing.MergePlans:
 			reply, err = c.plans(t, d, tx)
 		default:
 			err = wire.Errorf(wire.IllegalOperation, "%s over the databases of several tenants is not offered; add the tenant field to the filter", c.req.Cmd.Name)

@@ -40,6 +40,9 @@ type Options struct {
 	Version    string
 	// Resolve looks at a tenant value whose command is held; see control.
 	Resolve func(ctx context.Context, v wire.Value) (unlisted bool, err error)
+	// Review returns when a table is published that shows what the shared databases held at the time, or
+	// later; see control. Nil where tables say nothing of that.
+	Review func(ctx context.Context, at time.Time) error
 	// FleetKey signs session ids; nil while it is not known.
 	FleetKey func() []byte
 }

@@ -77,7 +77,7 @@ func summedDocs(docs []wire.Doc) []wire.Doc {
 
 // ownCursor is a cursor of this command under the names that the client has given.
 func (c *clientConn) ownCursor() *cursor {
-	return &cursor{principal: c.principal, lsid: c.lsid, hasLSID: c.hasLSID, db: string(c.req.DB), coll: string(c.req.Coll())}
+	return &cursor{principal: c.principal, lsid: c.lsid, hasLSID: c.hasLSID, db: string(c.req.DB), coll: c.cursorColl()}
 }
 
 // end ends the cursors of a command that has failed.

@@ -29,6 +29,8 @@ type work struct {
 	passing    passing
 	unread     int    // bytes of the client's message that have not been read
 	halfSent   error  // why the rest of it is lost
+	viewed     viewed // what the client's own command was
+	unseen     bool   // what the shared databases hold could not be read for it
 	hintKey    []byte // of the document last asked for
 }
 
@@ -49,6 +51,6 @@ func (c *clientConn) giveWork() {
 	w.decision, w.outcome = routing.Decision{}, outcome{}
 	w.lsid, w.hasLSID = [16]byte{}, false
 	w.patch.Reset()
-	w.passing, w.unread, w.halfSent = passing{}, 0, nil
+	w.passing, w.unread, w.halfSent, w.viewed = passing{}, 0, nil, viewed{}
 	works.Put(w)
 }

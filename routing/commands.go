@@ -23,8 +23,10 @@ type Command struct {
 	// SharedLast says that of the holders shared comes last instead of first: what fails halfway can
 	// be asked for again.
 	SharedLast bool
-	Drops      bool // only where [routing] allow_drop_database says so
-	Filters    bool // what is no field of the row is a filter's
+	Drops      bool      // only where [routing] allow_drop_database says so
+	Filters    bool      // what is no field of the row is a filter's
+	View       *ViewRead // how it reads a view; nil: no view takes it
+	Views      bool      // it may change which views there are, or what they are
 }
 
 // NameKind says how a place of a request names a namespace.
@@ -38,6 +40,7 @@ const (
 	NSInfo                     // nsInfo[].ns of bulkWrite
 	Inner                      // the value is a whole command
 	SideColl                   // a further collection of $db
+	OutputColl                 // where a command's result goes: a collection, or a document that names one, or neither
 )
 
 // NameLoc is one place of a request that names a namespace; path "" is the command's own value.
@@ -182,19 +185,41 @@ var rows = []Command{
 		Bound: BoundAllow, Plain: true,
 		Fields: fields("filter sort projection hint skip limit batchSize singleBatch max min returnKey showRecordId tailable " +
 			"oplogReplay noCursorTimeout awaitData allowPartialResults collation allowDiskUse let"),
+		View: &ViewRead{
+			Parts: []ViewPart{
+				{fFilter, asStage("$match")},
+				{fSort, asStage("$sort")},
+				{fSkip, amount("$skip", false)},
+				{fLimit, amount("$limit", false)},
+				{fProjection, asStage("$project")},
+			},
+			Keep: fields("hint allowDiskUse let"),
+			Deny: fields("max min returnKey showRecordId tailable awaitData noCursorTimeout allowPartialResults singleBatch"),
+		},
 	},
 	{
 		Name: "aggregate", Names: collPipe, Tenant: TenantLoc{InStages, fPipeline}, Access: Read, Route: ByTenant, Merge: MergeCursor,
 		Bound: BoundAllow, Plain: true, Reply: ReplyRows, Refuse: perHome("aggregate"),
 		Fields: fields("pipeline explain allowDiskUse cursor bypassDocumentValidation collation hint let"),
+		View: &ViewRead{
+			Parts: []ViewPart{{fPipeline, stagesOf}},
+			Keep:  fields("explain allowDiskUse cursor bypassDocumentValidation hint let"),
+		},
 	},
 	{
 		Name: "count", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeCount,
 		Bound: BoundAllow, Plain: true, Fields: fields("query limit skip hint collation fields"),
+		View: &ViewRead{
+			Parts: []ViewPart{{fQuery, asStage("$match")}, {fSkip, amount("$skip", false)}, {fLimit, amount("$limit", true)}},
+			Last:  one("$count", wire.StringValue(shaped)), Keep: fields("hint"), Shape: AsCount,
+		},
 	},
 	{
 		Name: "distinct", Names: coll, Tenant: TenantLoc{InFilter, fQuery}, Access: Read, Route: ByTenant, Merge: MergeDistinct,
 		Bound: BoundAllow, Plain: true, Fields: fields("key query collation hint"),
+		View: &ViewRead{
+			Parts: []ViewPart{{fQuery, asStage("$match")}, {fKey, distinctBy}}, Keep: fields("hint"), Shape: AsValues,
+		},
 	},
 	{
 		Name: "insert", Names: coll, Tenant: TenantLoc{InDocuments, fDocuments}, Access: Write, Route: ByTenant, Merge: MergeWrite,
@@ -223,8 +248,10 @@ var rows = []Command{
 		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor"),
 	},
 	{
-		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: coll, Access: Write, Route: Refused, Plain: true,
-		Refuse: notOffered("mapReduce", "say the same by an aggregate with $group"),
+		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: []NameLoc{{CollOfDB, ""}, {OutputColl, "out"}}, Tenant: TenantLoc{InFilter, fQuery},
+		Access: Write, Route: ByTenant, Plain: true,
+		Fields: fields("map reduce out query sort limit finalize scope jsMode verbose bypassDocumentValidation collation"),
+		Refuse: refusal(wire.IllegalOperation, "it has to be of one home: name one tenant in its query, or say the same by an aggregate with $group"),
 	},
 	{
 		Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,
@@ -239,7 +266,7 @@ var rows = []Command{
 	// Definitions.
 	{
 		Name: "create", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL,
-		Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true, Views: true,
 		Fields: fields("capped timeseries expireAfterSeconds clusteredIndex changeStreamPreAndPostImages autoIndexId idIndex size max " +
 			"storageEngine validator validationLevel validationAction indexOptionDefaults viewOn pipeline collation encryptedFields flags"),
 	},
@@ -251,9 +278,13 @@ var rows = []Command{
 		Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
 		Bound: BoundOwner, Plain: true, Fields: fields("index"),
 	},
-	{Name: "drop", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Bound: BoundOwner, Plain: true, Reply: ReplyNS},
+	{
+		Name: "drop", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Bound: BoundOwner, Plain: true,
+		Reply: ReplyNS, Views: true,
+	},
 	{
 		Name: "dropDatabase", Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Drops: true, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
+		Views:  true,
 		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own"),
 	},
 	{
@@ -262,6 +293,7 @@ var rows = []Command{
 	},
 	{
 		Name: "collMod", Names: []NameLoc{{CollOfDB, ""}, {SideColl, "viewOn"}, {InPipeline, "pipeline"}}, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
+		Views: true,
 		Fields: fields("index validator validationLevel validationAction viewOn pipeline changeStreamPreAndPostImages expireAfterSeconds " +
 			"timeseries cappedSize cappedMax dryRun"),
 	},

@@ -47,7 +47,11 @@ func commandsPage() string {
 	for i := range rows {
 		c := &rows[i]
 		names := "`" + strings.Join(append([]string{c.Name}, c.Aliases...), "`, `") + "`"
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", names, c.overHomes(), c.boundAccess(), c.rowsAccess())
+		over := c.overHomes()
+		if c.View != nil {
+			over += "; of views too"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", names, over, c.boundAccess(), c.rowsAccess())
 	}
 	b.WriteString("\nKnown, and answered with an error:\n\n")
 	for _, r := range refusedRows {
@@ -83,6 +87,10 @@ func (s *Stage) overHomes() string {
 	switch {
 	case s.Over == Everywhere:
 		return "reads every cluster, on the database `admin`"
+	case s.Over == Scored:
+		return "finds the best of all homes"
+	case s.Over == Ranked:
+		return "finds what every home has, where nothing asks for its order"
 	case s.Over != Nowhere || s.Class == Change:
 		return words
 	case s.Class == Row:

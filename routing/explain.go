@@ -9,17 +9,34 @@ import (
 )
 
 // Explain tells where a command of an open connection would go: { action, tenant, targets, why },
-// for a pipeline that no one database can run its segments, or the refusal's code and text. The command may leave $db to the default.
+// for a pipeline that no one database can run its segments, or the refusal's code and text. Of a read of
+// a view it tells where the pipeline goes that it stands for. The command may leave $db to the default.
 func Explain(t *Table, cmd wire.Doc, db string) (wire.Doc, *wire.Error) {
 	msg := &wire.Message{Frame: cmd, Body: cmd}
 	var r Request
 	if err := r.parse(msg, []byte(db)); err != nil {
 		return nil, err
 	}
+	r.Looked = true
 	d := t.Route(&r)
+	view := ""
+	if d.Action == Expand {
+		view = string(r.Coll())
+		if err := r.parse(&wire.Message{Frame: d.Expanded.Command, Body: d.Expanded.Command}, []byte(db)); err != nil {
+			return nil, err
+		}
+		if view == string(r.Coll()) { // which is joined with one
+			view = ""
+		}
+		r.Looked = true
+		d = t.Route(&r)
+	}
 	i, out := bsoncore.AppendDocumentStart(nil)
 	out = bsoncore.AppendStringElement(out, "command", string(r.Name))
 	out = bsoncore.AppendStringElement(out, "namespace", string(r.DB)+"."+string(r.Coll()))
+	if view != "" {
+		out = bsoncore.AppendStringElement(out, "view", view)
+	}
 	out = bsoncore.AppendStringElement(out, "mode", t.Mode.String())
 	out = bsoncore.AppendInt64Element(out, "table", int64(t.Version))
 	out = bsoncore.AppendStringElement(out, "action", d.Action.String())

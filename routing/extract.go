@@ -46,6 +46,11 @@ func (f *fieldPath) touches(key []byte) bool {
 	return i > 0
 }
 
+// within reports whether the path is the field's own, or that of what it lies in.
+func (f *fieldPath) within(path []byte) bool {
+	return strings.HasPrefix(f.name, string(path)) && (len(path) == len(f.name) || f.name[len(path)] == '.')
+}
+
 func positional(part []byte) bool {
 	return len(part) == 0 || part[0] == '$' || part[0] >= '0' && part[0] <= '9'
 }

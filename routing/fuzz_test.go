@@ -56,6 +56,68 @@ func FuzzPipeline(f *testing.F) {
 	})
 }
 
+// withViews gives a table the views that the scripts name.
+func withViews(s *Spec) {
+	match := build(func(d []byte) []byte {
+		return appendDoc(d, "0", func(d []byte) []byte {
+			return appendDoc(d, "$match", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "state", "open") })
+		})
+	})
+	s.Views = []ViewSpec{
+		{Name: "app.bare", On: "orders", Pipeline: wire.Doc{5, 0, 0, 0, 0}},
+		{Name: "app.big", On: "open_orders", Pipeline: match},
+		{Name: "app.open_orders", On: "orders", Pipeline: match},
+	}
+}
+
+// FuzzView: whatever a view is, a read of it is refused or comes to a command that is none of a view.
+func FuzzView(f *testing.F) {
+	commandsOf(f, func(r *Request) {
+		if p, ok := r.field(fPipeline); ok {
+			f.Add(p.Value.Data)
+		}
+	})
+	f.Fuzz(func(t *testing.T, pipeline []byte) {
+		if wire.Doc(pipeline).Check() != nil {
+			return
+		}
+		table := world(t, func(s *Spec) {
+			withViews(s)
+			s.Views = append(s.Views, ViewSpec{Name: "app.v", On: "big", Pipeline: pipeline}, ViewSpec{Name: "app.w", On: "v", Pipeline: pipeline})
+		})
+		for _, text := range []string{
+			`{"find":"w","filter":{"tenantId":"acme"},"sort":{"a":1},"limit":3}`, `{"count":"v"}`, `{"distinct":"v","key":"a.b"}`,
+			`{"explain":{"find":"v"}}`, `{"aggregate":"users","pipeline":[{"$lookup":{"from":"w","localField":"a","foreignField":"b","as":"x"}}],"cursor":{}}`,
+			`{"aggregate":"orders","pipeline":[{"$unionWith":{"coll":"v","pipeline":[]}},{"$graphLookup":{"from":"w","as":"g"}}],"cursor":{}}`,
+		} {
+			r, err := request(t, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkExpanded(t, table, table.Route(r))
+		}
+	})
+}
+
+// checkExpanded follows a read of a view to what it stands for.
+func checkExpanded(t *testing.T, table *Table, d Decision) Decision {
+	if d.Action != Expand {
+		return d
+	}
+	var r Request
+	if err := d.Expanded.Command.Check(); err != nil {
+		t.Fatalf("what a view stands for is malformed: %v", err)
+	}
+	if err := r.parse(&wire.Message{Frame: d.Expanded.Command, Body: d.Expanded.Command}, []byte("app")); err != nil {
+		t.Fatalf("what a view stands for is no command: %v", err)
+	}
+	if d = table.Route(&r); d.Action == Expand {
+		t.Fatal("what a view stands for reads a view")
+	}
+	checkSegments(t, table, d.Segments)
+	return d
+}
+
 func checkBytes(t *testing.T, table *Table, frame []byte) {
 	var m wire.Message
 	if m.Parse(frame) != nil {
@@ -73,6 +135,9 @@ func checkBytes(t *testing.T, table *Table, frame []byte) {
 		checkSegments(t, table, d.Segments)
 		if b != nil {
 			checkCut(t, b, &r, d.Segments)
+		}
+		if d.Action == Expand && m.Body.Check() == nil {
+			checkExpanded(t, table, d)
 		}
 		if d.Action != Forward {
 			continue
@@ -114,7 +179,10 @@ func tellsFigures(r *Request) bool {
 
 // opened is the table of worldText with the rows of a platform collection open to those they are of.
 func opened(t testing.TB) *Table {
-	return world(t, func(s *Spec) { s.Grants = map[string]Grant{"users": OwnRows} })
+	return world(t, func(s *Spec) {
+		withViews(s)
+		s.Grants = map[string]Grant{"users": OwnRows}
+	})
 }
 
 // checkCut: no part of a bound connection's pipeline is without the tenant's predicate, and each is in shared

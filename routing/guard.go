@@ -358,6 +358,9 @@ func (t *Table) Plan(r *Request, op *Op) Plan {
 	if c == nil {
 		return Plan{Targets: []*Target{t.HomeAny}}
 	}
+	if c.over {
+		return Plan{Targets: c.holders, Err: onView(c.db, op.Name)}
+	}
 	if op.inserts() {
 		v, err := t.documentSays(c, op.doc)
 		return Plan{[]*Target{t.byValue.find(v).home(c)}, err}

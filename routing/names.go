@@ -41,6 +41,9 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 		return t.touchesPipeline(r, db)
 	case Inner:
 		return t.touchesInner(r, db)
+	case OutputColl:
+		out, _, err := t.output(r, db, n)
+		return out != nil && out.touched(), err
 	}
 	touched := false
 	err := r.places(n, func(p *Place) *wire.Error {
@@ -48,19 +51,30 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 			return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", p.DB)
 		}
 		if o := t.byName[string(p.DB)]; o != nil {
-			touched = touched || o.collection(p.Coll).touched()
+			c := o.named(r, p.Coll)
+			touched = touched || c.touched()
 		}
 		return nil
 	})
 	return touched, err
 }
 
+// named is the collection that the request names. Whether the table knows of it is noted: another proxy
+// may have made a view of the name since, or, what matters to a definition, a collection of a view's name.
+func (db *Database) named(r *Request, name []byte) *Collection {
+	c := db.collection(name)
+	if !c.known && db.known != nil && db.touched() && (c.view == nil && !db.known[string(name)] || c.view != nil && r.Cmd.Views) {
+		r.strangers = true
+	}
+	return c
+}
+
 func (t *Table) touchesColl(r *Request, db *Database, v wire.Value) (bool, *wire.Error) {
 	name, ok := v.Str()
 	switch {
 	case ok && db != nil:
-		c := db.collection(name)
-		return c.touched() || db.touched() && (db.views[string(name)] || bytes.HasPrefix(name, []byte("system."))), nil
+		c := db.named(r, name)
+		return c.touched() || db.touched() && bytes.HasPrefix(name, []byte("system.")), nil
 	case ok:
 		return false, nil
 	case v.Type == bsoncore.TypeBinary && db != nil && db.touched():
@@ -82,9 +96,37 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 				return false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
 			}
 		}
-		touched = touched || o != nil && (o.collection(u.coll).touched() || o.touched() && o.views[string(u.coll)])
+		if o != nil {
+			c := o.named(r, u.coll)
+			touched = touched || c.touched()
+		}
 	}
 	return touched, err
+}
+
+// output is the collection that a command's result goes to, nil for one of no logical database; false
+// where it goes to none.
+func (t *Table) output(r *Request, db *Database, n NameLoc) (*Collection, bool, *wire.Error) {
+	v := r.value(fieldIDs[n.Path])
+	if d, ok := v.Doc(); ok {
+		v = wire.Value{}
+		for it := d.Iter(); it.Next(); {
+			switch string(it.Key) {
+			case "replace", "merge", "reduce":
+				v = it.Value
+			case "db":
+				name, _ := it.Value.Str()
+				if db = t.byName[string(name)]; db == nil && t.hidden(name) {
+					return nil, false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", name)
+				}
+			}
+		}
+	}
+	name, ok := v.Str()
+	if !ok || db == nil {
+		return nil, ok, nil
+	}
+	return db.collection(name), true, nil
 }
 
 // places calls yield for every place of the kind that names a whole namespace.
@@ -172,7 +214,9 @@ func (t *Table) touchesInner(r *Request, db *Database) (bool, *wire.Error) {
 	if err != nil {
 		return false, err
 	}
-	return t.touches(in, db)
+	touched, err := t.touches(in, db)
+	r.strangers = r.strangers || in.strangers
+	return touched, err
 }
 
 // explain routes as the command that is explained.
@@ -189,9 +233,9 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 	}
 	d := t.byRow(in, db)
 	switch {
-	case d.Action == Scatter && (len(d.Segments) > 1 || len(d.Segments) == 1 && d.Segments[0].Joined != ""):
-		return refuse(wire.IllegalOperation,
-			"explain of a pipeline whose parts run in several databases is not offered; tenantryExplain shows the parts, or %s", addTenant)
+	case d.Action == Expand:
+		d.Expanded = &Expanded{Command: r.explaining(d.Expanded.Command)}
+		return d
 	case d.Action == Split && len(d.Targets) == 1:
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 	case d.Action == Split:
@@ -199,7 +243,7 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 	case d.Action == Follow:
 		return refuse(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
 	}
-	d.Fit, d.Segments = d.Fit || d.Action == Scatter, nil
+	d.Fit = d.Fit || d.Action == Scatter
 	return d
 }
 

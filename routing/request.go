@@ -35,6 +35,9 @@ type Request struct {
 	// Unlisted are the tenants named and not in the table that have been looked for and are listed
 	// nowhere.
 	Unlisted []wire.Value
+	// Looked says that what the shared databases hold has been read for this command.
+	Looked    bool
+	strangers bool // it names what the table does not know of
 	// Bound is the tenant's key that the connection is bound to; "" for an open one.
 	Bound *Binding
 }
@@ -93,6 +96,7 @@ func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	clear(r.index[:])
 	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, nil
 	r.strange = 0
+	r.Looked, r.strangers = false, false
 	r.uses, r.walkErr, r.walked = r.uses[:0], nil, false
 	it := msg.Body.Iter()
 	if !it.Next() {
@@ -283,6 +287,27 @@ func (r *Request) ReplyNames() ReplyKind {
 		return ReplyRows
 	}
 	return ReplyGeneric
+}
+
+// Explained is the command whose plan the request asks for, and how much of it. It is nil where the request
+// asks for none. An aggregate may ask for its own.
+func (r *Request) Explained() (command wire.Doc, verbosity wire.Value) {
+	switch {
+	case r.Cmd == nil:
+	case r.Cmd.Tenant.Kind == InInner:
+		command, _ = r.Value.Doc()
+		return command, r.value(fVerbosity)
+	case r.Cmd.Tenant.Kind == InStages && r.value(fExplain).True():
+		return build(func(d []byte) []byte {
+			for it := r.Msg.Body.Iter(); it.Next(); {
+				if id := fieldIDs[string(it.Key)]; !generic.has(id) && id != fExplain {
+					d = append(d, r.Msg.Body[it.Start:it.End()]...)
+				}
+			}
+			return d
+		}), wire.StringValue("queryPlanner")
+	}
+	return nil, wire.Value{}
 }
 
 // Acknowledged reports whether the client waits for the write's outcome (any w but 0).

@@ -17,7 +17,7 @@ const (
 	Refuse   Action = iota // answer with Err
 	Answer                 // the proxy answers itself
 	Empty                  // answer as for a database that does not exist
-	Hold                   // wait until the tenant with value Held has been looked at or resumed, then route again
+	Hold                   // wait until the tenant with value Held has been looked at or resumed, or Strange, then route again
 	Forward                // to Target
 	Scatter                // a read: to all Targets, replies merged by the row's kind
 	Split                  // writes: each to where its documents are, see [Table.Plan]
@@ -27,10 +27,11 @@ const (
 	AtCursor               // where the cursor is
 	AtTxn                  // where the transaction is
 	Follow                 // a change stream, see [Watch]
+	Expand                 // what it stands for is to be routed, see [Expanded]
 )
 
 func (a Action) String() string {
-	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction", "follow"}[a]
+	return [...]string{"refuse", "answer", "empty", "hold", "forward", "scatter", "split", "each", "first", "clusters", "cursor", "transaction", "follow", "expand"}[a]
 }
 
 // Decision is all that the proxy needs for one command; a later stage never asks an earlier one.
@@ -42,8 +43,12 @@ type Decision struct {
 	Targets []*Target
 	Tenant  *Tenant // the one that the command names; nil for none, several, or one in no table
 	Held    wire.Value
+	Strange bool // it is held until what the shared databases hold has been read
 	Coll    *Collection
 	Watch   *Watch // of a change stream
+	Alone   bool   // a view's definition: in shared, if no other target has a collection of the name
+	// Expanded is what a read of a view stands for.
+	Expanded *Expanded
 	Scope
 	Fit bool // what is sent differs from what came in more than names: see [Table.Fit]
 	// Segments are the parts of a pipeline that no one database can run whole; nil for any other.
@@ -73,6 +78,9 @@ func (t *Table) Route(r *Request) Decision {
 	touched, err := t.touches(r, db)
 	if err != nil {
 		return refuseWith(err)
+	}
+	if r.strangers && !r.Looked && (r.Cmd.Route == ByTenant || r.Cmd.Views) {
+		return Decision{Action: Hold, Strange: true, Why: "it names what may be a new view"}
 	}
 	if t.passes(r, db, touched) {
 		return Decision{Action: Forward, Target: t.plainTarget(db), Fit: t.plainWatch(r) != nil, Why: "no route touches it"}
@@ -193,10 +201,6 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 		return refuse(wire.IllegalOperation,
 			"%s would drop the databases of every tenant; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
 	}
-	if v := r.value(fViewOn); v.Type != 0 {
-		return refuse(wire.IllegalOperation,
-			"a view over a collection whose tenants have databases of their own is not offered; run its pipeline by an aggregate of the collection")
-	}
 	if db == nil {
 		d.Action, d.Target = Forward, t.HomeAny
 		return d
@@ -205,6 +209,7 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 	if d.Coll != nil {
 		d.Targets = d.Coll.holders
 	}
+	d.Alone = r.definesView()
 	if r.Cmd.Route == FirstHolder {
 		d.Action = FirstOf
 	}
@@ -212,6 +217,25 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 		d.Action, d.Target = Forward, d.Targets[0]
 	}
 	return d
+}
+
+// definesView reports whether the command says what a view is.
+func (r *Request) definesView() bool {
+	return r.Cmd.Views && (r.index[fViewOn] != 0 || r.index[fPipeline] != 0)
+}
+
+// Redefines reports whether the command may change which views there are, or what they are: then these
+// have to be read again before the next command.
+func (t *Table) Redefines(r *Request) bool {
+	if r.Cmd == nil || !r.Cmd.Views || r.Bound != nil || !t.isolating {
+		return false
+	}
+	db := t.byName[string(r.DB)]
+	if db == nil {
+		return false
+	}
+	c := db.collection(r.Coll())
+	return r.definesView() || c.view != nil || r.Value.Type != bsoncore.TypeString
 }
 
 // homes collects where the parts of a command belong.
@@ -332,13 +356,17 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		}
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
-	if name := r.Coll(); db.views[string(name)] {
-		return refuse(wire.IllegalOperation, "reading a view while tenants have databases of their own is not offered; query the collection behind it")
-	} else if bytes.HasPrefix(name, []byte("system.")) {
+	if name := r.Coll(); bytes.HasPrefix(name, []byte("system.")) {
 		return refuse(wire.IllegalOperation, "%q holds what every tenant does and is not offered while tenants have databases of their own", name)
 	}
 	if r.index[fUUID] != 0 || r.index[fEncryption] != 0 {
 		return refuse(wire.InvalidNamespace, "a collection must be named, and not by UUID or encryption state")
+	}
+	if d.Coll.over && r.Cmd.View == nil {
+		return refuseWith(onView(db, r.Coll()))
+	}
+	if r.Cmd.View != nil && (d.Coll.over || r.readsViews(db)) {
+		return t.expand(r, db, d)
 	}
 	if r.Watches() {
 		return t.watch(r, db, d)
@@ -347,8 +375,32 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	if err := t.collect(r, &h); err != nil {
 		return refuseWith(err)
 	}
-	return t.conclude(r, &h, d)
+	if d = t.conclude(r, &h, d); d.Action == Forward {
+		if err := t.outputs(r, db, d.Target); err != nil {
+			return refuseWith(err)
+		}
+	}
+	return d
 }
+
+// outputs refuses what would write the result of a command at the target where it would be missed.
+func (t *Table) outputs(r *Request, db *Database, target *Target) *wire.Error {
+	for _, n := range r.Cmd.Names {
+		if n.Kind != OutputColl {
+			continue
+		}
+		if c, named, err := t.output(r, db, n); err != nil {
+			return err
+		} else if named && (c == nil || !c.takes(target)) {
+			return wire.Errorf(wire.IllegalOperation,
+				"%s into a collection is offered for documents of shared, and into a platform collection; ask for { inline: 1 }", r.Cmd.Name)
+		}
+	}
+	return nil
+}
+
+// takes reports whether what is made of documents at the target can be written into the collection there.
+func (c *Collection) takes(target *Target) bool { return !c.touched() && target == c.db.shared }
 
 // bulk decides for a bulkWrite that some route touches: each of its writes goes to where its documents
 // are.
@@ -363,7 +415,7 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 	}
 	for i := range all {
 		op := &all[i]
-		if op.Coll == nil {
+		if op.Coll == nil || op.Coll.over {
 			continue
 		}
 		h := homes{t: t, coll: op.Coll, asked: r.Unlisted}
@@ -607,6 +659,9 @@ func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 		return d
 	}
+	if r.Cmd.Merge == MergeNone {
+		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+	}
 	if err := r.mergeable(); err != nil {
 		return refuseWith(err)
 	}
@@ -645,9 +700,6 @@ func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
 		d.Action, d.Target, d.Targets = Forward, first.Targets[0], nil
 		d.Fit = d.Fit || d.Only != nil || d.Open && d.Coll.left()
 		return d
-	}
-	if r.value(fExplain).True() {
-		return refuse(wire.IllegalOperation, "explain of a pipeline over several databases is not offered; %s", addTenant)
 	}
 	d.Action, d.Targets, d.Segments = Scatter, first.Targets, segments
 	return d
@@ -797,8 +849,6 @@ func (db *Database) read(u *stageUse) (*Collection, *wire.Error) {
 		return nil, nil
 	case u.coll == nil || u.db.DB != nil:
 		return nil, wire.Errorf(wire.IllegalOperation, "%s must name its collection by a string", u.row.Name)
-	case db.views[string(u.coll)]:
-		return nil, wire.Errorf(wire.IllegalOperation, "%s of a view is not offered while tenants have databases of their own", u.row.Name)
 	}
 	return db.collection(u.coll), nil
 }
@@ -826,8 +876,7 @@ func (t *Table) outputHome(u *stageUse, h *homes) *wire.Error {
 			return wire.Errorf(wire.IllegalOperation, "%s to another database is not offered on a collection whose tenants have databases of their own", u.row.Name)
 		}
 	}
-	c := db.collection(u.coll)
-	if c.touched() || h.target != db.shared {
+	if !db.collection(u.coll).takes(h.target) {
 		return wire.Errorf(wire.IllegalOperation,
 			"%s into %q is not offered: its documents would not be where the tenant's are", u.row.Name, u.coll)
 	}

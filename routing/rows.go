@@ -161,7 +161,7 @@ func (db *Database) rowsHome(name []byte, tn *Tenant, write bool) (*Target, *wir
 func (db *Database) open(name []byte, write bool) (*Collection, *wire.Error) {
 	c := db.collection(name)
 	switch {
-	case db.views[string(name)] || bytes.HasPrefix(name, []byte("system.")) || bytes.IndexByte(name, '$') >= 0:
+	case c.view != nil || bytes.HasPrefix(name, []byte("system.")) || bytes.IndexByte(name, '$') >= 0:
 	case c.Tenant || c.grant == OwnRows || c.grant == ReadRows && !write:
 		return c, nil
 	}

@@ -16,7 +16,6 @@ var (
 )
 
 var (
-	fProjection   = field("projection")
 	fFields       = field("fields")
 	fArrayFilters = field("arrayFilters")
 	fBypass       = field("bypassDocumentValidation")

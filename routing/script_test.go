@@ -120,6 +120,11 @@ func (p *player) decide(t testing.TB, command string) string {
 		line += " (" + d.Tenant.Key + ")"
 	}
 	switch {
+	case d.Action == Expand:
+		command, _ := bson.MarshalExtJSON(bson.Raw(d.Expanded.Command), false, false)
+		line += fmt.Sprintf(" %s\n= %s", map[Shape]string{AsCursor: "as a cursor", AsCount: "as a count", AsValues: "as values"}[d.Expanded.Shape], command)
+		inner := player{table: p.table, bound: p.bound}
+		line += "\n= " + inner.decide(t, string(command))
 	case d.Action == Split:
 		line += p.planned(r, &d)
 	case p.renamed && d.Action == Forward:
@@ -256,23 +261,31 @@ const worldText = `{
 
 // tableText is how scripts write a table.
 type tableText struct {
-	Mode          Mode              `bson:"mode"`
-	Field         string            `bson:"field"`
-	Fields        map[string]string `bson:"fields"`
-	Databases     []string          `bson:"databases"`
-	Collections   []string          `bson:"collections"`
-	Platform      []string          `bson:"platform"`
-	Views         []string          `bson:"views"`
-	WithoutTenant NoTenantRule      `bson:"withoutTenant"`
-	HideOthers    bool              `bson:"hideOthers"`
-	LookUp        bool              `bson:"lookUp"`
-	RequireTenant bool              `bson:"requireTenant"`
-	AllowDrop     bool              `bson:"allowDrop"`
-	StrictUnique  bool              `bson:"strictUnique"`
-	Unique        []UniqueIndex     `bson:"unique"`
-	MaxScatter    int               `bson:"maxScatter"`
-	Grants        map[string]Grant  `bson:"grants"`
-	Tenants       []tenantText      `bson:"tenants"`
+	Mode          Mode                `bson:"mode"`
+	Field         string              `bson:"field"`
+	Fields        map[string]string   `bson:"fields"`
+	Databases     []string            `bson:"databases"`
+	Collections   []string            `bson:"collections"`
+	Platform      []string            `bson:"platform"`
+	Views         map[string]viewText `bson:"views"`
+	Names         []string            `bson:"names"`
+	Collated      []string            `bson:"collated"`
+	WithoutTenant NoTenantRule        `bson:"withoutTenant"`
+	HideOthers    bool                `bson:"hideOthers"`
+	LookUp        bool                `bson:"lookUp"`
+	RequireTenant bool                `bson:"requireTenant"`
+	AllowDrop     bool                `bson:"allowDrop"`
+	StrictUnique  bool                `bson:"strictUnique"`
+	Unique        []UniqueIndex       `bson:"unique"`
+	MaxScatter    int                 `bson:"maxScatter"`
+	Grants        map[string]Grant    `bson:"grants"`
+	Tenants       []tenantText        `bson:"tenants"`
+}
+
+type viewText struct {
+	On        string        `bson:"on"`
+	Pipeline  bson.RawValue `bson:"pipeline"`
+	Collation bson.Raw      `bson:"collation"`
 }
 
 type tenantText struct {
@@ -299,11 +312,15 @@ func specOf(t testing.TB, text string) *Spec {
 	}
 	s := &Spec{
 		Version: 1, Epoch: 1, Mode: x.Mode, Home: "home", ControlDB: "tenantry", Field: x.Field, Fields: x.Fields,
-		Collections: x.Collections, Platform: x.Platform, Views: x.Views, WithoutTenant: x.WithoutTenant,
+		Collections: x.Collections, Platform: x.Platform, Collated: x.Collated, Names: x.Names, WithoutTenant: x.WithoutTenant,
 		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, AllowDrop: x.AllowDrop, StrictUnique: x.StrictUnique, Unique: x.Unique, MaxScatter: x.MaxScatter, Grants: x.Grants,
 	}
 	for _, name := range x.Databases {
 		s.Databases = append(s.Databases, DatabaseSpec{Name: name, Prefix: name + "_t_"})
+	}
+	for _, name := range sortedKeys(x.Views) {
+		v := x.Views[name]
+		s.Views = append(s.Views, ViewSpec{Name: name, On: v.On, Pipeline: wire.Doc(v.Pipeline.Value), Collation: wire.Doc(v.Collation)})
 	}
 	for i := range x.Tenants {
 		s.Tenants = append(s.Tenants, x.Tenants[i].spec(uint32(i+1)))

@@ -3,6 +3,7 @@ package routing
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -75,10 +76,32 @@ func (t *Table) StagesAt(s *Segment, target *Target) []wire.Doc {
 func narrowed(stages []wire.Doc, pred wire.Doc) []wire.Doc {
 	at := 0
 	if len(stages) > 0 && rowOf(stages[0]) != nil {
-		at = int(rowOf(stages[0]).Lead)
+		row := rowOf(stages[0])
+		if row.Query != "" {
+			return append([]wire.Doc{queried(stages[0], row.Query, pred)}, stages[1:]...)
+		}
+		at = int(row.Lead)
 	}
 	match := build(func(d []byte) []byte { return bsoncore.AppendDocumentElement(d, "$match", bsoncore.Document(pred)) })
 	return slices.Insert(slices.Clone(stages), at, match)
+}
+
+// queried is a stage whose own filter asks for the predicate too.
+func queried(s wire.Doc, path string, pred wire.Doc) wire.Doc {
+	it := s.Iter()
+	it.Next()
+	spec, _ := it.Value.Doc()
+	return stage(string(it.Key), func(d []byte) []byte {
+		var given wire.Doc
+		for it := spec.Iter(); it.Next(); {
+			if string(it.Key) == path {
+				given, _ = it.Value.Doc()
+				continue
+			}
+			d = append(d, spec[it.Start:it.End()]...)
+		}
+		return bsoncore.AppendDocumentElement(d, path, bsoncore.Document(both(given, pred)))
+	})
 }
 
 func rowOf(s wire.Doc) *Stage {
@@ -120,6 +143,22 @@ func docsOf(array wire.Value) (docs []wire.Doc) {
 // AppendStages appends stages as an array with the name.
 func AppendStages(d []byte, name string, stages []wire.Doc) []byte {
 	return appendDocs(d, name, stages)
+}
+
+// Behind are the stages behind the first segment, in their order, for people: what is brought from
+// elsewhere by a $unionWith is told as one.
+func Behind(segs []Segment) (all []wire.Doc) {
+	for i := 1; i < len(segs); i++ {
+		s := &segs[i]
+		if len(s.Also) > 0 {
+			all = append(all, stage("$unionWith", func(d []byte) []byte {
+				d = bsoncore.AppendStringElement(d, "coll", string(s.Also[0].Coll))
+				return AppendStages(d, "pipeline", append(slices.Clone(s.Also[0].Stages), Behind(s.Also)...))
+			}))
+		}
+		all = append(all, s.Stages...)
+	}
+	return all
 }
 
 // step is one stage of a pipeline that is planned.
@@ -222,7 +261,7 @@ func (p *planner) narrowable() *wire.Error {
 	if len(s.Stages) == 0 || s.Info {
 		return nil
 	}
-	if row := rowOf(s.Stages[0]); row != nil && row.Lead == Rules && (s.scope.Only != nil || s.scope.Open && s.of.left()) {
+	if row := rowOf(s.Stages[0]); row != nil && row.Lead == Rules && row.Query == "" && (s.scope.Only != nil || s.scope.Open && s.of.left()) {
 		return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with %s can not be narrowed to a tenant from outside", row.Name)
 	}
 	return nil
@@ -341,6 +380,10 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 		return p.group(steps)
 	case Random:
 		return p.sample(s)
+	case Scored:
+		return p.scored(steps)
+	case Ranked:
+		return 1, p.ranked(steps)
 	}
 	p.bring(nil)
 	return 0, nil
@@ -499,6 +542,95 @@ func (p *planner) sample(s *step) (int, *wire.Error) {
 	p.bring(nil)
 	gone := build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$unset", randomKey) })
 	return 1, p.addAll(append(first, gone))
+}
+
+// scoreKey is the name under which documents carry what they are ordered by, until nothing reads it.
+const scoreKey = partName + "score"
+
+// scored takes in a search whose scores mean the same at every home: each brings its best, and the best of
+// these are the best of all. Stages behind it that ask for the score get the one that was brought.
+func (p *planner) scored(steps []step) (int, *wire.Error) {
+	s := &steps[0]
+	spec, _ := s.spec.Doc()
+	v, _ := spec.Lookup("limit")
+	limit, ok := v.Int()
+	if !ok || limit <= 0 {
+		return 1, p.add(s.doc) // the server says what is wrong with it
+	}
+	at := p.last()
+	at.Stages = append(at.Stages, s.doc, stage("$addFields", func(d []byte) []byte {
+		return appendDoc(d, scoreKey, func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$meta", s.row.Score) })
+	}))
+	p.bring(nil)
+	readers := p.readers(steps[1:], s.row.Score)
+	stages := slices.Concat([]wire.Doc{sortBy(scoreKey, -1), counted("$limit", limit)}, readers,
+		[]wire.Doc{build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$unset", scoreKey) })})
+	return 1 + len(readers), p.addAll(stages)
+}
+
+// readers are the stages at the front up to the last that asks for the score, with what was brought in place
+// of it: those that documents go through one by one, and keep what they carry.
+func (p *planner) readers(steps []step, score string) (all []wire.Doc) {
+	field := newFieldPath(scoreKey)
+	carried := extractor{field: &field}
+	last := 0
+	for i := range steps {
+		s := &steps[i]
+		if s.row == nil || s.row.Class != Row || s.row.Over != Each {
+			break
+		}
+		all = append(all, scoreOf(s.doc, score, 0))
+		if readsMeta(s.doc, 0) {
+			last = i + 1
+		}
+		if !carried.passes(s.name, s.spec, false) {
+			break
+		}
+	}
+	return all[:last]
+}
+
+// scoreOf is a document with the field that carries the score in place of the question for it.
+func scoreOf(d wire.Doc, score string, depth int) wire.Doc {
+	return build(func(out []byte) []byte {
+		for it := d.Iter(); it.Next(); {
+			sub, nested := it.Value.AnyDoc()
+			v, asks := sub.Lookup("$meta")
+			name, _ := v.Str()
+			switch {
+			case nested && asks && string(name) == score:
+				out = bsoncore.AppendStringElement(out, string(it.Key), "$"+scoreKey)
+			case nested && depth < 64:
+				out = wire.Value{Type: it.Value.Type, Data: scoreOf(sub, score, depth+1)}.AppendTo(out, string(it.Key))
+			default:
+				out = append(out, d[it.Start:it.End()]...)
+			}
+		}
+		return out
+	})
+}
+
+// ranked takes in a search whose scores are each index's own, so that documents of several can not be put
+// into its order. Without that, all that each home finds is what one index would find.
+func (p *planner) ranked(steps []step) *wire.Error {
+	s := &steps[0]
+	spec, _ := s.spec.Doc()
+	for option := range strings.FieldsSeq(s.row.Alone) {
+		if v, ok := spec.Lookup(option); ok && v.Type != bsoncore.TypeBoolean || v.True() {
+			return wire.Errorf(wire.IllegalOperation,
+				"%s with %s over the databases of several tenants is not offered; name the tenant in its filter, or in the command's comment", s.row.Name, option)
+		}
+	}
+	meta := false
+	for i := range steps[1:] {
+		meta = meta || readsMeta(steps[1+i].doc, 0)
+	}
+	if meta || !p.orderless(steps[1:]) {
+		return wire.Errorf(wire.IllegalOperation,
+			"%s over the databases of several tenants finds documents in the order of each index, whose scores can not be compared; "+
+				"put a $sort by fields, a $count or a $group behind it, or name the tenant in its filter, or in the command's comment", s.row.Name)
+	}
+	return p.add(s.doc)
 }
 
 // reach takes in a stage that reads other collections.

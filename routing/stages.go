@@ -1,6 +1,8 @@
 package routing
 
 import (
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
 	"github.com/smetasc/tenantry/wire"
 )
 
@@ -14,7 +16,22 @@ type Stage struct {
 	Lead  Lead
 	Over  Over
 	Rows  RowsRule
+	Via   Via
+	Score string // what documents are found by, as $meta calls it
+	Alone string // options with which one home alone can serve it
+	Query string // path of a filter of the stage's own, into which a predicate on the collection goes
+	By    string // path of what a joined document is found by: a field's name, ViaFilter a filter
 }
+
+// Via says how a stage that names a view reads what is behind it.
+type Via uint8
+
+// How a view is read.
+const (
+	NoView      Via = iota // by name
+	ViaPipeline            // the view's stages stand before those of the stage's own pipeline
+	ViaFilter              // they are a part of the stage's filter, as far as each of them is one
+)
 
 // RowsRule is what a connection with row isolation may do with a stage. A stage that says nothing is
 // refused.
@@ -46,6 +63,8 @@ const (
 	Bounds                 // at each home as far as could be needed, then once more
 	Groups                 // at each home, and the parts are combined
 	Random                 // each home brings as many as are wanted, each with its lot
+	Scored                 // at each home, and the best of what these bring by its Score
+	Ranked                 // at each home, where nothing behind it asks for its order or its scores
 	Everywhere             // asked of every cluster, on the database admin; refused on a collection
 	Nowhere                // refused
 )
@@ -98,14 +117,14 @@ var stages = stageTable([]Stage{
 	{Name: "$densify", Class: Whole, Over: Together, Rows: RowsAllow},
 	{Name: "$fill", Class: Whole, Over: Together, Rows: RowsAllow},
 	{Name: "$facet", Class: Whole, Sub: "*", Over: Together, Rows: RowsFacet},
-	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline", Rows: RowsJoin},
-	{Name: "$graphLookup", Class: Join, Coll: "from", Rows: RowsJoin},
-	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline", Rows: RowsJoin},
+	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline, By: "foreignField"},
+	{Name: "$graphLookup", Class: Join, Coll: "from", Rows: RowsJoin, Via: ViaFilter, By: "restrictSearchWithMatch"},
+	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline},
 	{Name: "$merge", Class: Output, Coll: "into", Bare: true, Rows: RowsMerge},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
 	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery},
-	{Name: "$search", Lead: Leads, Over: Nowhere, Rows: RowsOwn},
-	{Name: "$vectorSearch", Lead: Rules, Over: Nowhere, Rows: RowsOwn},
+	{Name: "$search", Lead: Leads, Over: Ranked, Rows: RowsOwn, Alone: "returnStoredSource returnScope searchAfter searchBefore"},
+	{Name: "$vectorSearch", Lead: Rules, Over: Scored, Rows: RowsOwn, Score: "vectorSearchScore", Query: "filter"},
 	{Name: "$searchMeta", Lead: Rules, Over: Nowhere, Rows: RowsFigures},
 	{Name: "$documents", Class: Source, Lead: Rules, Rows: RowsAllow},
 	{Name: "$collStats", Class: Info, Lead: Rules, Rows: RowsFigures},
@@ -365,14 +384,60 @@ func (x *extractor) passes(stage []byte, v wire.Value, first bool) bool {
 		d, _ := v.Doc()
 		return x.apart(d, "as", "")
 	case "$unset":
-		path, ok := v.Str()
-		return ok && !x.field.touches(path)
+		return x.unsets(v)
+	case "$project":
+		return x.projects(v)
 	case "$search":
 		d, ok := v.Doc()
 		_, parts := d.Lookup("returnScope") // parts of documents in place of documents
 		return ok && first && !parts
 	}
 	return false
+}
+
+// unsets reports whether an $unset leaves the field alone.
+func (x *extractor) unsets(v wire.Value) bool {
+	if path, ok := v.Str(); ok {
+		return !x.field.touches(path)
+	}
+	all, ok := v.Array()
+	it := all.Iter()
+	for ok && it.Next() {
+		path, isString := it.Value.Str()
+		ok = isString && !x.field.touches(path)
+	}
+	return ok && it.Err() == nil
+}
+
+// projects reports whether a $project lets the field pass as it is: it takes others away, or names it,
+// or what it lies in, as what is to stay.
+func (x *extractor) projects(v wire.Value) bool {
+	d, ok := v.Doc()
+	takes, stays, touched := false, x.field.name == "_id", false
+	it := d.Iter()
+	for it.Next() {
+		flag := it.Value.IsNumber() || it.Value.Type == bsoncore.TypeBoolean
+		on := flag && it.Value.True()
+		switch {
+		case flag && !on:
+			takes = takes || string(it.Key) != "_id"
+			touched = touched || x.field.touches(it.Key)
+		case on && x.field.within(it.Key):
+			stays = true
+		case x.field.touches(it.Key):
+			return false
+		}
+	}
+	if it.Err() != nil || !ok || touched {
+		return false
+	}
+	return takes || stays || onlyID(d)
+}
+
+// onlyID reports whether a projection says of _id alone that it goes.
+func onlyID(d wire.Doc) bool {
+	it := d.Iter()
+	return it.Next() && string(it.Key) == "_id" && !it.Value.True() && (it.Value.IsNumber() || it.Value.Type == bsoncore.TypeBoolean) && !it.Next()
 }
 
 func (x *extractor) unwinds(v wire.Value) bool {

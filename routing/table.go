@@ -53,7 +53,9 @@ type Spec struct {
 	Collections   []string          // of all modules: "coll", "db.coll", "prefix*", "*"
 	Platform      []string
 	Grants        map[string]Grant // by platform collection: "coll" or "db.coll"
-	Views         []string         // "db.view" of each view in a shared database
+	Views         []ViewSpec       // of the shared databases
+	Collated      []string         // "db.coll" of what compares strings by a collation of its own; may be empty without Views
+	Names         []string         // "db.coll" of all that the shared databases hold; nil where that is nobody's business
 	Tenants       []TenantSpec
 	LookUp        bool // tenant values in no entry are looked for before their first command
 	RequireTenant bool
@@ -129,10 +131,11 @@ type Database struct {
 	shared         *Target
 	holders        []*Target // shared, then every database of a tenant by name
 	exact          map[string]*Collection
-	patterns       []*Collection // longest first
-	rest           *Collection   // what nothing lists
-	views          map[string]bool
+	patterns       []*Collection          // longest first
+	rest           *Collection            // what nothing lists
 	telling        map[string]UniqueIndex // by collection, one of those that tell; see [Table.Telling]
+	collated       map[string]bool        // what compares strings by a collation of its own
+	known          map[string]bool        // what shared holds; nil where that is nobody's business
 }
 
 // Collection is what the table knows of a collection, or of all that share a pattern.
@@ -144,7 +147,10 @@ type Collection struct {
 	name    string // or pattern
 	holders []*Target
 	num     int
-	settled bool // nothing has to be looked at or waited for before a tenant's command
+	known   bool  // it is one, and shared holds it
+	settled bool  // nothing has to be looked at or waited for before a tenant's command
+	view    *view // nil for a collection
+	over    bool  // it is a view of documents that are not all in shared
 
 	away    []*Tenant // whose home for it is not shared
 	once    sync.Once
@@ -215,7 +221,7 @@ func NewTable(s *Spec) (*Table, error) {
 	for i, d := range s.Databases {
 		db := &Database{
 			Name: d.Name, num: i, prefix: d.Prefix, suffix: d.Suffix, shared: newTarget(s.Home, d.Name, d.Name, nil),
-			exact: map[string]*Collection{}, views: map[string]bool{}, telling: map[string]UniqueIndex{},
+			exact: map[string]*Collection{}, telling: map[string]UniqueIndex{}, collated: map[string]bool{},
 		}
 		db.holders = []*Target{db.shared}
 		t.databases = append(t.databases, db)
@@ -227,6 +233,7 @@ func NewTable(s *Spec) (*Table, error) {
 	}
 	t.addHolders(cols)
 	t.addUnique(s.Unique)
+	t.settleViews()
 	return t, nil
 }
 
@@ -267,12 +274,37 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 		slices.SortFunc(db.patterns, func(a, b *Collection) int { return cmp.Compare(len(b.name), len(a.name)) })
 		db.rest = db.patterns[len(db.patterns)-1] // "*" is the shortest
 	}
-	for _, v := range s.Views {
-		if db, name, ok := strings.Cut(v, "."); ok && t.byName[db] != nil {
-			t.byName[db].views[name] = true
+	for i := range s.Views {
+		v := &s.Views[i]
+		if db, name, ok := strings.Cut(v.Name, "."); ok && t.byName[db] != nil {
+			t.byName[db].addView(v, name, &cols)
 		}
 	}
+	for _, n := range s.Collated {
+		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
+			t.byName[db].collated[name] = true
+		}
+	}
+	t.addNames(s.Names)
 	return cols
+}
+
+// addNames enters what the shared databases hold.
+func (t *Table) addNames(names []string) {
+	if names == nil {
+		return
+	}
+	for _, db := range t.databases {
+		db.known = map[string]bool{}
+	}
+	for _, n := range names {
+		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
+			t.byName[db].known[name] = true
+			if c := t.byName[db].exact[name]; c != nil && c.view == nil {
+				c.known = true
+			}
+		}
+	}
 }
 
 // newCollection enters one name into a logical database; nil where it is another database's or
@@ -405,6 +437,9 @@ func (t *Table) setOf(r *RouteSpec, cols []*Collection, sets map[string]*collect
 	}
 	s := &collectionSet{moved: make([]bool, len(cols)), all: true}
 	for _, c := range cols {
+		if c.view != nil {
+			continue // it holds no documents
+		}
 		if r.Collections != nil {
 			s.moved[c.num] = t.listed(c.db, r.Collections, c.name)
 		} else {
@@ -468,7 +503,7 @@ func (db *Database) collection(name []byte) *Collection {
 // touched reports whether a command on the collection needs to be looked at: some of its
 // documents are outside shared, or may be before the next table.
 func (c *Collection) touched() bool {
-	return c.Tenant && (len(c.holders) > 1 || !c.settled)
+	return c.Tenant && (len(c.holders) > 1 || !c.settled) || c.over
 }
 
 // touched reports whether any of the database's collections is.

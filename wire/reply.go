@@ -35,6 +35,10 @@ const (
 	OperationFailed          Code = 96
 	CommandNotSupported      Code = 115
 	FailedToSatisfyReadPref  Code = 133
+	ViewDepthExceeded        Code = 165
+	NotSupportedOnView       Code = 166
+	OptionNotOnView          Code = 167
+	InvalidPipelineOperator  Code = 168
 	NoSuchTransaction        Code = 251
 	InvalidResumeToken       Code = 260
 	TooManyLogicalSessions   Code = 261
@@ -50,6 +54,7 @@ const (
 	DuplicateField           Code = 40413
 	FailedToParse            Code = 40414
 	UnknownField             Code = 40415
+	NegativeField            Code = 51024
 	AwaitNegative            Code = 51759
 	AwaitNoVersion           Code = 51760
 	ExhaustNoAwait           Code = 51763
@@ -74,6 +79,8 @@ var codeNames = map[Code]string{
 	TypeMismatch: "TypeMismatch", FailedToSatisfyReadPref: "FailedToSatisfyReadPreference",
 	BSONObjectTooLarge: "BSONObjectTooLarge", DuplicateField: "IDLDuplicateField",
 	FailedToParse: "IDLFailedToParse", UnknownField: "IDLUnknownField",
+	ViewDepthExceeded: "ViewDepthLimitExceeded", NotSupportedOnView: "CommandNotSupportedOnView",
+	OptionNotOnView: "OptionNotSupportedOnView", InvalidPipelineOperator: "InvalidPipelineOperator",
 }
 
 // Name is the code's name in the server's table, "Location<code>" for those without one.

@@ -78,6 +78,10 @@ func read(server *client, database string) (map[string]*collection, error) {
 	for _, row := range list {
 		name, _ := get(doc(row), "name").(string)
 		c := &collection{options: text(doc(get(doc(row), "options"))), docs: map[string]bson.D{}}
+		if get(doc(row), "type") == "view" {
+			out[name] = c // its documents are others'
+			continue
+		}
 		indexes, err := ask(server, database, bson.D{{Key: "listIndexes", Value: name}})
 		if err != nil {
 			return nil, err

@@ -36,7 +36,7 @@ func (r *run) note(l Line, no *refusals) {
 		_, places := no.done(l.Command)
 		served = len(places) > 0
 	}
-	kinds := kindsOf(&r.p.Routing, l)
+	kinds := append(kindsOf(&r.p.Routing, l), r.viewKinds(l.Command)...)
 	if no.any() && served {
 		kinds = append(kinds, name(l.Command)+" but for writes that are refused")
 	}
@@ -63,6 +63,8 @@ var mustServe = []string{
 	"aggregate for the comment's tenant",
 	"aggregate of one home",
 	"aggregate of platform data joined with tenants'",
+	"aggregate joined with a view",
+	"aggregate of a view",
 	"aggregate of several homes",
 	"aggregate with $count over homes",
 	"aggregate with $facet over homes",
@@ -94,6 +96,7 @@ var mustServe = []string{
 	"collMod",
 	"commitTransaction",
 	"count for the comment's tenant",
+	"count of a view",
 	"count of one home",
 	"count of several homes",
 	"count with limit over homes",
@@ -102,6 +105,7 @@ var mustServe = []string{
 	"count without a tenant, beside what was left in shared",
 	"count without a tenant, in shared alone",
 	"create",
+	"create of a view",
 	"createIndexes",
 	"delete by _id",
 	"delete by _id, beside what was left in shared",
@@ -111,15 +115,18 @@ var mustServe = []string{
 	"delete of one home, many",
 	"delete without a tenant, many",
 	"delete without a tenant, many, beside what was left in shared",
+	"distinct of a view",
 	"distinct of one home",
 	"distinct of several homes",
 	"distinct without a tenant",
 	"drop",
+	"drop of a view",
 	"dropIndexes",
 	"find by _id",
 	"find by _id, beside what was left in shared",
 	"find by _id, in shared alone",
 	"find for the comment's tenant",
+	"find of a view",
 	"find of one home",
 	"find of several homes",
 	"find with collation over homes",

@@ -54,8 +54,9 @@ func makesID(command bson.D) bool {
 
 // world is a program that is being drawn.
 type world struct {
-	r *rapid.T
-	p *Program
+	r     *rapid.T
+	p     *Program
+	first []Line // definitions, while they are drawn
 }
 
 // owner is one whose documents there are: a tenant of the configuration, one that it does not
@@ -314,6 +315,13 @@ func (w *world) leftovers() []Line {
 // definitions come first, since a unique index is refused where the documents are not.
 func (w *world) definitions() []Line {
 	var out []Line
+	for range w.between("views", 0, 3) {
+		if w.p.Routing.Without == "" { // what a view shows then is more than can be told here
+			w.first = append(w.first, Line{Command: w.createView()})
+		}
+	}
+	out = append(out, w.first...)
+	w.first = nil
 	for range w.between("definitions", 0, 3) {
 		c := w.collection()
 		if w.often("create", 3) {
@@ -460,7 +468,12 @@ func isMany(command bson.D) bool {
 func (w *world) step() []Line {
 	c := w.collection()
 	one := func(of func(string) bson.D) []Line { return []Line{w.as(of(c))} }
-	switch w.between("step", 0, 29) {
+	switch w.between("step", 0, 33) {
+	case 30, 31, 32, 33:
+		if w.p.Routing.Without == "" {
+			return w.view()
+		}
+		return one(w.find)
 	case 27, 28:
 		return one(w.page)
 	case 29:

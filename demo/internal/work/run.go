@@ -74,6 +74,7 @@ type run struct {
 	cursors   map[string]*pair
 	ids       map[bson.ObjectID]bson.ObjectID // that both sides have made for one document: here, directly
 	left      map[string]map[string]string    // what was left in shared, by collection and _id
+	views     map[string]definition           // as they are directly
 }
 
 // side is one of the two servers as a client sees it.
@@ -92,7 +93,7 @@ type session struct {
 func (g *Ground) Run(t *testing.T, p *Program) error {
 	t.Helper()
 	g.played++
-	r := &run{g: g, p: p, database: fmt.Sprintf("app%d", g.played), cursors: map[string]*pair{}, ids: map[bson.ObjectID]bson.ObjectID{}, left: map[string]map[string]string{}}
+	r := &run{g: g, p: p, database: fmt.Sprintf("app%d", g.played), cursors: map[string]*pair{}, ids: map[bson.ObjectID]bson.ObjectID{}, left: map[string]map[string]string{}, views: map[string]definition{}}
 	if !p.Routing.Control {
 		g.route(&p.Routing, r.database)
 		return r.run(g.through)
@@ -187,6 +188,9 @@ func (r *run) abort(s *side, n int) error {
 func (r *run) line(l Line) error {
 	if l.Left {
 		return r.leave(l)
+	}
+	if r.unsure(l.Command) {
+		return nil
 	}
 	times := 1
 	if l.Again && l.Number {
@@ -314,7 +318,13 @@ func uncounted(command, reply bson.D) bson.D {
 func (r *run) directly(l Line, again bool, no *refusals) (bson.D, error) {
 	l.Command = r.narrowed(l.Command)
 	if !no.any() {
-		return r.want.send(r, l, again)
+		l, told := r.plainly(l)
+		reply, err := r.want.send(r, l, again)
+		if err == nil && told != nil {
+			reply = told(reply)
+		}
+		r.defines(l.Command, reply)
+		return reply, err
 	}
 	var places []int
 	if l.Command, places = no.done(l.Command); len(places) == 0 {

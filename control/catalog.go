@@ -1,0 +1,206 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
+)
+
+// catalog is what the shared databases hold. It is replaced and never changed.
+type catalog struct {
+	seq   uint64             // of the reading
+	names []string           // "db.coll"; nil where a server does not say
+	views []routing.ViewSpec // sorted by name
+	// collated are the collections that compare strings by a collation of their own; they are asked for
+	// only where there are views, which do not take it over.
+	collated []string
+}
+
+// unread is the catalog of a server that could not be asked: whatever a command names is looked for.
+func unread(seq uint64) *catalog { return &catalog{seq: seq, names: []string{}} }
+
+func (k *catalog) same(o *catalog) bool {
+	return (k.names == nil) == (o.names == nil) && slices.Equal(k.names, o.names) && slices.Equal(k.collated, o.collated) &&
+		slices.EqualFunc(k.views, o.views, routing.ViewSpec.Equal)
+}
+
+// readCatalog lists what the shared databases hold. A server that refuses to say is taken to have no
+// views.
+func readCatalog(ctx context.Context, c cluster, databases []string, seq uint64) (*catalog, error) {
+	k := &catalog{seq: seq, names: []string{}}
+	for _, db := range databases {
+		viewed, err := k.list(ctx, c, db)
+		if err == nil && viewed {
+			err = k.define(ctx, c, db)
+		}
+		if answered(err) {
+			return &catalog{seq: seq}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(k.names)
+	slices.Sort(k.collated)
+	slices.SortFunc(k.views, func(a, b routing.ViewSpec) int { return strings.Compare(a.Name, b.Name) })
+	return k, nil
+}
+
+// list reads the names that a database holds; viewed says that some are views'.
+func (k *catalog) list(ctx context.Context, c cluster, db string) (viewed bool, err error) {
+	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{}}, {Key: "nameOnly", Value: true}}
+	err = each(ctx, c, db, cmd, func(row wire.Doc) error {
+		if name, ok := lookText(row, "name"); ok && !strings.HasPrefix(name, "tmp.") { // of an $out under way
+			k.names = append(k.names, db+"."+name)
+		}
+		kind, _ := lookText(row, "type")
+		viewed = viewed || kind == "view"
+		return nil
+	})
+	return viewed, err
+}
+
+// define reads what the views of a database are.
+func (k *catalog) define(ctx context.Context, c cluster, db string) error {
+	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "$or", Value: bson.A{
+		bson.D{{Key: "type", Value: "view"}}, bson.D{{Key: "options.collation", Value: bson.D{{Key: "$exists", Value: true}}}},
+	}}}}}
+	return each(ctx, c, db, cmd, func(row wire.Doc) error {
+		name, _ := lookText(row, "name")
+		options, _ := row.Lookup("options")
+		d, _ := options.Doc()
+		if kind, _ := lookText(row, "type"); kind != "view" {
+			if _, ok := d.Lookup("collation"); ok {
+				k.collated = append(k.collated, db+"."+name)
+			}
+			return nil
+		}
+		v := routing.ViewSpec{Name: db + "." + name}
+		v.On, _ = lookText(d, "viewOn")
+		pipeline, _ := d.Lookup("pipeline")
+		if stages, ok := pipeline.Array(); ok {
+			v.Pipeline = slices.Clone(stages)
+		} else {
+			v.Pipeline = wire.Doc{5, 0, 0, 0, 0}
+		}
+		collation, _ := d.Lookup("collation")
+		if c, ok := collation.Doc(); ok {
+			v.Collation = slices.Clone(c)
+		}
+		k.views = append(k.views, v)
+		return nil
+	})
+}
+
+func lookText(d wire.Doc, key string) (string, bool) {
+	v, _ := d.Lookup(key)
+	s, ok := v.Str()
+	return string(s), ok
+}
+
+// reviewing is a reading of the catalog under way.
+type reviewing struct {
+	began time.Time
+	done  chan struct{}
+	err   error // set before done is closed
+}
+
+const (
+	// reviewLimit bounds one reading of the catalog that commands wait for.
+	reviewLimit = 5 * time.Second
+	// missedAge is how long after one that has failed none is tried: commands that need nothing of the
+	// home cluster go on without.
+	missedAge = 2 * time.Second
+)
+
+// Review returns when a table is published that shows what the shared databases held at the time, or
+// later. Commands that come at once share a reading.
+func (c *Control) Review(ctx context.Context, at time.Time) error {
+	for {
+		c.mu.Lock()
+		if c.rules == nil || c.closed {
+			c.mu.Unlock()
+			return errStopping
+		}
+		if !c.reviewed.Before(at) {
+			c.mu.Unlock()
+			return nil
+		}
+		if c.missed != nil && time.Since(c.missed.began) < missedAge {
+			defer c.mu.Unlock()
+			return c.missed.err
+		}
+		x := c.review
+		if x == nil {
+			x = &reviewing{began: time.Now(), done: make(chan struct{})}
+			c.review = x
+			c.work.Add(1)
+			go c.runReview(x, c.rules)
+		}
+		c.mu.Unlock()
+		select {
+		case <-x.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if x.err != nil {
+			return x.err
+		}
+	}
+}
+
+// runReview reads the catalog and publishes it.
+func (c *Control) runReview(x *reviewing, r *rules) {
+	defer c.work.Done()
+	ctx, cancel := context.WithTimeout(c.life, reviewLimit)
+	defer cancel()
+	x.err = c.readAgain(ctx, r)
+	c.mu.Lock()
+	c.review, c.missed = nil, nil
+	if x.err == nil {
+		c.reviewed = x.began
+	} else {
+		x.began, c.missed = time.Now(), x
+	}
+	c.mu.Unlock()
+	close(x.done)
+}
+
+func (c *Control) readAgain(ctx context.Context, r *rules) error {
+	home := c.cluster(r.cfg.Routing.Home)
+	if home == nil {
+		return errNotLoaded
+	}
+	k, err := readCatalog(ctx, home, r.databases, c.nextSeq())
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	superseded := c.rules != r
+	if !superseded {
+		c.takeCatalog(k)
+	}
+	c.mu.Unlock()
+	if superseded {
+		return errors.New("the configuration changed meanwhile")
+	}
+	return c.publish()
+}
+
+// takeCatalog takes over a catalog unless one is known that was read later; mu is held.
+func (c *Control) takeCatalog(k *catalog) {
+	if k == nil || c.catalog != nil && c.catalog.seq >= k.seq {
+		return
+	}
+	if c.catalog == nil || !c.catalog.same(k) {
+		c.changed()
+	}
+	c.catalog = k
+}
