@@ -106,13 +106,17 @@ func (c *clientConn) findMany(t *routing.Table, d *routing.Decision, tx *txn) (*
 	return c.firstOfMerged(cur, f.Value, tx)
 }
 
+// mostInReply is more documents than any reply has room for: 16 MiB of the smallest ones. A server may
+// make room for as many as it is asked for before it has read one.
+const mostInReply = 1 << 21
+
 // firstSize is how many documents a client wants at once that opens a cursor with the batchSize.
 func firstSize(batchSize wire.Value) int {
 	n, ok := batchSize.Int()
 	if !ok {
 		return 101
 	}
-	return int(min(max(n, 0), 1<<30))
+	return int(min(max(n, 0), mostInReply))
 }
 
 // cursorSize is the batchSize in the command's cursor options.
@@ -127,7 +131,7 @@ func (c *clientConn) cursorSize() wire.Value {
 func (c *clientConn) nextSize() int {
 	f, _ := c.req.Field("batchSize")
 	if n, _ := f.Value.Int(); n > 0 {
-		return int(min(n, 1<<30))
+		return int(min(n, mostInReply))
 	}
 	return -1
 }
@@ -348,7 +352,7 @@ func (m *merged) wanted(n int) int {
 	if n <= 0 {
 		return 0
 	}
-	return int(min(int64(n)+m.skip, 1<<30))
+	return int(min(int64(n)+m.skip, mostInReply))
 }
 
 // without is the document less one field.

@@ -237,7 +237,7 @@ func (s *shipping) first(seg *routing.Segment, last bool) ([]*stream, *wire.Erro
 // appendAllAtOnce asks for batches as large as they can be.
 func appendAllAtOnce(d []byte) []byte {
 	i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
-	d = bsoncore.AppendInt32Element(d, "batchSize", 1<<30)
+	d = bsoncore.AppendInt32Element(d, "batchSize", mostInReply)
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	return d
 }
