@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"slices"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/routing"
@@ -15,6 +17,11 @@ func (c *clientConn) plans(t *routing.Table, d *routing.Decision, tx *txn) (*wir
 	if err := c.failed(parts); err != nil {
 		return nil, err
 	}
+	return c.plansBelow(parts, tx), nil
+}
+
+// plansBelow is the plans of homes below one stage.
+func (c *clientConn) plansBelow(parts []part, tx *txn) *wire.Buf {
 	all := make([]wire.Doc, len(parts))
 	executed := true
 	for i := range parts {
@@ -23,6 +30,7 @@ func (c *clientConn) plans(t *routing.Table, d *routing.Decision, tx *txn) (*wir
 		executed = executed && has
 	}
 	const stage = "SHARD_MERGE"
+	explained, _ := c.req.Explained()
 	return c.answerOf(tx, func(out []byte) []byte {
 		out = appendSub(out, "queryPlanner", func(out []byte) []byte {
 			out = bsoncore.AppendInt32Element(out, "mongosPlannerVersion", 1)
@@ -40,12 +48,21 @@ func (c *clientConn) plans(t *routing.Table, d *routing.Decision, tx *txn) (*wir
 				})
 			})
 		}
-		return c.req.Value.AppendTo(out, "command")
-	}), nil
+		return bsoncore.AppendDocumentElement(out, "command", bsoncore.Document(explained))
+	})
+}
+
+// planned reports whether servers have told one plan each, as of a find: so they do of a pipeline too, where
+// it needs no stage of an aggregate.
+func planned(parts []part) bool {
+	return !slices.ContainsFunc(parts, func(p part) bool {
+		_, ok := p.tr.msg.Body.Lookup("queryPlanner")
+		return !ok
+	})
 }
 
 // pipelinePlans tells how a pipeline runs that no database can run whole, as a mongos does: where it is cut,
-// and how each home reads its part. What runs behind the cut reads what is brought to it, and has no plan.
+// and how each home reads its part; where nothing is cut and it reads as a find does, as of a find. What runs behind the cut reads what is brought to it, and has no plan.
 func (c *clientConn) pipelinePlans(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	explained, verbosity := c.req.Explained()
 	first := &d.Segments[0]
@@ -62,6 +79,9 @@ func (c *clientConn) pipelinePlans(t *routing.Table, d *routing.Decision, tx *tx
 	defer free(parts)
 	if err := c.failed(parts); err != nil {
 		return nil, err
+	}
+	if len(d.Segments) == 1 && planned(parts) {
+		return c.plansBelow(parts, tx), nil
 	}
 	return c.answerOf(tx, func(out []byte) []byte {
 		out = bsoncore.AppendStringElement(out, "mergeType", mergeType(d.Segments))

@@ -158,3 +158,23 @@ func TestPlanOfAJoin(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 }
+
+// TestPlansOfPipelineLikeFind: a pipeline that servers read as a find has plans like one.
+func TestPlansOfPipelineLikeFind(t *testing.T) {
+	command := d("aggregate", "orders", "pipeline", bson.A{d("$match", d("a", 1))}, "cursor", d())
+	for _, asked := range []bson.D{
+		append(command[:len(command):len(command)], bson.E{Key: "explain", Value: true}),
+		d("explain", command),
+	} {
+		g := twoClusters(t)
+		for server, db := range map[*wiretest.Server]string{g.server: "app", g.big: "app_t_acme"} {
+			server.Once("explain", wiretest.OK(bson.E{Key: "queryPlanner", Value: d("namespace", db+".orders", "winningPlan", d("stage", "COLLSCAN"))}))
+		}
+		r := g.client.Run("app", asked)
+		winner, _ := wiretest.Get(r, "queryPlanner", "winningPlan").(bson.D)
+		shards, _ := wiretest.Get(winner, "shards").(bson.A)
+		if wiretest.Get(winner, "stage") != "SHARD_MERGE" || len(shards) != 2 || wiretest.Get(r, "command", "aggregate") != "orders" {
+			t.Errorf("%v: %v", asked, r)
+		}
+	}
+}
