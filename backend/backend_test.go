@@ -467,3 +467,12 @@ func TestWrongReply(t *testing.T) {
 		t.Error("the topology was told")
 	}
 }
+
+// TestOtherReplicaSet: who names another set than the servers' is told so.
+func TestOtherReplicaSet(t *testing.T) {
+	rs := wiretest.NewSet(t, "rs0", 1)
+	_, c := open(t, strings.Replace(rs.URI(), "rs0", "rs1", 1)+"&serverSelectionTimeoutMS=2000", Limits{})
+	if _, err := c.Acquire(t.Context(), write, 0); !errors.Is(err, ErrNoServer) || !strings.Contains(err.Error(), `replica set "rs1"`) {
+		t.Errorf("%v", err)
+	}
+}

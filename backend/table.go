@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -38,14 +39,15 @@ type table struct {
 	writable []*server // where writes go: the primary, or the mongos within the latency window
 	window   time.Duration
 	beat     time.Duration
-	compat   error // no server may be used: one is too old or too new for the driver
+	compat   error  // no server may be used: one is too old or too new for the driver
+	set      string // the replica set's name; "" for none, or none known yet
 	changed  chan struct{}
 }
 
 func newTable(d description.Topology, tgt *target, pools map[string]*pool) *table {
 	t := &table{
 		kind: d.Kind, compat: d.CompatibilityErr, changed: make(chan struct{}),
-		window: tgt.latencyWindow, beat: tgt.heartbeat,
+		window: tgt.latencyWindow, beat: tgt.heartbeat, set: d.SetName,
 	}
 	for i := range d.Servers {
 		s := &d.Servers[i]
@@ -116,6 +118,9 @@ func (t *table) lastError() error {
 		if s.desc.LastError != nil {
 			return s.desc.LastError
 		}
+	}
+	if len(t.servers) == 0 && t.set != "" { // the driver forgets servers of other sets
+		return fmt.Errorf("no server that was asked says that it is of the replica set %q; look at replicaSet in the cluster's uri", t.set)
 	}
 	return nil
 }
