@@ -46,6 +46,28 @@ func helloDoc() wire.Doc {
 	})
 }
 
+// listReply names the collections of a database; all are in the shared one.
+func listReply(db string) []byte {
+	return message(document(func(d []byte) []byte {
+		i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
+		d = bsoncore.AppendArrayElement(d, "firstBatch", document(func(d []byte) []byte {
+			for n, name := range []string{"orders", "order_items", "slow", "users"} {
+				if db == sharedDB {
+					d = bsoncore.AppendDocumentElement(d, strconv.Itoa(n), bsoncore.Document(document(func(d []byte) []byte {
+						d = bsoncore.AppendStringElement(d, "name", name)
+						return bsoncore.AppendStringElement(d, "type", "collection")
+					})))
+				}
+			}
+			return d
+		}))
+		d = bsoncore.AppendInt64Element(d, "id", 0)
+		d = bsoncore.AppendStringElement(d, "ns", db+".$cmd.listCollections")
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		return bsoncore.AppendDoubleElement(d, "ok", 1)
+	}))
+}
+
 // batchReply is the reply to a find or getMore with documents that make it size bytes long.
 func batchReply(name, ns string, id int64, size int) []byte {
 	whole := func(docs []byte) []byte {

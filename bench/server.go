@@ -123,7 +123,7 @@ func (q *question) make() []byte {
 		}
 		return batchReply("firstBatch", ns, id, int(q.size))
 	case "listCollections":
-		return batchReply("firstBatch", string(q.db)+".$cmd.listCollections", 0, 0)
+		return listReply(string(q.db))
 	case "getMore":
 		return batchReply("nextBatch", ns, cursorID, int(q.size))
 	}

@@ -121,21 +121,21 @@ const (
 )
 
 // Review returns when a table is published that shows what the shared databases held at the time, or
-// later. Commands that come at once share a reading.
-func (c *Control) Review(ctx context.Context, at time.Time) error {
+// later, and when that was read. Commands that come at once share a reading.
+func (c *Control) Review(ctx context.Context, at time.Time) (read time.Time, err error) {
 	for {
 		c.mu.Lock()
 		if c.rules == nil || c.closed {
 			c.mu.Unlock()
-			return errStopping
+			return read, errStopping
 		}
-		if !c.reviewed.Before(at) {
+		if read = c.reviewed; !read.Before(at) {
 			c.mu.Unlock()
-			return nil
+			return read, nil
 		}
 		if c.missed != nil && time.Since(c.missed.began) < missedAge {
 			defer c.mu.Unlock()
-			return c.missed.err
+			return read, c.missed.err
 		}
 		x := c.review
 		if x == nil {
@@ -148,10 +148,10 @@ func (c *Control) Review(ctx context.Context, at time.Time) error {
 		select {
 		case <-x.done:
 		case <-ctx.Done():
-			return ctx.Err()
+			return read, ctx.Err()
 		}
 		if x.err != nil {
-			return x.err
+			return read, x.err
 		}
 	}
 }

@@ -27,7 +27,7 @@ func TestReview(t *testing.T) {
 	h.view("report", "orders", bson.A{bson.D{{Key: "$match", Value: bson.D{{Key: "a", Value: 1}}}}})
 	before := h.home.n
 	at := time.Now()
-	if err := h.Review(t.Context(), at); err != nil {
+	if _, err := h.Review(t.Context(), at); err != nil {
 		t.Fatal(err)
 	}
 	s := h.last
@@ -38,7 +38,7 @@ func TestReview(t *testing.T) {
 		t.Errorf("its pipeline is %v", bson.Raw(s.Views[0].Pipeline))
 	}
 	asked := h.home.n
-	if err := h.Review(t.Context(), at); err != nil || h.home.n != asked || asked != before+2 {
+	if read, err := h.Review(t.Context(), at); err != nil || read.Before(at) || h.home.n != asked || asked != before+2 {
 		t.Errorf("%v, %d commands for one reading, then %d", err, asked-before, h.home.n-asked)
 	}
 	old := &catalog{seq: 1, names: []string{}}
@@ -50,11 +50,11 @@ func TestReview(t *testing.T) {
 		t.Error("an older reading was taken over")
 	}
 	h.view("report", "orders", bson.A{})
-	if err := h.Review(t.Context(), time.Now()); err != nil || len(h.last.Views[0].Pipeline) != 5 {
+	if _, err := h.Review(t.Context(), time.Now()); err != nil || len(h.last.Views[0].Pipeline) != 5 {
 		t.Errorf("%v, a changed view stays: %+v", err, h.last.Views)
 	}
 	h.home.setDown(true)
-	if err := h.Review(t.Context(), time.Now()); err == nil {
+	if _, err := h.Review(t.Context(), time.Now()); err == nil {
 		t.Error("a server that is away was read")
 	}
 	if len(h.last.Views) != 1 {
@@ -62,7 +62,7 @@ func TestReview(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := h.Review(ctx, time.Now()); err == nil {
+	if _, err := h.Review(ctx, time.Now()); err == nil {
 		t.Error("nobody waits any more, and it is done")
 	}
 	h.home.setDown(false)

@@ -328,7 +328,7 @@ func (c *clientConn) run() *wire.Buf {
 	if err := c.noteSession(); err != nil {
 		return c.refuse(err)
 	}
-	c.req.Unlisted, c.req.Looked = nil, false
+	c.req.Unlisted, c.req.Looked = nil, c.seen()
 	for range 64 {
 		t := c.srv.opts.Router.Current()
 		if t == nil {

@@ -41,8 +41,8 @@ type Options struct {
 	// Resolve looks at a tenant value whose command is held; see control.
 	Resolve func(ctx context.Context, v wire.Value) (unlisted bool, err error)
 	// Review returns when a table is published that shows what the shared databases held at the time, or
-	// later; see control. Nil where tables say nothing of that.
-	Review func(ctx context.Context, at time.Time) error
+	// later, and when that was read; see control. Nil where tables say nothing of that.
+	Review func(ctx context.Context, at time.Time) (read time.Time, err error)
 	// FleetKey signs session ids; nil while it is not known.
 	FleetKey func() []byte
 }
@@ -56,6 +56,7 @@ type Server struct {
 	txns     *txns
 	clocks   *clocks
 	gossip   gossip
+	seen     atomic.Pointer[time.Time] // when what the shared databases hold was last read for a command; nil for never
 	begun    begun
 	recalls  *recalls
 	flights  *flights

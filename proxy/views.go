@@ -98,7 +98,17 @@ func (c *clientConn) review(at time.Time) error {
 	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
 	defer cancel()
-	return c.srv.opts.Review(ctx, at)
+	read, err := c.srv.opts.Review(ctx, at)
+	if err == nil {
+		c.srv.seen.Store(&read)
+	}
+	return err
+}
+
+// seen reports whether that has been done for another command of late.
+func (c *clientConn) seen() bool {
+	read := c.srv.seen.Load()
+	return read != nil && !read.Before(c.start.Add(-reviewAge))
 }
 
 // look lets a command that names what the table does not know wait until that is looked for: another

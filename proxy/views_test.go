@@ -111,13 +111,13 @@ func TestNewView(t *testing.T) {
 	g := newGround(t, nil)
 	named := func(s *routing.Spec) { s.Names = []string{"app.orders"} }
 	g.router.Publish(tableOf(t, 2, named))
-	asked, away := 0, false
-	g.proxy.opts.Review = func(context.Context, time.Time) error {
+	asked, away, read := 0, false, time.Time{}
+	g.proxy.opts.Review = func(context.Context, time.Time) (time.Time, error) {
 		if asked++; away {
-			return errors.New("it is away")
+			return read, errors.New("it is away")
 		}
 		g.router.Publish(tableOf(t, 3, func(s *routing.Spec) { named(s); withView(s) }))
-		return nil
+		return read, nil
 	}
 	if g.client.Run("app", d("find", "orders", "filter", d("tenantId", "acme"))); asked != 0 {
 		t.Error("a name that is known was looked for")
@@ -141,6 +141,12 @@ func TestNewView(t *testing.T) {
 	if r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", "acme"))); wiretest.Get(r, "ok") != 1.0 {
 		t.Errorf("what needs nothing of shared fails with it: %v", r)
 	}
+	away, asked, read = false, 0, time.Now().Add(time.Hour)
+	for range 3 {
+		if r := g.client.Run("app", d("find", "nothing")); wiretest.Get(r, "ok") != 1.0 || asked != 1 {
+			t.Errorf("looked for %d times, and not once for all of a while: %v", asked, r)
+		}
+	}
 }
 
 // TestDefinedView: a definition goes to shared alone, is refused where a tenant has a collection of the
@@ -148,7 +154,7 @@ func TestNewView(t *testing.T) {
 func TestDefinedView(t *testing.T) {
 	g := newGround(t, nil)
 	reviewed := 0
-	g.proxy.opts.Review = func(context.Context, time.Time) error { reviewed++; return nil }
+	g.proxy.opts.Review = func(context.Context, time.Time) (time.Time, error) { reviewed++; return time.Now(), nil }
 	make := func(name string) bson.D {
 		return g.client.Run("app", d("create", name, "viewOn", "orders", "pipeline", bson.A{}))
 	}

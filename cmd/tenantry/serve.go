@@ -113,7 +113,7 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 	p.proxy = proxy.New(proxy.Options{
 		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: requests, Version: buildVersion(),
 		Resolve:  func(ctx context.Context, v wire.Value) (bool, error) { return p.control.Resolve(ctx, v) },
-		Review:   func(ctx context.Context, at time.Time) error { return p.control.Review(ctx, at) },
+		Review:   func(ctx context.Context, at time.Time) (time.Time, error) { return p.control.Review(ctx, at) },
 		FleetKey: func() []byte { return p.control.FleetKey() },
 	})
 	p.control = control.New(control.Options{
