@@ -404,6 +404,25 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// TestBeforeTheRoutes: a command that comes before the first table waits for it, and not for ever.
+func TestBeforeTheRoutes(t *testing.T) {
+	g := newGround(t, nil)
+	g.proxy.opts.Router = &routing.Router{}
+	set := *g.proxy.settings.Load()
+	set.queueTimeout = 50 * time.Millisecond
+	g.proxy.settings.Store(&set)
+	if r := g.client.Run("app", d("count", "orders")); wiretest.Get(r, "code") != int32(6) {
+		t.Errorf("without routes: %v", r)
+	}
+	set.queueTimeout = time.Minute
+	g.proxy.settings.Store(&set)
+	time.AfterFunc(100*time.Millisecond, func() { g.proxy.opts.Router.Publish(tableOf(t, 1, nil)) })
+	g.insert(t, 1, "acme")
+	if n := len(g.server.Docs("app_t_acme", "orders")); n != 1 {
+		t.Error("the early command did not follow the first table")
+	}
+}
+
 // A command that names more unlisted tenants than are looked for is refused, and nothing of it done.
 func TestHoldForMany(t *testing.T) {
 	g := newGround(t, nil)
