@@ -49,6 +49,12 @@ const srvScheme = "mongodb+srv://"
 // srv reports whether the servers' names must be looked up in DNS.
 func (t *target) srv() bool { return strings.HasPrefix(t.uri, srvScheme) }
 
+// CheckURI says what is wrong with a connection string, as [Clusters.Apply] does, without asking anybody.
+func CheckURI(uri string) error {
+	_, err := check(uri, "")
+	return err
+}
+
 // check reads a URI without asking anybody, neither server nor DNS. A mongodb+srv URI is checked
 // as what it will become.
 func check(uri, appName string) (*target, error) {

@@ -230,7 +230,7 @@ func (l *loader) checkPatterns(fixed []fixedName) {
 		for _, f := range fixed {
 			if p.gives(f.name) {
 				l.refuse(at, show(d.Tenant)+" could give "+f.what,
-					`begin it with text that no other name begins with, like "app_tenant_{key}"`)
+					"rename one of the two, or begin this with text that no other name begins with")
 			}
 		}
 		for j, q := range earlier {

@@ -335,7 +335,10 @@ func (c *clientConn) run() *wire.Buf {
 			if c.req.Cmd != nil && c.req.Cmd.Access == routing.None && c.req.Cmd.Route == routing.Local {
 				return c.answer(nil, &routing.Decision{})
 			}
-			return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the routes have not been read yet; the home cluster is not reachable"), true))
+			if err := c.awaitRoutes(); err != nil {
+				return c.refuse(err)
+			}
+			continue
 		}
 		d := &c.decision
 		*d = t.Route(&c.req)
@@ -363,6 +366,20 @@ func (c *clientConn) run() *wire.Buf {
 		}
 	}
 	return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true))
+}
+
+// awaitRoutes waits for the first table. A process that has just begun reads the routes beside its first
+// commands: clients that wait for the address to be there again come sooner, and have one more try at most.
+func (c *clientConn) awaitRoutes() *wire.Error {
+	late := time.NewTimer(c.srv.settings.Load().queueTimeout)
+	defer late.Stop()
+	select {
+	case <-c.srv.opts.Router.Begun():
+		return c.stillMay()
+	case <-late.C:
+	case <-c.srv.stopped:
+	}
+	return c.label(wire.Errorf(wire.HostUnreachable, "the routes have not been read yet; the home cluster is not reachable"), true)
 }
 
 // write sends the reply as the client asked for it.

@@ -179,6 +179,9 @@ func (c *clientConn) saslStart(cmd wire.Doc, source string) (s loginStep, err *w
 		return s, c.notOffered(string(mech))
 	}
 	secret := c.srv.fleetKey()
+	if secret == nil && c.awaitRoutes() == nil { // it is read with them
+		secret = c.srv.fleetKey()
+	}
 	if secret == nil {
 		return s, wire.Errorf(wire.HostUnreachable, "nobody can authenticate before the fleet's key has been read; the home cluster is not reachable")
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/wire"
@@ -233,6 +234,37 @@ func TestClientLeavesInAReply(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestNotTheServersFault: a reply that its client does not take is counted as that, not as a cluster's
+// absence, which operators are called for.
+func TestNotTheServersFault(t *testing.T) {
+	g := newGround(t, nil)
+	reg := prometheus.NewRegistry()
+	g.proxy.metrics = newMetrics(reg, g.proxy)
+	g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+		if cmd.Name != "find" || cmd.Collection() != "orders" {
+			return wiretest.Pass()
+		}
+		return wiretest.Raw(raw(cmd, largeFind(14<<20, 0, "app_t_acme.orders")))
+	})
+	c := wiretest.Dial(t, g.addr)
+	if err := c.SendFrame(wire.AppendMessage(nil, 1, 0, 0, wiretest.D(append(findOfAcme, bson.E{Key: "$db", Value: "app"})))); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	c.Close()
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for name := range gathered(t, reg) {
+			switch name {
+			case "tenantry_command_seconds home find ClientDisconnect":
+				return
+			case "tenantry_command_seconds home find HostUnreachable", "tenantry_command_seconds home find ok":
+				t.Fatal(name)
+			}
+		}
+	}
+	t.Error("it is not counted")
 }
 
 // TestChangedLargeReplies: a reply changed at random that reaches a client whole as it is passed on is

@@ -404,6 +404,64 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// TestHoldOfALocatedTenant: a write whose tenant is known when its document is found is held as one that
+// names it, and is none that the change of the tenant's route waits for.
+func TestHoldOfALocatedTenant(t *testing.T) {
+	id := d("_id", 1)
+	set := d("$set", d("x", 1))
+	txn := func(cmd bson.D) bson.D {
+		return append(cmd, d("lsid", session(1), "txnNumber", int64(1), "autocommit", false, "startTransaction", true)...)
+	}
+	for name, cmd := range map[string]bson.D{
+		"update":        d("update", "orders", "updates", bson.A{d("q", id, "u", set)}),
+		"delete":        d("delete", "orders", "deletes", bson.A{d("q", id, "limit", 1)}),
+		"by the rest":   d("update", "orders", "updates", bson.A{d("q", d("x", 0), "u", set)}),
+		"findAndModify": d("findAndModify", "orders", "query", id, "update", set),
+		"of the rest":   d("findAndModify", "orders", "query", d("x", 0), "update", set),
+		"batch":         d("update", "orders", "updates", bson.A{d("q", id, "u", set), d("q", d("_id", 2), "u", set)}, "ordered", false),
+		"transaction":   txn(d("update", "orders", "updates", bson.A{d("q", id, "u", set)})),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var drained error
+			held := 0
+			pending := func(s *routing.Spec) { s.Tenants[1].Look = true }
+			g := newGround(t, func(g *ground) {
+				held++
+				g.router.Publish(tableOf(t, 3, pending))
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				defer cancel()
+				drained = g.proxy.Drained(ctx, 2, 3)
+				g.router.Publish(tableOf(t, 4, nil))
+			})
+			g.insert(t, 1, "globex")
+			g.router.Publish(tableOf(t, 2, pending))
+			r := g.client.Run("app", cmd)
+			if wiretest.Get(r, "ok") != 1.0 || held != 1 || drained != nil {
+				t.Errorf("held %d times, drained: %v: %v", held, drained, r)
+			}
+		})
+	}
+}
+
+// TestBeforeTheRoutes: a command that comes before the first table waits for it, and not for ever.
+func TestBeforeTheRoutes(t *testing.T) {
+	g := newGround(t, nil)
+	g.proxy.opts.Router = &routing.Router{}
+	set := *g.proxy.settings.Load()
+	set.queueTimeout = 50 * time.Millisecond
+	g.proxy.settings.Store(&set)
+	if r := g.client.Run("app", d("count", "orders")); wiretest.Get(r, "code") != int32(6) {
+		t.Errorf("without routes: %v", r)
+	}
+	set.queueTimeout = time.Minute
+	g.proxy.settings.Store(&set)
+	time.AfterFunc(100*time.Millisecond, func() { g.proxy.opts.Router.Publish(tableOf(t, 1, nil)) })
+	g.insert(t, 1, "acme")
+	if n := len(g.server.Docs("app_t_acme", "orders")); n != 1 {
+		t.Error("the early command did not follow the first table")
+	}
+}
+
 // A command that names more unlisted tenants than are looked for is refused, and nothing of it done.
 func TestHoldForMany(t *testing.T) {
 	g := newGround(t, nil)

@@ -176,6 +176,7 @@ type txn struct {
 	address string // of the mongos it is pinned to
 	failed  bool   // a command was refused before any was sent
 	flights []flightKey
+	fresh   bool // the last of flights was none before the command at work
 	used    time.Time
 }
 
@@ -344,11 +345,21 @@ func (t *txn) hasBegun() bool {
 func (t *txn) count(k flightKey, f *flights) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if slices.Contains(t.flights, k) {
+	if t.fresh = !slices.Contains(t.flights, k); !t.fresh {
 		f.leave(k)
 		return
 	}
 	t.flights = append(t.flights, k)
+}
+
+// discount takes back what count has done for the command at work, which has written nothing.
+func (t *txn) discount(f *flights) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if last := len(t.flights) - 1; t.fresh && last >= 0 {
+		f.leave(t.flights[last])
+		t.flights, t.fresh = t.flights[:last], false
+	}
 }
 
 // fail marks a transaction after an error that the proxy made: as after a server's, it is aborted.

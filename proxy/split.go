@@ -27,17 +27,32 @@ type split struct {
 	ordered  bool
 	numbered bool // retryable
 	stmts    []int32
-	guessed  bool // the only write's home is where its document was seen last
-	recalled bool // for the write at work it was looked whether there was a first try
+	guessed  bool       // the only write's home is where its document was seen last
+	recalled bool       // for the write at work it was looked whether there was a first try
+	held     wire.Value // the tenant that the command has to wait for when it is in flight no more
 	result   writeResult
 }
 
 // split serves writes that routing could not send to one home whole.
 func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
-	return c.overHomes(t, d, func(tx *txn) (*wire.Buf, bool, *wire.Error) {
+	var held wire.Value
+	reply, again := c.overHomes(t, d, func(tx *txn) (*wire.Buf, bool, *wire.Error) {
 		s := &split{c: c, t: t, d: d, tx: tx, ordered: true}
-		return s.run()
+		reply, again, err := s.run()
+		held = s.held
+		return reply, again, err
 	})
+	if !again || held.Type == 0 {
+		return reply, again
+	}
+	err := c.hold(&routing.Decision{Held: held})
+	if err == nil {
+		err = c.stillMay()
+	}
+	if err != nil {
+		return c.refuse(err), false
+	}
+	return nil, true
 }
 
 func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
@@ -86,12 +101,18 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	return s.result.reply(s.c, s.tx), false, nil
 }
 
-// wait waits for a tenant whose commands are held.
+// wait has the command begin anew when the tenant's commands are held no more. None of its writes has been
+// made, and it is not counted as one in flight meanwhile: the change of the route waits until none is.
 func (s *split) wait(held wire.Value, err *wire.Error) *wire.Error {
-	if err == nil {
-		err = s.c.hold(&routing.Decision{Held: held})
+	if err != nil {
+		return err
 	}
-	return err
+	if s.tx == nil {
+		s.held = held
+		return nil
+	}
+	s.tx.discount(s.c.srv.flights)
+	return s.c.hold(&routing.Decision{Held: held})
 }
 
 // inOrder makes the writes one after the other, as many at once as follow each other to one home,

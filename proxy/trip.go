@@ -145,6 +145,9 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 		if !c.atFault(tr, sent, err) {
 			c.srv.unreachable(c, tr.target.Cluster, err)
 		}
+		if tr.passes && c.passing.lost != nil { // nobody is told any more, but it is counted
+			return nil, wire.Errorf(wire.ClientDisconnect, "the client has not taken the reply")
+		}
 		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
 	}
 }

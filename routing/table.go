@@ -201,13 +201,40 @@ func (t *Tenant) home(c *Collection) *Target {
 }
 
 // Router holds the current table: control publishes, everybody reads.
-type Router struct{ current atomic.Pointer[Table] }
+type Router struct {
+	current atomic.Pointer[Table]
+
+	mu    sync.Mutex // guards the following
+	begun chan struct{}
+}
 
 // Current is the newest table. A command takes it once and runs wholly under it.
 func (r *Router) Current() *Table { return r.current.Load() }
 
 // Publish makes the table the current one.
-func (r *Router) Publish(t *Table) { r.current.Store(t) }
+func (r *Router) Publish(t *Table) {
+	if r.current.Swap(t) != nil {
+		return
+	}
+	begun := r.Begun()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-begun:
+	default:
+		close(begun)
+	}
+}
+
+// Begun is closed when there is a table.
+func (r *Router) Begun() chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.begun == nil {
+		r.begun = make(chan struct{})
+	}
+	return r.begun
+}
 
 // NewTable makes a table. The error says which words contradict each other.
 func NewTable(s *Spec) (*Table, error) {

@@ -43,6 +43,7 @@ const (
 	InvalidResumeToken       Code = 260
 	TooManyLogicalSessions   Code = 261
 	OperationNotSupportedTxn Code = 263
+	ClientDisconnect         Code = 279
 	QueryMemoryLimit         Code = 292
 	UnsupportedOpQuery       Code = 352
 	TransactionTooOld        Code = 225
@@ -73,6 +74,7 @@ var codeNames = map[Code]string{
 	ShutdownInProgress: "ShutdownInProgress", OperationFailed: "OperationFailed",
 	CommandNotSupported: "CommandNotSupported", NoSuchTransaction: "NoSuchTransaction",
 	OperationNotSupportedTxn: "OperationNotSupportedInTransaction",
+	ClientDisconnect:         "ClientDisconnect",
 	QueryMemoryLimit:         "QueryExceededMemoryLimitNoDiskUseAllowed",
 	UnsupportedOpQuery:       "UnsupportedOpQueryCommand", TransactionTooOld: "TransactionTooOld",
 	MechanismUnavailable: "MechanismUnavailable", Overloaded: "IngressRequestRateLimitExceeded",

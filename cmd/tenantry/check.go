@@ -13,6 +13,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/control"
 	"github.com/smetasc/tenantry/routing"
@@ -27,6 +28,9 @@ func check(args []string, stdout io.Writer) error {
 		return usageError{errors.New("usage: tenantry check FILE [--json]")}
 	}
 	cfg, warnings, err := config.Load(args[0], os.Getenv)
+	if err == nil {
+		err = checkClusters(args[0], cfg)
+	}
 	if asJSON {
 		return checkJSON(warnings, err, stdout)
 	}
@@ -39,6 +43,23 @@ func check(args []string, stdout io.Writer) error {
 		}
 	}
 	return cfg.WriteSummary(stdout)
+}
+
+// checkClusters is what config leaves to who speaks to servers: serve would end by it.
+func checkClusters(path string, cfg *config.Config) error {
+	var problems config.Errors
+	for _, s := range clusterSpecs(cfg) {
+		if err := backend.CheckURI(s.URI); err != nil {
+			problems = append(problems, config.Problem{
+				File: path, Key: "clusters." + s.Name + ".uri", Text: err.Error(), Remedy: "write the cluster's connection string as drivers take it",
+			})
+		}
+	}
+	if problems == nil {
+		return nil
+	}
+	slices.SortFunc(problems, func(a, b config.Problem) int { return strings.Compare(a.Key, b.Key) })
+	return problems
 }
 
 func checkJSON(warnings []config.Problem, err error, stdout io.Writer) error {

@@ -55,6 +55,15 @@ func TestCheck(t *testing.T) {
 	bad := newFile(t, strings.NewReplacer(`"mixed"`, `"mixd"`, "[platform]", "[platfrom]").Replace(goodFile))
 	tenantry(t, nil, "check", bad).want(t, 2, bad+`:8: routing.mode: "mixd" is not a choice`, bad+":13: platfrom: unknown key; did you mean platform?")
 	tenantry(t, nil, "check", newFile(t, goodFile+"x = [")).want(t, 2, "tenantry.toml:20: ")
+	// What serve refuses is not good: here a slash that the password may not have as it is.
+	slash := newFile(t, strings.Replace(goodFile, "127.0.0.1:1/?password=hunter2", "app:hunt/er2@127.0.0.1:1/", 1))
+	for _, args := range [][]string{{"check", slash}, {"serve", "--config", slash}} {
+		r := tenantry(t, nil, args...)
+		r.want(t, 2, "unescaped slash in password")
+		if strings.Contains(r.stderr, "er2") {
+			t.Error("it shows a secret")
+		}
+	}
 	tenantry(t, nil, "check", bad+".missing").want(t, 2, "tenantry.toml.missing: cannot be read")
 }
 
