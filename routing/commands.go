@@ -272,7 +272,7 @@ var rows = []Command{
 	},
 	{
 		Name: "createIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
-		Fields: fields("indexes commitQuorum"),
+		Fields: fields("indexes commitQuorum ignoreUnknownIndexOptions"),
 	},
 	{
 		Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
