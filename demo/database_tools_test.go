@@ -254,7 +254,7 @@ func oplogSince(ctx context.Context, client *mongo.Client, start bson.Timestamp)
 	}
 	cursor, err := client.Database("local").Collection("oplog.rs").Find(ctx,
 		bson.M{"$and": bson.A{bson.M{"ts": bson.M{"$gte": start}}, bson.M{"ts": bson.M{"$lte": end}}}},
-		options.Find().SetOplogReplay(true))
+		options.Find().SetOplogReplay(true)) //nolint:staticcheck // it is what they send
 	if err != nil {
 		return err
 	}

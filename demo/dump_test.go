@@ -85,7 +85,7 @@ func fillDump(t *testing.T, db *mongo.Database) {
 		}
 	}
 	docs := pipelineDocuments()
-	for i := range toolBatch + 200 {
+	for i := range toolBatch + 50 {
 		d := bson.D{{Key: "_id", Value: int32(i)}, {Key: "n", Value: int32(i % 7)}, {Key: "at", Value: bson.DateTime(i)}}
 		if tenant := pipelineTenants[i%7]; tenant != nil {
 			d = append(d, bson.E{Key: "tenantId", Value: tenant})
@@ -172,18 +172,18 @@ func TestDump(t *testing.T) {
 				checkDrift(t, g.front)
 			}
 			restore(restoreOptions{})
-			for i, o := range dumps[1:] {
-				compare(t, fmt.Sprintf("direct %+v", o), want[i+1], "proxied", dumpText(mustDump(t, g.front.URI, o)))
+			if two {
+				for i, o := range dumps[1:] {
+					compare(t, fmt.Sprintf("direct %+v", o), want[i+1], "proxied", dumpText(mustDump(t, g.front.URI, o)))
+				}
 			}
 			db := open(t, g.front.URI).Database(shared)
-			spoil := func() {
-				t.Helper()
+			if !two { // what is there stays, what is not is added
 				if _, err := db.Collection("tasks").DeleteMany(t.Context(), bson.D{{Key: "n", Value: 3}}); err != nil {
 					t.Fatal(err)
 				}
+				restore(restoreOptions{})
 			}
-			spoil()
-			restore(restoreOptions{}) // what is there stays, what is not is added
 			if _, err := db.Collection("orders").UpdateMany(t.Context(), bson.D{}, bson.D{{Key: "$set", Value: bson.D{{Key: "n", Value: 999}}}}); err != nil {
 				t.Fatal(err)
 			}
@@ -233,6 +233,9 @@ func refusedDumps(t *testing.T, whole []*dumpedCollection) {
 
 // boundDumps: who is bound to a tenant dumps that tenant's documents alone.
 func boundDumps(t *testing.T, whole []*dumpedCollection) {
+	orders := *whole[slices.IndexFunc(whole, func(c *dumpedCollection) bool { return c.name == "orders" })]
+	tasks := *whole[slices.IndexFunc(whole, func(c *dumpedCollection) bool { return c.name == "tasks" })]
+	tasks.docs = tasks.docs[:200]
 	home := secantus.Start(t, secantus.Options{})
 	text := config("mixed", home)
 	addresses := map[string]string{}
@@ -245,7 +248,7 @@ func boundDumps(t *testing.T, whole []*dumpedCollection) {
 		text += fmt.Sprintf("\n[[listeners]]\naddress = %q\ntenant = %q\nisolation = %q\naccess = \"owner\"\n", address, isolated, isolation)
 	}
 	front := proxy.Start(t, text)
-	if err := mongorestore(t.Context(), front.URI, whole, restoreOptions{}); err != nil {
+	if err := mongorestore(t.Context(), front.URI, []*dumpedCollection{&orders, &tasks}, restoreOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for isolation, uri := range addresses {
