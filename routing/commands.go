@@ -24,7 +24,7 @@ type Command struct {
 	// be asked for again.
 	SharedLast bool
 	Drops      bool      // only where [routing] allow_drop_database says so
-	Filters    bool      // what is no field of the row is a filter's
+	Filters    bool      // what is no field of the row is a filter's, or asked for by its name
 	View       *ViewRead // how it reads a view; nil: no view takes it
 	Views      bool      // it may change which views there are, or what they are
 }
@@ -234,7 +234,7 @@ var rows = []Command{
 	{
 		Name: "delete", Names: coll, Tenant: TenantLoc{InDeletes, fDeletes}, Access: Write, Route: ByTenant, Merge: MergeWrite,
 		Bound: BoundAllow, Plain: true,
-		Fields: fields("deletes ordered let"),
+		Fields: fields("deletes ordered bypassDocumentValidation bypassEmptyTsReplacement let"),
 	},
 	{
 		Name: "findAndModify", Aliases: []string{"findandmodify"}, Names: coll, Tenant: TenantLoc{InFindAndModify, fQuery},
@@ -245,7 +245,7 @@ var rows = []Command{
 	{
 		Name: "bulkWrite", Names: []NameLoc{{NSInfo, "nsInfo"}}, Tenant: TenantLoc{InBulkOps, field("ops")}, Access: Write,
 		Route: ByTenant, Merge: MergeBulk, Bound: BoundAllow, Plain: true,
-		Fields: fields("ops nsInfo ordered bypassDocumentValidation let errorsOnly cursor"),
+		Fields: fields("ops nsInfo ordered bypassDocumentValidation bypassEmptyTsReplacement let errorsOnly cursor"),
 	},
 	{
 		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: []NameLoc{{CollOfDB, ""}, {OutputColl, "out"}}, Tenant: TenantLoc{InFilter, fQuery},
@@ -272,7 +272,7 @@ var rows = []Command{
 	},
 	{
 		Name: "createIndexes", Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL, Bound: BoundOwner, Plain: true,
-		Fields: fields("indexes commitQuorum"),
+		Fields: fields("indexes commitQuorum ignoreUnknownIndexOptions"),
 	},
 	{
 		Name: "dropIndexes", Aliases: []string{"deleteIndexes"}, Names: coll, Access: DDL, Route: EachHolder, Merge: MergeDDL,
@@ -410,7 +410,7 @@ var rows = []Command{
 	{Name: "listCommands", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "isdbgrid", Access: None, Route: Local, Bound: BoundLocal, Plain: true},
 	{
-		Name: "getParameter", Access: None, Route: Local, Bound: BoundLocal, Plain: true,
+		Name: "getParameter", Access: None, Route: Local, Bound: BoundLocal, Plain: true, Filters: true,
 		Fields: fields("featureCompatibilityVersion authenticationMechanisms allParameters showDetails"),
 	},
 	{Name: "tenantryExplain", Access: None, Route: Local, Bound: BoundDeny},

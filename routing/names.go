@@ -8,6 +8,22 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
+// serverColls are collections, by database and name, in which every cluster has affairs of its own, under
+// names that clients do not know: no one cluster's tell of all while tenants have databases of their own.
+var serverColls = map[string]map[string]Refusal{
+	"local": {"oplog.rs": noOplog, "oplog.$main": noOplog},
+}
+
+var noOplog = refusal(wire.IllegalOperation, "each cluster has an oplog of its own, of databases that clients can not name; open a change stream, or dump without --oplog")
+
+// ofServers refuses one of [serverColls].
+func (t *Table) ofServers(db, coll []byte) *wire.Error {
+	if no, ok := serverColls[string(db)][string(coll)]; ok && !t.Plain {
+		return wire.Errorf(no.Code, "%s.%s: %s", db, coll, no.Text)
+	}
+	return nil
+}
+
 // touches reports whether any namespace that the request names has documents outside shared, or
 // may have before the next table. It refuses names of databases that no client may use.
 func (t *Table) touches(r *Request, db *Database) (bool, *wire.Error) {
@@ -76,8 +92,8 @@ func (t *Table) touchesColl(r *Request, db *Database, v wire.Value) (bool, *wire
 		c := db.named(r, name)
 		return c.touched() || db.touched() && bytes.HasPrefix(name, []byte("system.")), nil
 	case ok:
-		return false, nil
-	case v.Type == bsoncore.TypeBinary && db != nil && db.touched():
+		return false, t.ofServers(r.DB, name)
+	case v.Type == bsoncore.TypeBinary && (db != nil && db.touched() || !t.Plain && serverColls[string(r.DB)] != nil):
 		return false, wire.Errorf(wire.InvalidNamespace, "a collection must be named by a string, not by its UUID")
 	}
 	return db != nil && db.touched() || db == nil && !t.Plain && string(r.DB) == "admin", nil
@@ -90,8 +106,9 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 		if u.row == nil || u.coll == nil {
 			continue
 		}
-		o := db
+		o, name := db, r.DB
 		if u.db.DB != nil {
+			name = u.db.DB
 			if o = t.byName[string(u.db.DB)]; o == nil && t.hidden(u.db.DB) {
 				return false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
 			}
@@ -99,6 +116,8 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 		if o != nil {
 			c := o.named(r, u.coll)
 			touched = touched || c.touched()
+		} else if err := t.ofServers(name, u.coll); err != nil {
+			return false, err
 		}
 	}
 	return touched, err
