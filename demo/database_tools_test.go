@@ -22,9 +22,9 @@ import (
 // toolBatch is how many documents mongorestore and mongoimport send at once.
 const toolBatch = 1000
 
-// toolParallel is how many collections are dumped at once. One at a time is restored (-j 1): with four at
-// once a create right after its drop is answered with 48 now and then, also of a platform collection, which
-// is only forwarded. Whose fault that is has not been found.
+// toolParallel is how many collections are dumped at once. One at a time is restored (-j 1): a
+// listCollections at the time of a drop makes SecantusDB have the collection again, without options, so that
+// the create behind the drop is refused with 48. The proxy lists collections from time to time.
 const toolParallel = 4
 
 // toolClient connects as every tool does.
