@@ -208,6 +208,7 @@ func (c *clientConn) replan(cur *cursor) (opened bool, err *wire.Error) {
 		return false, nil
 	}
 	w.table = t
+	w.open.req.Looked = true // when it was opened: what it reads is no view
 	d := t.Route(&w.open.req)
 	if d.Action != routing.Follow || d.Watch.Own || w.plan != nil && w.plan.Own {
 		return false, nil

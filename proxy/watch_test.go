@@ -257,7 +257,12 @@ type banks struct {
 }
 
 func banksTable(t *testing.T, epoch uint64, isolated ...string) *routing.Table {
+	return banksTableOf(t, epoch, func(*routing.Spec) {}, isolated...)
+}
+
+func banksTableOf(t *testing.T, epoch uint64, change func(*routing.Spec), isolated ...string) *routing.Table {
 	return tableOf(t, epoch, func(s *routing.Spec) {
+		change(s)
 		s.Tenants = nil
 		for i, key := range []string{"acme", "far", "globex"} {
 			x := routing.TenantSpec{ID: wire.StringValue(key), Key: key, Num: uint32(i + 1)}
@@ -560,6 +565,21 @@ func TestWatchOpens(t *testing.T) {
 			again.want(int32(2), int32(3))
 		})
 	}
+}
+
+// TestWatchOfNewCollection: a stream of a collection that no table knows of yet sees a home that comes.
+func TestWatchOfNewCollection(t *testing.T) {
+	b := newBanks(t)
+	unknown := func(epoch uint64, isolated ...string) *routing.Table {
+		return banksTableOf(t, epoch, func(s *routing.Spec) { s.Names = []string{} }, isolated...)
+	}
+	b.router.Publish(unknown(2))
+	s := b.watch(t, nil)
+	b.router.Publish(unknown(3, "acme"))
+	b.home.add("insert", "app_t_acme", "orders", int32(1))
+	b.home.add("insert", "app", "orders", int32(2))
+	s.until(2)
+	s.want(int32(1), int32(2))
 }
 
 // TestWatchNewCluster: a home on a cluster that the stream did not look at.
