@@ -347,9 +347,6 @@ func (c *clientConn) run() *wire.Buf {
 			if err := c.hold(d); err != nil {
 				return c.refuse(err)
 			}
-			if err := c.stillMay(); err != nil {
-				return c.refuse(err)
-			}
 			continue
 		case routing.Expand:
 			if err := c.expand(d.Expanded); err != nil {

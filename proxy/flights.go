@@ -185,12 +185,13 @@ func (c *clientConn) leave(e entry) {
 // What the next one is nobody has looked at, so that it can't be taken for shared's.
 const maxUnlisted = 60
 
-// hold waits until the tenant that the command names has been looked at.
+// hold waits until the tenant that the command names has been looked at. A reload may have shut the client
+// out meanwhile.
 func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 	c.srv.metrics.held.Inc()
 	if d.Strange {
 		c.look()
-		return nil
+		return c.stillMay()
 	}
 	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.settings.Load().queueTimeout)
 	defer cancel()
@@ -206,5 +207,5 @@ func (c *clientConn) hold(d *routing.Decision) *wire.Error {
 		// It may lie in a reply that is given back before the command ends.
 		c.req.Unlisted = append(c.req.Unlisted, clone(d.Held))
 	}
-	return nil
+	return c.stillMay()
 }

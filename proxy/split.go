@@ -45,11 +45,7 @@ func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bo
 	if !again || held.Type == 0 {
 		return reply, again
 	}
-	err := c.hold(&routing.Decision{Held: held})
-	if err == nil {
-		err = c.stillMay()
-	}
-	if err != nil {
+	if err := c.hold(&routing.Decision{Held: held}); err != nil {
 		return c.refuse(err), false
 	}
 	return nil, true
