@@ -11,7 +11,7 @@ import (
 )
 
 // readSize is what one read asks for: a small command or reply arrives whole in one read.
-const readSize = 16 << 10
+const readSize = PollSize
 
 // Conn reads and writes whole messages on a connection. While it waits for a message's first
 // byte it holds no buffer: on TCP and unix sockets it waits for readiness, and of TLS, which
@@ -24,11 +24,12 @@ type Conn struct {
 	asked   func(fd uintptr) bool // of [Conn.Ask]
 	served  func(fd uintptr) bool // of [Conn.Each]
 	tls     bool
-	inside  bool // an Each is in its wait, so that fd can be used
+	inside  bool // an Each is in its wait, so that fd can be used; of a connection that is watched it always can
 	fd      int
-	handler Handler // of an Each
-	first   [1]byte // what fill reads of TLS
-	in      *Buf    // bytes read and not yet handed out, from at on; nil while idle
+	watched *watched // where a loop waits for it; nil for none
+	handler Handler  // of an Each
+	first   [1]byte  // what fill reads of TLS
+	in      *Buf     // bytes read and not yet handed out, from at on; nil while idle
 	at      int
 	err     error // of the read inside ready
 	lost    error // why a message was read in part: the next byte is no header
@@ -210,6 +211,14 @@ func (c *Conn) EndLull(now time.Time, after time.Duration) error {
 	return c.SetReadDeadline(c.lull)
 }
 
+// NoLull takes the deadline of a lull off.
+func (c *Conn) NoLull() {
+	if !c.lull.IsZero() {
+		c.lull = time.Time{}
+		_ = c.SetReadDeadline(time.Time{}) // of one that is closed the next read tells
+	}
+}
+
 // outlast reports whether a read was ended by the deadline of a lull, and takes that off.
 func (c *Conn) outlast(err error) bool {
 	if c.lull.IsZero() || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -364,7 +373,7 @@ func (c *Conn) rest(b []byte, stall time.Duration) error {
 // Write writes a whole message. The other side of a large one has to take some of it within
 // [Conn.Stall].
 func (c *Conn) Write(b []byte) (n int, err error) {
-	if len(b) < BudgetFloor && c.inside {
+	if len(b) < BudgetFloor && (c.inside || c.watched != nil) {
 		if n = writeNow(c.fd, b); n == len(b) {
 			return n, nil
 		}

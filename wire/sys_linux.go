@@ -25,3 +25,16 @@ func sys(call uintptr, fd int, b []byte) (int, syscall.Errno) {
 	}
 	return int(n), 0
 }
+
+// epollNow is epoll_pwait(2) without a wait.
+func epollNow(fd int, events []syscall.EpollEvent) int {
+	for {
+		n, _, err := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		if err == 0 {
+			return int(n)
+		}
+		if err != syscall.EINTR {
+			return 0
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package wire
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// loop is one epoll instance and the goroutine that asks it. That goroutine waits for the instance by
+// Go's own poller, which has an epoll instance too: one that is asked to wait in a system call would keep
+// a thread and be handed a processor each time.
+type loop struct {
+	epoll   *os.File
+	fd      int
+	raw     syscall.RawConn
+	done    sync.WaitGroup
+	events  [128]syscall.EpollEvent
+	waiters waiters
+}
+
+// waiters are who waits for a socket, by its number. An event may come for one that has been closed, and
+// its number may be another one's then, who is told for nothing.
+type waiters struct {
+	by atomic.Pointer[[]atomic.Pointer[watched]] // written, and replaced to grow, under mu
+	mu sync.Mutex
+}
+
+// NewLoops starts n loops; nil where this system has none.
+func NewLoops(n int) (*Loops, error) {
+	l := &Loops{}
+	for range n {
+		one, err := newLoop()
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		l.all = append(l.all, one)
+	}
+	return l, nil
+}
+
+func newLoop() (*loop, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil { // so that Go's poller takes it
+		_ = syscall.Close(fd)
+		return nil, os.NewSyscallError("setnonblock", err)
+	}
+	l := &loop{epoll: os.NewFile(uintptr(fd), "epoll"), fd: fd}
+	l.waiters.by.Store(&[]atomic.Pointer[watched]{})
+	if l.raw, err = l.epoll.SyscallConn(); err != nil {
+		_ = l.epoll.Close()
+		return nil, err
+	}
+	l.done.Go(func() { _ = l.raw.Read(l.turn) }) // until it is closed
+	return l, nil
+}
+
+// Close ends the loops. Those who are watched hear of nothing more.
+func (l *Loops) Close() {
+	if l == nil {
+		return
+	}
+	for _, one := range l.all {
+		_ = one.epoll.Close()
+		one.done.Wait()
+	}
+}
+
+// turn tells those for whom something has come; false waits for more.
+func (l *loop) turn(uintptr) bool {
+	for {
+		n, at := epollNow(l.fd, l.events[:]), time.Now()
+		for i := range n {
+			w := l.waiters.of(int(l.events[i].Fd))
+			if w == nil {
+				continue
+			}
+			if l.events[i].Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+				w.ended.Store(true)
+			}
+			w.Ready(at)
+		}
+		if n < len(l.events) { // what comes from now on ends the wait
+			return false
+		}
+	}
+}
+
+func (l *loop) watch(c *Conn, w Waiter) bool {
+	ok := false
+	err := c.raw.Control(func(fd uintptr) {
+		c.fd, c.watched = int(fd), &watched{Waiter: w, by: l} // before w can be told
+		l.waiters.set(c.fd, c.watched)
+		const edges = 1 << 31 // EPOLLET, which syscall has as a negative number
+		ok = syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_ADD, c.fd, &syscall.EpollEvent{
+			Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | edges, Fd: int32(c.fd),
+		}) == nil
+		if !ok {
+			l.forget(c)
+		}
+	})
+	return ok && err == nil
+}
+
+// forget is called before the socket is closed, which takes it from the epoll instance.
+func (l *loop) forget(c *Conn) {
+	l.waiters.set(c.fd, nil)
+	c.watched = nil
+}
+
+func (ws *waiters) of(fd int) *watched {
+	list := *ws.by.Load()
+	if fd >= len(list) {
+		return nil
+	}
+	return list[fd].Load()
+}
+
+func (ws *waiters) set(fd int, w *watched) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	list := *ws.by.Load()
+	if fd >= len(list) {
+		more := make([]atomic.Pointer[watched], 2*fd+64)
+		for i := range list {
+			more[i].Store(list[i].Load())
+		}
+		list = more
+		ws.by.Store(&more)
+	}
+	list[fd].Store(w)
+}

@@ -1,0 +1,285 @@
+package wire
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.uber.org/goleak"
+)
+
+func newLoops(t testing.TB, n int) *Loops {
+	t.Helper()
+	l, err := NewLoops(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l == nil {
+		t.Skip("there are no loops on this system")
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+// watching polls a connection whenever it is told to, and reads on a goroutine what is not whole.
+type watching struct {
+	c      *Conn
+	frames chan string // what has come
+	ended  chan error
+	busy   sync.Mutex // held by who reads
+	polls  int
+	reads  int
+	early  time.Time // when a message is said to have come though none had
+}
+
+func watch(t testing.TB, l *Loops, nc net.Conn) *watching {
+	t.Helper()
+	w := &watching{c: NewConn(nc), frames: make(chan string, 10000), ended: make(chan error, 1)}
+	w.busy.Lock()
+	defer w.busy.Unlock()
+	if !w.c.Watch(l, w) || !w.c.Watched() {
+		t.Fatal("it is not watched")
+	}
+	return w
+}
+
+func (w *watching) Ready(at time.Time) {
+	if at.After(time.Now()) {
+		w.early = at
+	}
+	w.busy.Lock()
+	if w.read() {
+		w.busy.Unlock()
+	}
+}
+
+func (w *watching) end(err error) {
+	select {
+	case w.ended <- err:
+	default: // it was told already
+	}
+}
+
+// read takes what has come; false where a goroutine goes on.
+func (w *watching) read() bool {
+	for {
+		frame, found, err := w.c.Poll()
+		switch {
+		case err != nil:
+			w.end(err)
+			return true
+		case found == PolledNothing:
+			return true
+		case found == PolledMessage:
+			w.polls++
+			w.frames <- string(frame.B)
+			frame.Free()
+		case found == PolledMore:
+			go func() {
+				frame, err := w.c.ReadMessage(MaxMessage)
+				if err != nil {
+					w.end(err)
+					w.busy.Unlock()
+					return
+				}
+				w.reads++
+				w.frames <- string(frame.B)
+				frame.Free()
+				if w.read() {
+					w.busy.Unlock()
+				}
+			}()
+			return false
+		}
+	}
+}
+
+// TestLoopsMissNothing: what many send in pieces of any size, behind each other, comes whole and in order;
+// what is small and comes at once is polled.
+func TestLoopsMissNothing(t *testing.T) {
+	l := newLoops(t, 2)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		near, far := tcpPair(t)
+		w := watch(t, l, far)
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(1, uint64(i)))
+			var sent []string
+			for n := range 300 {
+				size := rnd.IntN(300)
+				switch rnd.IntN(40) {
+				case 0:
+					size = PollSize - 100 + rnd.IntN(200)
+				case 1:
+					size = rnd.IntN(3 * BudgetFloor)
+				}
+				sent = append(sent, string(AppendMessage(nil, int32(n), 0, 0, doc(t, bson.D{{Key: "x", Value: strings.Repeat("y", size)}}))))
+			}
+			go func() {
+				pieces := i%2 == 0
+				for b := strings.Join(sent, ""); len(b) > 0; {
+					n := len(b)
+					if pieces {
+						n = min(n, 1+rnd.IntN(2000))
+					}
+					if _, err := io.WriteString(near, b[:n]); err != nil {
+						t.Error(err)
+						return
+					}
+					b = b[n:]
+				}
+			}()
+			for n, want := range sent {
+				select {
+				case got := <-w.frames:
+					if got != want {
+						t.Errorf("message %d has %d bytes, want %d", n, len(got), len(want))
+						return
+					}
+				case err := <-w.ended:
+					t.Errorf("message %d: %v", n, err)
+					return
+				case <-time.After(10 * time.Second):
+					t.Errorf("message %d has not come", n)
+					return
+				}
+			}
+			_ = near.Close()
+			if err := <-w.ended; !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+			w.busy.Lock()
+			defer w.busy.Unlock()
+			if w.polls == 0 || !w.early.IsZero() {
+				t.Errorf("%d polled, %d read; %v", w.polls, w.reads, w.early)
+			}
+			_ = w.c.Close()
+		})
+	}
+	wg.Wait()
+}
+
+// TestLoopsTellWhatWasThere: a message that came before the connection was watched is told too.
+func TestLoopsTellWhatWasThere(t *testing.T) {
+	l := newLoops(t, 1)
+	near, far := tcpPair(t)
+	m := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "ping", Value: 1}}))
+	if _, err := near.Write(m); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	w := watch(t, l, far)
+	defer w.c.Close()
+	if got := <-w.frames; got != string(m) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestLoopsHearOfTheEnd: of a Sever from elsewhere and of a reset, and of nothing after a Close, whose
+// socket's number is another one's soon.
+func TestLoopsHearOfTheEnd(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	l, err := NewLoops(1)
+	if l == nil {
+		t.Skip("there are no loops on this system", err)
+	}
+	_, far := tcpPair(t)
+	w := watch(t, l, far)
+	w.c.Sever()
+	if err := <-w.ended; !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	_ = w.c.Close()
+	near, far := tcpPair(t)
+	w = watch(t, l, far)
+	_ = near.(*net.TCPConn).SetLinger(0)
+	_ = near.Close()
+	if err := <-w.ended; err == nil || errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	_ = w.c.Close()
+	var open []net.Conn
+	for range 50 { // of the same few numbers
+		near, far := tcpPair(t)
+		next := watch(t, l, far)
+		m := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "ping", Value: 1}}))
+		if _, err := near.Write(m); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-next.frames; got != string(m) {
+			t.Fatalf("%q", got)
+		}
+		if len(w.frames) > 0 {
+			t.Fatal("what is closed was told of what another one's is")
+		}
+		w = next
+		if _, err := near.Write(m[:10]); err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, near)
+		w.c.Sever()
+		<-w.ended
+		w.busy.Lock()
+		_ = w.c.Close()
+		w.busy.Unlock()
+	}
+	for _, nc := range open {
+		_ = nc.Close()
+	}
+	l.Close()
+}
+
+// TestPollHoldsNothing: who has polled in vain keeps no buffer.
+func TestPollHoldsNothing(t *testing.T) {
+	l := newLoops(t, 1)
+	_, far := tcpPair(t)
+	w := watch(t, l, far)
+	defer w.c.Close()
+	w.busy.Lock()
+	defer w.busy.Unlock()
+	if _, found, err := w.c.Poll(); found != PolledNothing || err != nil || w.c.Buffered() {
+		t.Error(found, err, w.c.Buffered())
+	}
+}
+
+// TestLoopsWatchPlainTCPAlone: others have to be waited for by a goroutine.
+func TestLoopsWatchPlainTCPAlone(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	if c := NewConn(far); c.Watch(newLoops(t, 1), nil) || c.Watched() || c.Plain() {
+		t.Error("a pipe is watched")
+	}
+	_, tcp := tcpPair(t)
+	if c := NewConn(tcp); c.Watch(nil, nil) || c.Watched() {
+		t.Error("nobody watches")
+	}
+}
+
+// TestWriteNowDoesNotWait: of what the socket does not take it says so.
+func TestWriteNowDoesNotWait(t *testing.T) {
+	l := newLoops(t, 1)
+	near, far := tcpPair(t)
+	w := watch(t, l, far)
+	defer w.c.Close()
+	b, all := make([]byte, 1<<20), 0
+	for range 100 {
+		n := w.c.WriteNow(b)
+		if all += n; n < len(b) {
+			break
+		}
+	}
+	if all == 100<<20 {
+		t.Fatal("it has taken 100 MiB that nobody reads")
+	}
+	go func() { _, _ = w.c.Write(b[:10]) }()
+	if n, err := io.CopyN(io.Discard, near, int64(all+10)); err != nil || n != int64(all+10) {
+		t.Error(n, err)
+	}
+}
