@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -32,6 +33,11 @@ type Conn struct {
 	amid   bool        // a reply has been read in part
 	broken atomic.Bool // it is closed when released
 	killed atomic.Bool // by somebody else than who uses it
+
+	starting  sync.Mutex // guards the following
+	taker     Taker      // is told of the reply under way; nil for nobody
+	sent      bool       // all of its request has been
+	repliedAt int64      // when the reply came; 0 where nobody has looked
 
 	at        int    // in the pool's open list; the pool's mutex guards this and the following
 	busy      bool   // in use
@@ -66,17 +72,17 @@ func (c *Conn) Release() { c.pool.release(c) }
 // for it. The connection is lost. The one who acquired it must not have released it.
 func (c *Conn) Interrupt() { c.kill() }
 
-// kill closes the socket under whoever uses the connection.
+// kill ends the connection under whoever uses it, who closes it.
 func (c *Conn) kill() {
 	c.killed.Store(true)
 	c.broken.Store(true)
-	_ = c.socket.Close()
+	c.wire.Sever()
 }
 
 // close closes a connection that nobody uses.
 func (c *Conn) close() {
 	c.wire.Release()
-	if c.killed.Load() {
+	if c.killed.Load() && c.socket != c.wire.Conn { // the end of TLS may have to be waited for
 		_ = c.socket.Close()
 		return
 	}
@@ -87,11 +93,11 @@ func (c *Conn) close() {
 const restSure = int64(1e9)
 
 // usable reports whether a connection that was idle can be lent.
-func (c *Conn) usable() bool {
-	if c.generation != c.pool.generation.Load() || c.wire.Buffered() {
+func (c *Conn) usable(at int64) bool {
+	if c.generation != c.pool.generation.Load() || c.wire.Buffered() || c.wire.Ended() {
 		return false
 	}
-	return now()-c.idleSince < restSure || c.live.alive()
+	return at-c.idleSince < restSure || c.live.alive()
 }
 
 // RoundTrip writes one whole frame and reads the reply's frame; the caller frees both. The frame
@@ -211,12 +217,9 @@ func (c *Conn) Fill(b []byte) error {
 // write writes one request and reports whether all of it went out. One that is not silent is waited
 // for until its reply begins.
 func (c *Conn) write(req *wire.Buf, compressible, silent bool) (sent bool, err error) {
-	out := req
-	if compressible && c.compressor != wire.Noop {
-		if packed, err := wire.Compress(req, c.compressor); err == nil { // else as it is
-			defer packed.Free()
-			out = packed
-		}
+	out := c.packed(req, compressible)
+	if out != req {
+		defer out.Free()
 	}
 	var n int
 	if silent {
@@ -227,12 +230,29 @@ func (c *Conn) write(req *wire.Buf, compressible, silent bool) (sent bool, err e
 	return n == len(out.B), err
 }
 
+// packed is the request compressed where that was agreed on, else as it is.
+func (c *Conn) packed(req *wire.Buf, compressible bool) *wire.Buf {
+	if !compressible || c.compressor == wire.Noop {
+		return req
+	}
+	out, err := wire.Compress(req, c.compressor)
+	if err != nil {
+		return req
+	}
+	return out
+}
+
 // read reads one reply and checks that it is ours.
 func (c *Conn) read() (*wire.Buf, error) {
 	reply, err := c.wire.ReadMessage(c.limit)
 	if err != nil {
 		return nil, err
 	}
+	return c.received(reply)
+}
+
+// received checks that a reply is ours, and decompresses it.
+func (c *Conn) received(reply *wire.Buf) (_ *wire.Buf, err error) {
 	h := wire.ReadHeader(reply.B)
 	if h.OpCode == wire.OpCompressed {
 		if reply, err = unpack(reply, c.limit); err != nil {

@@ -102,7 +102,7 @@ func (p *pool) collect(ch chan<- prometheus.Metric, cluster string, key func(uin
 	claimed := map[string]int{}
 	p.mu.Lock()
 	idle, inUse, dialing, waiting := len(p.idle), int(p.inUse.Load()), p.dialing, p.queue.len
-	for tenant, s := range p.tenants {
+	for tenant, s := range p.shares() {
 		waiting += s.blocked.len
 		if s.claimed > 0 && key != nil {
 			claimed[key(tenant)] += s.claimed

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"errors"
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,7 +39,7 @@ type pool struct {
 	open      []*Conn    // all that are open, in use or idle; Conn.at is the index
 	idle      []*Conn    // the last released is at the end and is lent first
 	queue     queue      // all of them have claimed their share
-	tenants   map[uint32]*share
+	tenants   []*share   // by number; nil of those who use nothing
 	dialing   int
 	failed    int // dials since one succeeded
 	dialError error
@@ -48,6 +49,7 @@ type pool struct {
 	perTenant int
 	acquires  int64
 	retired   bool
+	lent      *waiter // borrowers to be told when the mutex is free, by their next
 }
 
 // maxDialing bounds the handshakes at once with one server.
@@ -61,18 +63,18 @@ type share struct {
 
 func newPool(d *deployment, addr string, l Limits) *pool {
 	return &pool{
-		d: d, addr: addr, tenants: map[uint32]*share{},
+		d: d, addr: addr,
 		max: l.MaxPerServer, perTenant: l.MaxPerTenant,
 	}
 }
 
 // take lends an idle connection; nil if there is none or the tenant has its share already.
-func (p *pool) take(tenant uint32) *Conn {
+func (p *pool) take(tenant uint32, at time.Duration) *Conn {
 	for {
 		p.mu.Lock()
 		c := p.takeIdle(tenant)
 		p.mu.Unlock()
-		if c == nil || c.usable() {
+		if c == nil || c.usable(int64(at)) {
 			return c
 		}
 		p.discard(c)
@@ -110,12 +112,26 @@ func (p *pool) share(tenant uint32) *share {
 	if tenant == 0 {
 		return nil
 	}
+	if int(tenant) >= len(p.tenants) {
+		p.tenants = append(p.tenants, make([]*share, int(tenant)+1-len(p.tenants))...)
+	}
 	s := p.tenants[tenant]
 	if s == nil {
 		s = &share{}
 		p.tenants[tenant] = s
 	}
 	return s
+}
+
+// shares are those of the tenants that have used something of late.
+func (p *pool) shares() iter.Seq2[uint32, *share] {
+	return func(yield func(uint32, *share) bool) {
+		for tenant, s := range p.tenants {
+			if s != nil && !yield(uint32(tenant), s) {
+				return
+			}
+		}
+	}
 }
 
 // unclaim gives back a place of the share; who is blocked by it moves up.
@@ -135,11 +151,24 @@ func (p *pool) unblock(s *share) {
 	}
 }
 
+// unlock gives the mutex back, and tells the borrowers that were served under it.
+func (p *pool) unlock() {
+	w := p.lent
+	p.lent = nil
+	p.mu.Unlock()
+	for w != nil {
+		next := w.next
+		w.next = nil
+		w.tell()
+		w = next
+	}
+}
+
 // release takes a connection back.
 func (p *pool) release(c *Conn) {
 	p.mu.Lock()
 	if !c.busy {
-		p.mu.Unlock()
+		p.unlock()
 		return
 	}
 	s := c.share
@@ -147,14 +176,17 @@ func (p *pool) release(c *Conn) {
 	p.inUse.Add(-1)
 	keep := !c.broken.Load() && !c.amid && !p.retired && c.generation == p.generation.Load() && len(p.open) <= p.max
 	if keep {
-		c.idleSince = now()
+		if c.idleSince = c.repliedAt; c.idleSince == 0 {
+			c.idleSince = now()
+		}
+		c.repliedAt = 0
 		p.idle = append(p.idle, c)
 	} else {
 		p.forget(c)
 	}
 	p.unclaim(s)
 	p.serve()
-	p.mu.Unlock()
+	p.unlock()
 	if !keep {
 		c.close()
 	}
@@ -219,7 +251,7 @@ func (p *pool) dialLoop() {
 // dialed takes over what a dial gave, and says whether to dial again and when.
 func (p *pool) dialed(c *Conn, err error) (pause time.Duration, more bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	switch {
 	case err != nil:
 		pause = p.dialFailed(err)
@@ -287,7 +319,7 @@ func (p *pool) rest(pause time.Duration) bool {
 
 // refuse gives all who wait an error.
 func (p *pool) refuse(err error) {
-	for _, s := range p.tenants {
+	for _, s := range p.shares() {
 		for w := s.blocked.pop(); w != nil; w = s.blocked.pop() {
 			w.deliver(nil, err)
 		}
@@ -303,7 +335,7 @@ func (p *pool) refuse(err error) {
 // kick sends all who wait back to selection.
 func (p *pool) kick() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.refuse(errReselect)
 }
 
@@ -335,7 +367,7 @@ func (p *pool) closeIdle(which func(*Conn) bool) {
 		return true
 	})
 	p.serve()
-	p.mu.Unlock()
+	p.unlock()
 	for _, c := range dead {
 		c.close()
 	}
@@ -357,7 +389,7 @@ func (p *pool) retire() {
 	p.mu.Lock()
 	p.retired = true
 	p.refuse(errReselect)
-	p.mu.Unlock()
+	p.unlock()
 	p.closeIdle(func(*Conn) bool { return true })
 }
 
@@ -367,9 +399,9 @@ func (p *pool) sweep(idle time.Duration) {
 	p.closeIdle(func(c *Conn) bool { return c.idleSince < before })
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for id, s := range p.tenants {
+	for tenant, s := range p.shares() {
 		if s.claimed == 0 && s.blocked.head == nil {
-			delete(p.tenants, id)
+			p.tenants[tenant] = nil
 		}
 	}
 }
@@ -377,11 +409,11 @@ func (p *pool) sweep(idle time.Duration) {
 func (p *pool) setLimits(l Limits) {
 	p.mu.Lock()
 	p.max, p.perTenant = l.MaxPerServer, l.MaxPerTenant
-	for _, s := range p.tenants {
+	for _, s := range p.shares() {
 		p.unblock(s)
 	}
 	surplus := len(p.open) - p.max
-	p.mu.Unlock()
+	p.unlock()
 	p.closeIdle(func(*Conn) bool { surplus--; return surplus >= 0 })
 }
 

@@ -28,7 +28,7 @@ func (p *pool) waitingFor(n int) func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		waiting := p.queue.len
-		for _, s := range p.tenants {
+		for _, s := range p.shares() {
 			waiting += s.blocked.len
 		}
 		return waiting == n
@@ -88,7 +88,7 @@ func TestTenantsDoNotWaitBehindAnother(t *testing.T) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for id, s := range p.tenants {
+	for id, s := range p.shares() {
 		if s.claimed != 0 {
 			t.Errorf("tenant %d still claims %d", id, s.claimed)
 		}
@@ -157,7 +157,7 @@ func TestPoolUnderLoad(t *testing.T) {
 	if len(p.idle) != len(p.open) || p.queue.len != 0 || p.inUse.Load() != 0 {
 		t.Error(len(p.idle), len(p.open), p.queue.len, p.inUse.Load())
 	}
-	for _, s := range p.tenants {
+	for _, s := range p.shares() {
 		if s.claimed != 0 || s.blocked.len != 0 {
 			t.Errorf("%+v", s)
 		}

@@ -41,7 +41,7 @@ func TestRealServer(t *testing.T) {
 	conn.pool.mu.Lock()
 	conn.idleSince -= 2 * restSure
 	conn.pool.mu.Unlock()
-	if !conn.usable() {
+	if !conn.usable(now()) {
 		t.Error("a live connection looks dead")
 	}
 }

@@ -7,17 +7,21 @@ import (
 	"time"
 )
 
-// waiter is somebody who waits for a connection of a pool.
+// waiter is somebody who waits for a connection of a pool: a goroutine, or a [Borrower], who has none.
 type waiter struct {
 	seq   uint64 // order of arrival
 	share *share // of the tenant; nil: unlimited
 	conn  *Conn  // what was delivered
 	err   error
-	ready chan struct{} // holds one
+	ready chan struct{} // holds one; nil of a borrower's
 	late  *time.Timer   // made once: a context with a deadline costs as much as the rest of a wait
 	in    *queue        // nil once delivered
 	next  *waiter
 	prev  *waiter
+
+	pool     *pool // of a borrower's wait, with the following
+	borrower Borrower
+	since    time.Time
 }
 
 var (
@@ -31,10 +35,15 @@ func newWaiter() *waiter {
 	return w
 }
 
-// deliver ends the wait. The waiter is in no queue any more; the pool's mutex is held.
+// deliver ends the wait. The waiter is in no queue any more; the pool's mutex is held, and a borrower is
+// told when it is not any more.
 func (w *waiter) deliver(c *Conn, err error) {
 	w.conn, w.err = c, err
-	w.ready <- struct{}{}
+	if w.borrower == nil {
+		w.ready <- struct{}{}
+		return
+	}
+	w.next, w.pool.lent = w.pool.lent, w
 }
 
 // queue is a list of waiters in order of arrival; the pool's mutex guards it.
@@ -90,11 +99,10 @@ func (q *queue) remove(w *waiter) {
 // wait waits for a connection, at most until late.
 func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, error) {
 	w := waiters.Get().(*waiter)
-	if err := p.enqueue(w, tenant); err != nil {
+	if err := p.enqueue(w, tenant, late); err != nil {
 		waiters.Put(w)
 		return nil, err
 	}
-	w.late.Reset(time.Until(late))
 	served := false
 	select {
 	case <-w.ready:
@@ -117,15 +125,16 @@ func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, 
 	return c, err
 }
 
-func (p *pool) enqueue(w *waiter, tenant uint32) error {
+func (p *pool) enqueue(w *waiter, tenant uint32, late time.Time) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	if p.retired {
 		return errReselect
 	}
 	if err := p.refused(); err != nil {
 		return err
 	}
+	w.late.Reset(time.Until(late))
 	w.seq = arrivals.Add(1)
 	w.share = p.share(tenant)
 	if w.share != nil && w.share.claimed >= p.perTenant {
@@ -143,7 +152,12 @@ func (p *pool) enqueue(w *waiter, tenant uint32) error {
 // giveUp takes a waiter out of its queue; no error means that it was served meanwhile.
 func (p *pool) giveUp(w *waiter) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
+	return p.withdraw(w)
+}
+
+// withdraw is giveUp with the mutex held.
+func (p *pool) withdraw(w *waiter) error {
 	if w.in == nil {
 		return nil
 	}

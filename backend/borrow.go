@@ -1,0 +1,184 @@
+package backend
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/smetasc/tenantry/wire"
+)
+
+// What follows is Acquire and RoundTrip for those who have no goroutine to wait on; see [wire.Loops].
+
+// Borrower waits for a connection.
+type Borrower interface {
+	// Lent is called once, by whoever has given the connection back, or ended the wait. Without a connection
+	// err says why, a *[Error]; where there is none either things have changed, and Acquire may find another
+	// way. It does not wait for anything.
+	Lent(c *Conn, err error)
+}
+
+// Borrow is [Cluster.Acquire] without a wait, at a time that need not be known anew. Where no connection is free but one is to come, b is told
+// when it has, which may be before Borrow returns: waits is true then. Where neither is so, a goroutine
+// has to Acquire.
+func (c *Cluster) Borrow(sel Select, tenant uint32, at time.Time, b Borrower) (conn *Conn, waits bool) {
+	d := c.current.Load()
+	if d == nil {
+		return nil, false
+	}
+	s := d.table.Load().pick(sel)
+	if s == nil {
+		return nil, false
+	}
+	if conn := s.pool.take(tenant, at.Sub(started)); conn != nil {
+		return conn, false
+	}
+	w, _ := borrowings.Get().(*waiter)
+	if w == nil {
+		w = newBorrowing()
+	}
+	w.pool, w.borrower, w.since = s.pool, b, at
+	if s.pool.enqueue(w, tenant, at.Add(d.target().selectionTimeout)) != nil {
+		w.recycle()
+		return nil, false
+	}
+	return nil, true
+}
+
+var borrowings sync.Pool // of waiters
+
+func newBorrowing() *waiter {
+	w := &waiter{}
+	w.late = time.AfterFunc(time.Hour, func() { w.expired() })
+	w.late.Stop()
+	return w
+}
+
+func (w *waiter) recycle() {
+	w.pool, w.borrower, w.share, w.conn, w.err = nil, nil, nil, nil, nil
+	borrowings.Put(w)
+}
+
+// expired ends a borrower's wait in vain.
+func (w *waiter) expired() {
+	p := w.pool
+	p.mu.Lock()
+	defer p.unlock()
+	if err := p.withdraw(w); err != nil {
+		w.deliver(nil, err)
+	}
+}
+
+// tell tells the borrower how the wait has ended.
+func (w *waiter) tell() {
+	b, c, err, cluster := w.borrower, w.conn, w.err, w.pool.d.cluster
+	cluster.waits.observe(time.Since(w.since), err)
+	if w.late.Stop() {
+		w.recycle()
+	} // else its expiry has begun, and finds that it is in no queue: nobody else may get it
+	if err == errReselect {
+		err = nil
+	} else if err != nil {
+		err = &Error{Cluster: cluster.name, Err: err}
+	}
+	b.Lent(c, err)
+}
+
+// Rouse sends all who wait for a connection back to look for another way.
+func (cs *Clusters) Rouse() {
+	for _, c := range *cs.byName.Load() {
+		if d := c.current.Load(); d != nil {
+			for _, p := range d.allPools() {
+				p.kick()
+			}
+		}
+	}
+}
+
+// Taker waits for the reply to what [Conn.Start] has sent.
+type Taker interface {
+	// Replied hands the reply over, which the taker frees, or a *[Error]. It does not wait for anything.
+	Replied(reply *wire.Buf, err error)
+	// Begun says that a reply has begun to come that is large or comes in pieces: [Conn.Receive] or
+	// [Conn.Front] goes on with it, on a goroutine.
+	Begun()
+}
+
+// Loopable reports whether loops wait for connections like this one: over plain TCP.
+func (c *Conn) Loopable() bool { return c.wire.Plain() }
+
+// Crowd is how many connections to the same server are in use, with this one.
+func (c *Conn) Crowd() int { return int(c.pool.inUse.Load()) }
+
+// Start is [Conn.Send] of a request that has a reply, without a wait: t is told of the reply, which may
+// be before Start returns. Where it is false nothing was sent.
+func (c *Conn) Start(req *wire.Buf, compressible bool, l *wire.Loops, t Taker) bool {
+	if !c.wire.Watched() && !c.wire.Watch(l, c) {
+		return false
+	}
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	c.id++
+	prepare(req, c.id)
+	out := c.packed(req, compressible)
+	c.taker = t
+	n := c.wire.WriteNow(out.B)
+	if c.sent = n == len(out.B); !c.sent {
+		go c.sendRest(append([]byte(nil), out.B[n:]...))
+	}
+	if out != req {
+		out.Free()
+	}
+	return true
+}
+
+// sendRest writes what the socket has not taken at once.
+func (c *Conn) sendRest(b []byte) {
+	_, err := c.wire.Write(b)
+	if err != nil {
+		c.broken.Store(true)
+		c.wire.Sever() // which the taker is told
+		return
+	}
+	c.starting.Lock()
+	c.sent = true
+	c.starting.Unlock()
+}
+
+// errEarly is of a server that answers what it has not read.
+var errEarly = errors.New("the reply came before the request was sent")
+
+// Ready is called by a loop when something has come. What comes while nobody waits for it is seen when
+// the connection is used again.
+func (c *Conn) Ready(at time.Time) {
+	c.starting.Lock()
+	t := c.taker
+	if t == nil {
+		c.starting.Unlock()
+		return
+	}
+	frame, found, err := c.wire.Poll()
+	if found == wire.PolledNothing {
+		c.starting.Unlock()
+		return
+	}
+	c.taker, c.repliedAt = nil, int64(at.Sub(started))
+	sent := c.sent
+	c.starting.Unlock()
+	if err == nil && !sent {
+		frame.Free()
+		err = errEarly
+	}
+	switch {
+	case err != nil:
+		t.Replied(nil, c.fail(sent, err))
+	case found == wire.PolledMore:
+		t.Begun()
+	default:
+		if frame, err = c.received(frame); err != nil {
+			t.Replied(nil, c.fail(true, err))
+			return
+		}
+		t.Replied(frame, nil)
+	}
+}

@@ -1,0 +1,325 @@
+package backend
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/wire"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// borrowing is a borrower and a taker that notes what it is told.
+type borrowing struct {
+	lent    chan lending
+	replied chan lending
+	begun   chan struct{}
+	told    atomic.Int32
+}
+
+type lending struct {
+	conn  *Conn
+	reply *wire.Buf
+	err   error
+}
+
+func newTold() *borrowing {
+	return &borrowing{lent: make(chan lending, 10), replied: make(chan lending, 10), begun: make(chan struct{}, 10)}
+}
+
+func (b *borrowing) Lent(c *Conn, err error) { b.told.Add(1); b.lent <- lending{conn: c, err: err} }
+
+func (b *borrowing) Replied(reply *wire.Buf, err error) {
+	b.told.Add(1)
+	b.replied <- lending{reply: reply, err: err}
+}
+
+func (b *borrowing) Begun() { b.told.Add(1); b.begun <- struct{}{} }
+
+func get[T any](t testing.TB, what string, c chan T) (x T) {
+	t.Helper()
+	select {
+	case x = <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s has not come", what)
+	}
+	return x
+}
+
+func loops(t testing.TB) *wire.Loops {
+	t.Helper()
+	l, err := wire.NewLoops(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l == nil {
+		t.Skip("there are no loops on this system")
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+// TestBorrow: a free connection is had at once, a released one is handed over, in the order of arrival with
+// those who wait on a goroutine.
+func TestBorrow(t *testing.T) {
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{MaxPerServer: 1})
+	a, b := newTold(), newTold()
+	acquire(t, c, write, 0).Release()
+	conn, waits := c.Borrow(write, 0, time.Now(), a)
+	if conn == nil || waits || a.told.Load() != 0 {
+		t.Fatal(conn, waits, a.told.Load())
+	}
+	if first, waits := c.Borrow(write, 0, time.Now(), a); first != nil || !waits {
+		t.Fatal(first, waits)
+	}
+	second := line(c, 0)
+	eventually(t, "waiting", conn.pool.waitingFor(2))
+	if third, waits := c.Borrow(write, 0, time.Now(), b); third != nil || !waits {
+		t.Fatal(third, waits)
+	}
+	conn.Release()
+	if got := get(t, "the connection", a.lent); got.conn != conn || got.err != nil || b.told.Load() != 0 {
+		t.Fatal(got, b.told.Load())
+	}
+	conn.Release()
+	if got := get(t, "the connection", second); got != conn || b.told.Load() != 0 {
+		t.Fatal(got, b.told.Load())
+	}
+	conn.Release()
+	if got := get(t, "the connection", b.lent); got.conn != conn {
+		t.Fatal(got)
+	}
+	conn.Release()
+	if n := a.told.Load() + b.told.Load(); n != 2 {
+		t.Errorf("told %d times", n)
+	}
+}
+
+// TestBorrowInVain: a wait ends with the server selection's time, and with what changes the selection.
+func TestBorrowInVain(t *testing.T) {
+	s := newScripted(t, standalone())
+	cs, c := open(t, "mongodb://"+s.addr+"/?serverSelectionTimeoutMS=200", Limits{MaxPerServer: 1})
+	conn := acquire(t, c, write, 0)
+	b := newTold()
+	for range 3 {
+		began := time.Now()
+		if _, waits := c.Borrow(write, 0, began, b); !waits {
+			t.Fatal("it does not wait")
+		}
+		got := get(t, "the end", b.lent)
+		var e *Error
+		if took := time.Since(began); got.conn != nil || !errors.Is(got.err, ErrBusy) || !errors.As(got.err, &e) || e.Sent || took < 150*time.Millisecond {
+			t.Fatal(got, took)
+		}
+	}
+	if _, waits := c.Borrow(write, 0, time.Now(), b); !waits {
+		t.Fatal("it does not wait")
+	}
+	cs.Rouse()
+	if got := get(t, "the end", b.lent); got.conn != nil || got.err != nil {
+		t.Fatal(got)
+	}
+	conn.Release()
+	time.Sleep(300 * time.Millisecond)
+	if len(b.lent) != 0 || b.told.Load() != 4 {
+		t.Error("it was told twice")
+	}
+	c.pool(t).mu.Lock()
+	defer c.pool(t).mu.Unlock()
+	if p := conn.pool; p.queue.len != 0 || p.inUse.Load() != 0 || len(p.idle) != 1 {
+		t.Error(p.queue.len, p.inUse.Load(), len(p.idle))
+	}
+}
+
+func (c *Cluster) pool(t testing.TB) *pool {
+	t.Helper()
+	return c.current.Load().allPools()[0]
+}
+
+// TestBorrowOfATenant: who has his share waits behind nobody and keeps nobody waiting.
+func TestBorrowOfATenant(t *testing.T) {
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{MaxPerServer: 2, MaxPerTenant: 1})
+	one := acquire(t, c, write, 1)
+	b := newTold()
+	if _, waits := c.Borrow(write, 1, time.Now(), b); !waits {
+		t.Fatal("it does not wait")
+	}
+	acquire(t, c, write, 2).Release()
+	if b.told.Load() != 0 {
+		t.Fatal("a tenant has more than its share")
+	}
+	one.Release()
+	got := get(t, "the connection", b.lent)
+	if got.conn == nil {
+		t.Fatal(got.err)
+	}
+	got.conn.Release()
+	for tenant, s := range got.conn.pool.shares() {
+		if s.claimed != 0 {
+			t.Errorf("tenant %d still claims %d", tenant, s.claimed)
+		}
+	}
+}
+
+// TestBorrowWithoutServer: a goroutine has to wait for one.
+func TestBorrowWithoutServer(t *testing.T) {
+	_, c := open(t, "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", Limits{})
+	if conn, waits := c.Borrow(write, 0, time.Now(), newTold()); conn != nil || waits {
+		t.Error(conn, waits)
+	}
+}
+
+// TestStart: a reply is handed over, again and again, between round trips on goroutines, and each is the
+// one to what was sent.
+func TestStart(t *testing.T) {
+	l := loops(t)
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{MaxPerServer: 1})
+	b := newTold()
+	for range 50 {
+		conn := acquire(t, c, write, 0)
+		req := ping()
+		if !conn.Loopable() || !conn.Start(req, true, l, b) {
+			t.Fatal("it was not sent")
+		}
+		got := get(t, "the reply", b.replied)
+		req.Free()
+		if got.err != nil || wire.ReadHeader(got.reply.B).ResponseTo != conn.id {
+			t.Fatal(got)
+		}
+		got.reply.Free()
+		roundTrip(t, conn)
+		conn.Release()
+	}
+	if b.told.Load() != 50 {
+		t.Errorf("told %d times", b.told.Load())
+	}
+}
+
+// TestStartCompressed: where that was agreed on, the reply too.
+func TestStartCompressed(t *testing.T) {
+	l := loops(t)
+	s := wiretest.NewServer(t, wiretest.Compressors(wire.Snappy))
+	_, c := open(t, s.URI()+"&compressors=snappy", Limits{})
+	conn := acquire(t, c, write, 0)
+	defer conn.Release()
+	b := newTold()
+	req := wire.NewMessage(0, 0, 0, marshal(d("ping", 1, "text", strings.Repeat("abc", 1000), "$db", "admin")))
+	defer req.Free()
+	if !conn.Start(req, true, l, b) {
+		t.Fatal("it was not sent")
+	}
+	got := get(t, "the reply", b.replied)
+	if got.err != nil || wire.ReadHeader(got.reply.B).OpCode != wire.OpMsg {
+		t.Fatal(got)
+	}
+	got.reply.Free()
+	if cmd := s.Wait("ping", 1)[0]; !cmd.Compressed {
+		t.Error("it was sent as it is")
+	}
+}
+
+// TestStartOfALargeReply: a goroutine goes on with it.
+func TestStartOfALargeReply(t *testing.T) {
+	l := loops(t)
+	s := newScripted(t, standalone())
+	s.set(func() { s.answer = func(bson.Raw) bson.D { return d("ok", 1, "text", strings.Repeat("x", 100_000)) } })
+	_, c := open(t, "mongodb://"+s.addr, Limits{})
+	conn := acquire(t, c, write, 0)
+	defer conn.Release()
+	b := newTold()
+	req := ping()
+	defer req.Free()
+	if !conn.Start(req, true, l, b) {
+		t.Fatal("it was not sent")
+	}
+	get(t, "the beginning", b.begun)
+	reply, err := conn.Receive()
+	if err != nil || len(reply.B) < 100_000 {
+		t.Fatal(err)
+	}
+	reply.Free()
+	s.set(func() { s.answer = nil })
+	roundTrip(t, conn)
+}
+
+// TestStartOfAWrongReply: what answers something else is an error, of a request that was sent.
+func TestStartOfAWrongReply(t *testing.T) {
+	l := loops(t)
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{})
+	conn := acquire(t, c, write, 0)
+	conn.id = 5
+	req := ping()
+	defer req.Free()
+	if _, err := conn.write(req, false, true); err != nil { // whose answer comes first
+		t.Fatal(err)
+	}
+	b := newTold()
+	if !conn.Start(req, true, l, b) {
+		t.Fatal("it was not sent")
+	}
+	var e *Error
+	if got := get(t, "the reply", b.replied); !errors.Is(got.err, ErrMismatch) || !errors.As(got.err, &e) || !e.Sent {
+		t.Errorf("%v", got.err)
+	}
+	conn.Release()
+	if next := acquire(t, c, write, 0); next == conn {
+		t.Error("it is lent again")
+	} else {
+		next.Release()
+	}
+}
+
+// TestStartedIsTold: of a server that dies, and of an Interrupt from elsewhere, once.
+func TestStartedIsTold(t *testing.T) {
+	for name, end := range map[string]func(*scripted, *Conn){
+		"killed": func(s *scripted, _ *Conn) {
+			s.set(func() {
+				for nc := range s.conns {
+					nc.Close()
+				}
+			})
+		},
+		"interrupted": func(_ *scripted, c *Conn) { c.Interrupt() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := loops(t)
+			s := newScripted(t, standalone())
+			_, c := open(t, "mongodb://"+s.addr, Limits{})
+			conn := acquire(t, c, write, 0)
+			stay := make(chan struct{})
+			s.set(func() {
+				s.answer = func(bson.Raw) bson.D {
+					<-stay
+					return nil
+				}
+			})
+			defer close(stay)
+			b := newTold()
+			req := ping()
+			defer req.Free()
+			if !conn.Start(req, true, l, b) {
+				t.Fatal("it was not sent")
+			}
+			time.Sleep(20 * time.Millisecond)
+			end(s, conn)
+			got := get(t, "the end", b.replied)
+			var e *Error
+			if !errors.As(got.err, &e) || !e.Sent || name == "interrupted" != errors.Is(got.err, ErrKilled) {
+				t.Errorf("%v", got.err)
+			}
+			conn.Release()
+			time.Sleep(20 * time.Millisecond)
+			if b.told.Load() != 1 {
+				t.Errorf("told %d times", b.told.Load())
+			}
+		})
+	}
+}
