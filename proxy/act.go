@@ -7,38 +7,47 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
-// act does what was decided; again asks for a new decision, since the table changed meanwhile.
-func (c *clientConn) act(t *routing.Table, d *routing.Decision) (reply *wire.Buf, again bool) {
+// act does what was decided.
+func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate) {
 	c.outcome.tenant = d.Tenant
 	switch d.Action {
 	case routing.Refuse:
-		return c.refused(d.Err), false
+		return c.refused(d.Err), answered
 	case routing.Answer:
-		return c.answer(t, d), false
+		return c.answer(t, d), answered
 	case routing.Empty:
-		return c.empty(), false
+		return c.empty(), answered
 	case routing.Scatter:
-		return c.gather(t, d)
+		return fated(c.gather(t, d))
 	case routing.Split:
-		return c.split(t, d)
+		return fated(c.split(t, d))
 	case routing.EachOf, routing.FirstOf:
-		return c.each(t, d)
+		return fated(c.each(t, d))
 	case routing.Clusters:
-		return c.clusters(t, d), false
+		return c.clusters(t, d), answered
 	case routing.AtCursor:
-		return c.atCursor(t), false
+		return c.atCursor(t), answered
 	case routing.AtTxn:
-		return c.endTxn(t), false
+		return c.endTxn(t), answered
 	}
-	leave, err := c.enterRoom(d.Tenant)
-	if err != nil {
-		return c.refused(err), false
+	if full, err := c.enterRoom(d.Tenant); err != nil {
+		return c.refused(err), answered
+	} else if full {
+		return nil, waits
 	}
-	defer leave()
 	if d.Action == routing.Follow {
-		return c.follow(t, d)
+		defer c.letGo()
+		return fated(c.follow(t, d))
 	}
 	return c.forward(t, d)
+}
+
+// fated is the fate of what was done on a goroutine.
+func fated(reply *wire.Buf, stale bool) (*wire.Buf, fate) {
+	if stale {
+		return nil, again
+	}
+	return reply, answered
 }
 
 // refused answers what routing refuses; in a transaction that ends it, as a server's error does.

@@ -116,7 +116,7 @@ func cannedGround(t testing.TB) (addr string) {
 	router := &routing.Router{}
 	router.Publish(tableOf(t, 1, nil))
 	key := []byte(strings.Repeat("k", 32))
-	p := New(Options{Log: zerolog.Nop(), Registerer: reg, Router: router, Clusters: clusters, FleetKey: func() []byte { return key }})
+	p := New(Options{Log: zerolog.Nop(), Registerer: reg, Router: router, Clusters: clusters, Loops: newLoops(t), FleetKey: func() []byte { return key }})
 	p.Apply(&config.Config{
 		Log: config.Log{Slow: time.Minute}, Clusters: map[string]config.Cluster{"home": {}},
 		Limits: config.Limits{QueueTimeout: time.Second, ClientConnections: 20000},

@@ -15,7 +15,8 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
-// clientConn is one client's connection. Its fields are its goroutine's, but for who, busy and inUse.
+// clientConn is one client's connection. Its fields are those of who has its turn, see [turn], but for
+// who, busy and inUse.
 // Most connections idle at any time, so what only a command in work needs is not here but in work.
 type clientConn struct {
 	srv         *Server
@@ -37,7 +38,10 @@ type clientConn struct {
 	closing     bool         // the connection ends with the reply under way
 	stream      *helloStream // what the connection is for from now on; nil for commands
 
-	*work // nil while the connection waits for a message
+	*work      // nil while the connection waits for a message
+	turn  turn // whose it is, where loops wait for it
+	light bool // its last command was one that a loop is to serve
+	alone int8 // how many light commands have had little company; see crowded
 
 	busy   atomic.Bool
 	shaken atomic.Bool                  // its TLS handshake is over
@@ -96,25 +100,40 @@ const stall = 30 * time.Second
 // errClose ends a connection without a word in the log.
 var errClose = errors.New("close the connection")
 
-// serve reads one message after the other until the client goes or the framing is lost. Rested says
-// that the connection goes on: it has served some and nothing came for a while, or a stream begins.
-func (c *clientConn) serve() (rested bool) {
+// serve serves the connection on this goroutine, beginning with first, where there is work begun: one
+// message after the other until the client goes or the framing is lost. Rested says that the connection
+// goes on: nothing came for a while, a loop can go on with it, or a stream begins.
+func (c *clientConn) serve(first func(*clientConn) error) (rested bool) {
 	defer func() {
 		if !rested {
 			c.close()
 		}
 	}()
 	defer c.recovered()
+	if first != nil {
+		c.mayWait = true
+		if err := c.vacate(first(c)); err != nil {
+			c.gone(err)
+			return false
+		}
+		if c.srv.stopping() {
+			return false
+		}
+		if c.stream != nil || c.light {
+			return true
+		}
+	}
 	if c.stream != nil {
 		c.gone(c.play(c.stream))
 		return false
 	}
+	c.light = false // what comes now is not
 	for c.stream == nil {
 		err := c.wc.Each(c)
 		if errors.Is(err, wire.ErrLull) {
 			return true
 		}
-		if err == nil && c.stream == nil && !c.srv.stopping() {
+		if err == nil && c.stream == nil && !c.light && !c.srv.stopping() {
 			err = c.next()
 		}
 		if err != nil {
@@ -124,20 +143,24 @@ func (c *clientConn) serve() (rested bool) {
 		if c.srv.stopping() {
 			return false
 		}
+		if c.light {
+			return true
+		}
 	}
 	return true
 }
 
 // Message serves a message that has come whole; see [wire.Conn.Each].
 func (c *clientConn) Message(frame *wire.Buf) (more bool, err error) {
-	c.occupy()
-	err = c.vacate(c.handle(frame))
-	return c.stream == nil && !c.srv.stopping(), err
+	c.occupy(frame, true)
+	_, err = c.handle()
+	err = c.vacate(err)
+	return c.stream == nil && !c.light && !c.srv.stopping(), err
 }
 
 // next serves the message that has begun to come.
 func (c *clientConn) next() error {
-	c.occupy()
+	c.occupy(nil, true)
 	pulled, err := false, error(nil)
 	if c.wc.Large(pullFloor) && c.mayPull() {
 		pulled, err = c.pull()
@@ -147,23 +170,23 @@ func (c *clientConn) next() error {
 		if !c.in {
 			limit = maxStranger
 		}
-		var frame *wire.Buf
-		if frame, err = c.wc.ReadMessage(limit); err == nil {
-			err = c.handle(frame)
+		if c.frame, err = c.wc.ReadMessage(limit); err == nil {
+			_, err = c.handle()
 		}
 	}
 	return c.vacate(err)
 }
 
-// occupy begins the work on a message.
-func (c *clientConn) occupy() {
+// occupy begins the work on a message; mayWait says that a goroutine does it.
+func (c *clientConn) occupy(frame *wire.Buf, mayWait bool) {
 	c.busy.Store(true)
-	c.takeWork()
+	c.takeWork(mayWait)
+	c.frame, c.light = frame, false
 }
 
 // vacate ends it; err is how it went.
 func (c *clientConn) vacate(err error) error {
-	if err == nil {
+	if err == nil && c.mayWait && !c.light {
 		err = c.wc.EndLull(c.start, c.lull())
 	}
 	if c.faulty.Load() {
@@ -219,6 +242,7 @@ func (c *clientConn) gone(err error) {
 func (c *clientConn) recovered() {
 	if fault := recover(); fault != nil {
 		c.panicked(fault)
+		c.abandon()
 	}
 }
 
@@ -254,65 +278,87 @@ func (c *clientConn) interrupt() {
 	}
 }
 
-// handle serves one frame, which it frees.
-func (c *clientConn) handle(frame *wire.Buf) error {
-	c.frame, c.compressor = frame, wire.Noop
-	defer func() { c.frame.Free() }()
-	switch wire.ReadHeader(frame.B).OpCode {
-	case wire.OpMsg:
-	case wire.OpQuery:
-		return c.legacy()
-	case wire.OpCompressed:
-		plain, by, err := wire.Decompress(frame, wire.MaxMessage)
+// fate is what has become of a command.
+type fate int
+
+const (
+	answered fate = iota // its reply is there, or none is wanted
+	again                // a new decision is needed: the table has changed
+	waits                // it can't go on without a wait
+	ready                // it is to be sent, by launch
+)
+
+// handle serves the frame. Where it may wait, the fate is that the command has been answered.
+func (c *clientConn) handle() (fate, error) {
+	c.compressor = wire.Noop
+	if wire.ReadHeader(c.frame.B).OpCode == wire.OpCompressed {
+		plain, by, err := wire.Decompress(c.frame, wire.MaxMessage)
 		if err != nil {
-			return err
+			return answered, err
 		}
-		frame.Free()
+		c.frame.Free()
 		c.frame, c.compressor = plain, by
-		if wire.ReadHeader(plain.B).OpCode == wire.OpQuery {
-			return c.legacy()
-		}
-	default:
-		return wire.FrameError("unknown op code")
 	}
-	return c.command()
+	return c.dispatch()
+}
+
+// dispatch serves a frame that is not compressed. One that can't go on without a wait can be served anew
+// from here.
+func (c *clientConn) dispatch() (fate, error) {
+	switch wire.ReadHeader(c.frame.B).OpCode {
+	case wire.OpMsg:
+		return c.command()
+	case wire.OpQuery:
+		if !c.mayWait {
+			return waits, nil
+		}
+		return answered, c.legacy()
+	}
+	return answered, wire.FrameError("unknown op code")
 }
 
 // command serves one OP_MSG.
-func (c *clientConn) command() error {
+func (c *clientConn) command() (fate, error) {
 	if err := c.msg.Parse(c.frame.B); err != nil {
-		return err
+		return answered, err
 	}
-	silent := c.begin()
+	if !c.mayWait && c.msg.Flags&wire.MoreToCome != 0 {
+		return waits, nil
+	}
+	c.begin()
 	var reply *wire.Buf
 	if err := c.req.Parse(&c.msg); err != nil {
 		reply = c.refuse(err)
 	} else {
 		var handled bool
 		if reply, handled = c.admit(); !handled {
-			reply = c.run()
+			var f fate
+			if reply, f = c.run(); f != answered {
+				return f, nil
+			}
 		}
 		if reply == nil {
-			return nil // a stream of replies follows
+			return answered, nil // a stream of replies follows
 		}
 	}
-	return c.conclude(reply, silent)
+	return answered, c.conclude(reply)
 }
 
-// begin begins to serve the command that has been parsed, and reports whether it wants no answer.
-func (c *clientConn) begin() (silent bool) {
-	c.start, c.outcome = time.Now(), outcome{}
+// begin begins to serve the command that has been parsed.
+func (c *clientConn) begin() {
+	if c.outcome = (outcome{}); c.mayWait {
+		c.start = time.Now()
+	}
 	c.times.reset()
 	c.snapshot, c.viewed, c.unseen = snapshot{}, viewed{}, false
-	silent = c.msg.Flags&wire.MoreToCome != 0
+	c.silent = c.msg.Flags&wire.MoreToCome != 0
 	c.frame.B[wire.FlagsAt] &^= byte(wire.MoreToCome) // servers are always asked for an answer
-	return silent
 }
 
 // conclude counts the command, and answers it where it is to be answered.
-func (c *clientConn) conclude(reply *wire.Buf, silent bool) error {
+func (c *clientConn) conclude(reply *wire.Buf) error {
 	c.observe()
-	if silent {
+	if c.silent {
 		reply.Free()
 	} else if err := c.write(reply); err != nil {
 		return err
@@ -324,45 +370,79 @@ func (c *clientConn) conclude(reply *wire.Buf, silent bool) error {
 }
 
 // run decides and acts, again where the table changed meanwhile.
-func (c *clientConn) run() *wire.Buf {
+func (c *clientConn) run() (*wire.Buf, fate) {
 	if err := c.noteSession(); err != nil {
-		return c.refuse(err)
+		return c.refuse(err), answered
 	}
 	c.req.Unlisted, c.req.Looked = nil, c.seen()
 	for range 64 {
 		t := c.srv.opts.Router.Current()
+		if t == nil && !c.mayWait {
+			return nil, waits
+		}
 		if t == nil {
 			if c.req.Cmd != nil && c.req.Cmd.Access == routing.None && c.req.Cmd.Route == routing.Local {
-				return c.answer(nil, &routing.Decision{})
+				return c.answer(nil, &routing.Decision{}), answered
 			}
 			if err := c.awaitRoutes(); err != nil {
-				return c.refuse(err)
+				return c.refuse(err), answered
 			}
 			continue
 		}
 		d := &c.decision
 		*d = t.Route(&c.req)
+		if !c.mayWait && !c.isLight(t, d) {
+			return nil, waits
+		}
 		switch d.Action {
 		case routing.Hold:
 			if err := c.hold(d); err != nil {
-				return c.refuse(err)
+				return c.refuse(err), answered
 			}
 			continue
 		case routing.Expand:
 			if err := c.expand(d.Expanded); err != nil {
-				return c.refuse(err)
+				return c.refuse(err), answered
 			}
 			continue
 		}
 		if err := c.blind(d); err != nil {
-			return c.refuse(err)
+			return c.refuse(err), answered
 		}
-		if reply, again := c.act(t, d); !again {
-			c.redefined(t)
-			return c.shaped(reply)
+		switch reply, f := c.act(t, d); f {
+		case again:
+		case answered:
+			return c.told(t, reply), answered
+		default:
+			return nil, f
 		}
 	}
-	return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true))
+	return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true)), answered
+}
+
+// isLight reports whether a loop can serve what was decided: it is sent to one server, its reply answers it,
+// and nothing else has to be waited for. What has an operation of its own beside it is not light: a
+// definition, after which views are read again; another cluster's time, which may have to be asked for; a
+// look for leaks, which ends the server's cursor.
+func (c *clientConn) isLight(t *routing.Table, d *routing.Decision) bool {
+	if d.Action != routing.Forward || c.req.InTxn() || c.req.Watches() || t.Redefines(&c.req) {
+		return false
+	}
+	set := c.srv.settings.Load()
+	if c.bound != nil && set.leaks != leaksOff {
+		return false
+	}
+	if set.oneCluster {
+		return true
+	}
+	_, concerned := c.req.Field("readConcern")
+	return !concerned
+}
+
+// told makes the reply to what was sent what the client has asked for.
+func (c *clientConn) told(t *routing.Table, reply *wire.Buf) *wire.Buf {
+	c.redefined(t)
+	return c.shaped(reply)
 }
 
 // awaitRoutes waits for the first table. A process that has just begun reads the routes beside its first
@@ -395,9 +475,20 @@ func (c *clientConn) write(reply *wire.Buf) error {
 		reply.Free()
 		reply = packed
 	}
+	if !c.mayWait {
+		if n := c.wc.WriteNow(reply.B); n < len(reply.B) {
+			c.late, c.lateAt = reply, n
+			reply = nil
+			return errLate
+		}
+		return nil
+	}
 	_, err := c.wc.Write(reply.B)
 	return err
 }
+
+// errLate says that the client has not taken all of its reply at once.
+var errLate = errors.New("the reply has not been taken")
 
 // refuse is the reply that says no.
 func (c *clientConn) refuse(e *wire.Error) *wire.Buf {

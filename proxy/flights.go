@@ -110,24 +110,40 @@ func (r *rooms) of(tenant uint32, size int) *semaphore.Weighted {
 	return x.places
 }
 
-// enterRoom waits for a place of the tenant's; leave gives it back.
-func (c *clientConn) enterRoom(t *routing.Tenant) (leave func(), err *wire.Error) {
+// enterRoom takes a place of the tenant's, which letGo gives back. Full is for who can't wait for one.
+func (c *clientConn) enterRoom(t *routing.Tenant) (full bool, err *wire.Error) {
 	set := c.srv.settings.Load()
 	if t == nil || set.perTenant <= 0 {
-		return func() {}, nil
+		return false, nil
 	}
 	places := c.srv.rooms.of(t.Num, set.perTenant)
-	ctx, cancel := context.WithTimeout(c.srv.ctx, set.queueTimeout)
-	defer cancel()
-	if places.Acquire(ctx, 1) != nil {
-		return nil, wire.Errorf(wire.Overloaded, "the tenant has %d commands under way, its limit; try again later", set.perTenant).
-			WithLabels(wire.LabelOverloaded, wire.LabelRetryable)
+	if !places.TryAcquire(1) {
+		if !c.mayWait {
+			return true, nil
+		}
+		ctx, cancel := context.WithTimeout(c.srv.ctx, set.queueTimeout)
+		defer cancel()
+		if places.Acquire(ctx, 1) != nil {
+			return false, wire.Errorf(wire.Overloaded, "the tenant has %d commands under way, its limit; try again later", set.perTenant).
+				WithLabels(wire.LabelOverloaded, wire.LabelRetryable)
+		}
+		if err := c.stillMay(); err != nil {
+			places.Release(1)
+			return false, err
+		}
 	}
-	if err := c.stillMay(); err != nil {
-		places.Release(1)
-		return nil, err
+	c.places = places
+	return false, nil
+}
+
+// letGo ends what the command has entered, once its reply is there.
+func (c *clientConn) letGo() {
+	c.leave(c.entry)
+	c.entry = entry{}
+	if c.places != nil {
+		c.places.Release(1)
+		c.places = nil
 	}
-	return func() { places.Release(1) }, nil
 }
 
 // depart counts a write and then looks whether it was still decided by the current table: without

@@ -743,7 +743,7 @@ func FuzzStranger(f *testing.F) {
 	f.Fuzz(func(t *testing.T, script []byte, how byte) {
 		c := newClientConn(s, noConn{}, &config.Listener{Auth: scramAuth})
 		for _, step := range bytes.Split(script, []byte{0xff}) {
-			c.takeWork()
+			c.takeWork(true)
 			frame := wire.AppendMessage(nil, 1, 0, 0, wiretest.D(strangersCommand(step, how)))
 			if err := c.msg.Parse(frame); err != nil {
 				t.Fatal(err)

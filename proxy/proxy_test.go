@@ -31,6 +31,9 @@ type ground struct {
 	addr   string
 	log    logged
 
+	clusters *backend.Clusters
+	specs    []backend.Spec
+
 	unlisted bool // that a tenant in no entry is listed nowhere
 }
 
@@ -86,10 +89,11 @@ func groundOf(t testing.TB, resolve func(*ground), names ...string) *ground {
 	if err := clusters.Apply(specs, backend.Limits{}); err != nil {
 		t.Fatal(err)
 	}
+	g.clusters, g.specs = clusters, specs
 	g.router.Publish(tableOf(t, 1, nil))
 	key := []byte(strings.Repeat("k", 32))
 	g.proxy = New(Options{
-		Log: zerolog.New(&g.log), Router: g.router, Clusters: clusters, FleetKey: func() []byte { return key },
+		Log: zerolog.New(&g.log), Router: g.router, Clusters: clusters, Loops: newLoops(t), FleetKey: func() []byte { return key },
 		Resolve: func(context.Context, wire.Value) (bool, error) {
 			if resolve != nil {
 				resolve(g)
@@ -508,7 +512,7 @@ func TestRest(t *testing.T) {
 // TestWorkGivenBack: nothing of a message is left for the connection that uses the memory next.
 func TestWorkGivenBack(t *testing.T) {
 	c := &clientConn{bound: &routing.Binding{Key: "acme"}}
-	c.takeWork()
+	c.takeWork(true)
 	frame := wire.AppendMessage(nil, 7, 0, 0, wiretest.D(d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")))
 	if err := c.msg.Parse(frame); err != nil {
 		t.Fatal(err)

@@ -60,7 +60,12 @@ func (c *clientConn) pull() (pulled bool, err error) {
 		return false, nil
 	}
 	c.frame, c.compressor = wire.NewBuf(size), wire.Noop
-	defer func() { c.frame.Free() }()
+	defer func() {
+		if !pulled {
+			c.frame.Free()
+			c.frame = nil
+		}
+	}()
 	copy(c.frame.B, front)
 	wire.SetLength(c.frame.B, size)
 	if c.msg.Parse(c.frame.B) != nil || c.req.Parse(&c.msg) != nil {
@@ -77,7 +82,7 @@ func (c *clientConn) pull() (pulled bool, err error) {
 		return false, err
 	}
 	c.unread = n - size
-	silent := c.begin()
+	c.begin()
 	reply, complete := c.runUnread()
 	if !complete {
 		return true, c.complete()
@@ -93,7 +98,7 @@ func (c *clientConn) pull() (pulled bool, err error) {
 			return true, err
 		}
 	}
-	return true, c.conclude(reply, silent)
+	return true, c.conclude(reply)
 }
 
 // runUnread is run for an insert whose documents have not been read; false where a new table wants to
@@ -107,7 +112,7 @@ func (c *clientConn) runUnread() (reply *wire.Buf, ok bool) {
 			return nil, false
 		}
 		c.decision = d
-		if reply, again := c.act(t, &c.decision); !again {
+		if reply, f := c.act(t, &c.decision); f == answered {
 			return reply, true
 		}
 	}
@@ -129,5 +134,6 @@ func (c *clientConn) complete() error {
 	c.unread = 0
 	c.frame.Free()
 	c.frame = whole
-	return c.command()
+	_, err := c.command()
+	return err
 }

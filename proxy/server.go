@@ -1,6 +1,7 @@
 // Package proxy is the client's side: listeners, connections, and the way of one command from the
 // client to where routing sends it and back. One goroutine serves one client and does the whole
-// round trip; nothing is started for a command that has one target.
+// round trip; or loops wait for many clients and servers, and goroutines serve only what has to wait for
+// more than a reply (loop.go). Nothing is started for a command that has one target.
 //
 //	ReadMessage ─▶ Request.Parse ─▶ Table.Route ─▶ forward | by id | each | local ─▶ reply ─▶ Write
 //
@@ -37,6 +38,7 @@ type Options struct {
 	Router     *routing.Router
 	Clusters   *backend.Clusters
 	Budget     *wire.Budget
+	Loops      *wire.Loops // wait for clients and servers; nil: goroutines do. Closed after Shutdown
 	Version    string
 	// Resolve looks at a tenant value whose command is held; see control.
 	Resolve func(ctx context.Context, v wire.Value) (unlisted bool, err error)
@@ -183,13 +185,32 @@ func (s *Server) accept(l net.Listener, address string) {
 }
 
 func (s *Server) welcome(nc net.Conn, address string) {
+	c := s.admit(nc, address)
+	if c == nil {
+		return
+	}
+	c.log.Debug().Msg("client connected")
+	if t, ok := c.wc.Conn.(*tls.Conn); ok {
+		go s.secure(c, t)
+		return
+	}
+	c.turn.take()
+	if c.wc.Watch(s.opts.Loops, c) {
+		c.resume()
+		return
+	}
+	go s.attend(c, nil)
+}
+
+// admit makes what is needed for a client; nil where he is turned away.
+func (s *Server) admit(nc net.Conn, address string) *clientConn {
 	set := s.settings.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || len(s.clients) >= set.maxClients {
 		s.metrics.turnedAway.Inc()
 		_ = nc.Close()
-		return
+		return nil
 	}
 	l := set.listeners[address]
 	if l == nil {
@@ -198,22 +219,22 @@ func (s *Server) welcome(nc net.Conn, address string) {
 	c := newClientConn(s, s.secured(nc, set.tls[address]), l)
 	s.clients[c] = struct{}{}
 	s.wg.Add(1)
-	c.log.Debug().Msg("client connected")
-	if t, ok := c.wc.Conn.(*tls.Conn); ok {
-		go s.secure(c, t)
-		return
-	}
-	go s.attend(c)
+	return c
 }
 
-// attend serves a client until it goes. One that rests is handed to a new goroutine: a command
-// makes its goroutine's stack grow, and the runtime takes minutes to give that back.
-func (s *Server) attend(c *clientConn) {
-	if c.serve() {
-		go s.attend(c)
-		return
+// attend serves a client on this goroutine, beginning with first, until it goes or a loop can go on with
+// it. One that rests and that no loop waits for is handed to a new goroutine: a command makes its
+// goroutine's stack grow, and the runtime takes minutes to give that back.
+func (s *Server) attend(c *clientConn, first func(*clientConn) error) {
+	switch {
+	case !c.serve(first):
+		s.left(c)
+	case c.stream != nil || !c.wc.Watched():
+		go s.attend(c, nil)
+	default:
+		c.wc.NoLull()
+		c.resume()
 	}
-	s.left(c)
 }
 
 func (s *Server) left(c *clientConn) {
@@ -280,6 +301,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	s.cancel()
 	s.ending.Store(true)
+	if s.opts.Loops != nil {
+		s.opts.Clusters.Rouse() // those who wait without a goroutine
+	}
 	s.mu.Lock()
 	for c := range s.clients {
 		c.abort()

@@ -209,7 +209,7 @@ func TestSessionsOfOnePrincipalAreBounded(t *testing.T) {
 func TestHeldDocumentsAreBounded(t *testing.T) {
 	g := newGround(t, nil)
 	c := newClientConn(g.proxy, noConn{}, &config.Listener{Tenant: "acme", Isolation: "rows", Access: "write"})
-	c.takeWork()
+	c.takeWork(true)
 	defer c.giveWork()
 	doc := wiretest.D(d("x", strings.Repeat("x", 10<<20))) // the same of all, so that the test needs little
 	open := func(docs int) *cursor {

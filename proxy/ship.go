@@ -27,11 +27,10 @@ type shipping struct {
 
 // aggregate answers a pipeline by its segments.
 func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	leave, err := c.enterRoom(d.Tenant)
-	if err != nil {
+	if _, err := c.enterRoom(d.Tenant); err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer c.letGo()
 	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, cur: c.ownCursor()}
 	if d.Tenant != nil {
 		s.tenant, s.cur.tenant = d.Tenant.Num, d.Tenant.Num

@@ -133,7 +133,7 @@ func (s *Server) secure(c *clientConn, t *tls.Conn) {
 	if err == nil {
 		c.checked = nil // a reload of meanwhile may have revoked its certificate
 		c.shaken.Store(true)
-		go s.attend(c)
+		go s.attend(c, nil)
 		return
 	}
 	if !errors.Is(err, io.EOF) || under.seen > 0 { // else who only looks whether somebody listens

@@ -36,6 +36,9 @@ type trip struct {
 	passes  bool              // a large reply's documents may go to the client as they come
 	address string            // of the server that answered
 	facts   replyFacts
+
+	remembers bool // where the document is that the reply brings is noted
+	crowd     int  // how many used the same server when the reply came; 0 where loops do not wait for it
 }
 
 // replyFacts is what one look at a reply's top level tells.
@@ -122,34 +125,62 @@ func (c *clientConn) send(tr *trip) (*wire.Buf, *wire.Error) {
 	if frame != c.frame {
 		defer frame.Free()
 	}
-	for again := true; ; again = false {
-		reply, notPrimary, err := c.exchange(cluster, tr, frame)
-		if tr.passes && c.passing.begun || tr.rest.From != nil && (err == nil || errors.Is(err, backend.ErrHalfSent)) {
-			again = false // the client has got some of this reply, or its request can't be sent again
-		}
-		if err == nil && !(notPrimary && again && tr.txn == nil) {
-			return reply, nil
-		}
-		if err == nil {
-			reply.Free()
-			continue
-		}
-		var be *backend.Error
-		sent := errors.As(err, &be) && be.Sent
-		if again && tr.sel.Address == "" && c.harmless(tr, sent, err) {
-			continue
-		}
-		if cluster.Ready() && tr.sel.Pref != nil && errors.Is(err, backend.ErrNoServer) {
-			return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
-		}
-		if !c.atFault(tr, sent, err) {
-			c.srv.unreachable(c, tr.target.Cluster, err)
-		}
-		if tr.passes && c.passing.lost != nil { // nobody is told any more, but it is counted
-			return nil, wire.Errorf(wire.ClientDisconnect, "the client has not taken the reply")
-		}
-		return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
+	return c.attempts(cluster, tr, frame)
+}
+
+// attempt is one try to have a command done.
+type attempt struct {
+	reply      *wire.Buf
+	notPrimary bool // the server says that it did nothing, since it is no primary
+	err        error
+}
+
+// attempts sends a command, once more where that is harmless.
+func (c *clientConn) attempts(cluster *backend.Cluster, tr *trip, frame *wire.Buf) (*wire.Buf, *wire.Error) {
+	a := c.exchange(cluster, tr, frame)
+	if c.repeats(tr, &a) {
+		a = c.exchange(cluster, tr, frame)
 	}
+	return c.judged(cluster, tr, &a)
+}
+
+// repeats reports whether what was tried first is tried once more.
+func (c *clientConn) repeats(tr *trip, a *attempt) bool {
+	if tr.passes && c.passing.begun || tr.rest.From != nil && (a.err == nil || errors.Is(a.err, backend.ErrHalfSent)) {
+		return false // the client has got some of this reply, or its request can't be sent again
+	}
+	if a.err == nil {
+		if !a.notPrimary || tr.txn != nil {
+			return false
+		}
+		a.reply.Free()
+		return true
+	}
+	return tr.sel.Address == "" && c.harmless(tr, a.sent(), a.err)
+}
+
+// sent reports whether a server may have got the command.
+func (a *attempt) sent() bool {
+	var be *backend.Error
+	return errors.As(a.err, &be) && be.Sent
+}
+
+// judged is what the last attempt means.
+func (c *clientConn) judged(cluster *backend.Cluster, tr *trip, a *attempt) (*wire.Buf, *wire.Error) {
+	if a.err == nil {
+		return a.reply, nil
+	}
+	sent := a.sent()
+	if cluster.Ready() && tr.sel.Pref != nil && errors.Is(a.err, backend.ErrNoServer) {
+		return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
+	}
+	if !c.atFault(tr, sent, a.err) {
+		c.srv.unreachable(c, tr.target.Cluster, a.err)
+	}
+	if tr.passes && c.passing.lost != nil { // nobody is told any more, but it is counted
+		return nil, wire.Errorf(wire.ClientDisconnect, "the client has not taken the reply")
+	}
+	return nil, c.label(wire.Errorf(wire.HostUnreachable, "the cluster %q is not reachable", tr.target.Cluster), !sent)
 }
 
 // atFault notes what a failed round trip means for the client's own message and reply, which no trip
@@ -175,39 +206,77 @@ func (c *clientConn) harmless(tr *trip, sent bool, err error) bool {
 }
 
 // exchange is one round trip on one connection.
-func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Buf) (reply *wire.Buf, notPrimary bool, err error) {
+func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Buf) attempt {
 	conn, err := cluster.Acquire(c.srv.ctx, tr.sel, tr.tenant)
 	if err != nil {
-		return nil, false, err
+		return attempt{err: err}
 	}
+	return c.exchangeOn(conn, tr, frame)
+}
+
+// exchangeOn is an exchange on a connection that has been acquired, which it releases.
+func (c *clientConn) exchangeOn(conn *backend.Conn, tr *trip, frame *wire.Buf) attempt {
 	defer conn.Release()
 	if tr.aside {
 		defer context.AfterFunc(c.srv.ctx, conn.Interrupt)()
 	} else {
-		c.inUse.Store(conn)
-		if c.srv.ending.Load() { // whoever ends it may have looked just before
-			conn.Interrupt()
-		}
+		c.uses(conn)
 	}
 	if tr.rest.From != nil {
 		wire.SetLength(frame.B, len(frame.B)+tr.rest.Len)
 	}
-	if _, err = conn.Send(frame, tr.rest, c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name)); err == nil {
-		reply, err = c.replyTo(tr, conn)
+	_, err := conn.Send(frame, tr.rest, c.compressible())
+	if err != nil {
+		return c.missed(tr, err)
 	}
+	return c.awaitReply(tr, conn)
+}
+
+// awaitReply waits for the reply.
+func (c *clientConn) awaitReply(tr *trip, conn *backend.Conn) attempt {
+	reply, err := c.replyTo(tr, conn)
+	if err != nil {
+		return c.missed(tr, err)
+	}
+	return c.received(tr, conn, reply)
+}
+
+// compressible reports whether the command may be sent compressed.
+func (c *clientConn) compressible() bool {
+	return c.req.Cmd == nil || wire.Compressible(c.req.Cmd.Name)
+}
+
+// uses notes the connection that the command waits for, for who ends it from elsewhere.
+func (c *clientConn) uses(conn *backend.Conn) {
+	c.inUse.Store(conn)
+	if c.srv.ending.Load() { // whoever ends it may have looked just before
+		conn.Interrupt()
+	}
+}
+
+// missed is the attempt of a round trip that has failed.
+func (c *clientConn) missed(tr *trip, err error) attempt {
 	if !tr.aside {
 		c.inUse.Store(nil)
 	}
-	if err != nil {
-		return nil, false, err
+	return attempt{err: err}
+}
+
+// received is the attempt that has brought a reply.
+func (c *clientConn) received(tr *trip, conn *backend.Conn, reply *wire.Buf) attempt {
+	if !tr.aside {
+		c.inUse.Store(nil)
 	}
 	tr.address = conn.Address()
+	if tr.crowd = 0; conn.Loopable() {
+		tr.crowd = conn.Crowd()
+	}
 	if tr.txn != nil {
 		tr.txn.hasReached(tr.address, conn.Mongos())
 	}
 	if err := tr.look(reply, !c.srv.settings.Load().oneCluster); err != nil {
 		reply.Free()
-		return nil, false, &backend.Error{Cluster: tr.target.Cluster, Sent: true, Err: err}
+		return attempt{err: &backend.Error{Cluster: tr.target.Cluster, Sent: true, Err: err}}
 	}
 	if c.bound != nil {
 		c.srv.gossip.note(tr.facts.clusterTime)
@@ -216,7 +285,7 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 		conn.Observe(tr.msg.Body)
 	}
 	// Servers say these two before they begin with a command, never in the middle of one.
-	return reply, !tr.facts.ok && (tr.facts.code == 10107 || tr.facts.code == 13435), nil
+	return attempt{reply: reply, notPrimary: !tr.facts.ok && (tr.facts.code == 10107 || tr.facts.code == 13435)}
 }
 
 // request is the frame to send: the client's with what this hop changes.
@@ -440,30 +509,43 @@ func (tr *trip) renamed() bool {
 	return tr.target.Logical != "" && tr.target.DB != tr.target.Logical
 }
 
-// forward sends the command to the one target of the decision.
-func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire.Buf, again bool) {
+// forward sends the command to the one target of the decision, or makes it ready for who can't wait.
+func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (*wire.Buf, fate) {
+	reply, f := c.prepare(t, d)
+	if f != ready {
+		c.letGo()
+		return reply, f
+	}
+	if !c.mayWait {
+		return nil, ready
+	}
+	return c.returned(c.send(&c.trip))
+}
+
+// prepare makes the trip to the decision's target, ready to be sent.
+func (c *clientConn) prepare(t *routing.Table, d *routing.Decision) (*wire.Buf, fate) {
 	e, stale, werr := c.enter(t, d)
 	if stale {
-		return nil, true
+		return nil, again
 	}
 	if werr != nil {
-		return c.refuse(werr), false
+		return c.refuse(werr), answered
 	}
-	defer c.leave(e)
-	tx := e.tx
-	if tx != nil {
-		if err := tx.pin(d.Target.Cluster); err != nil {
-			c.failTxn(tx)
-			return c.refuse(err), false
+	c.entry = e
+	if e.tx != nil {
+		if err := e.tx.pin(d.Target.Cluster); err != nil {
+			c.failTxn(e.tx)
+			return c.refuse(err), answered
 		}
 	}
-	tr := c.newTrip(t, d.Target, tx)
+	tr := &c.trip
+	*tr = c.newTrip(t, d.Target, e.tx)
 	if d.Fit {
 		tr.fit = d
 	}
 	if c.req.Watches() {
-		if werr = c.passOn(t, &tr); werr != nil {
-			return c.refuse(werr), false
+		if werr = c.passOn(t, tr); werr != nil {
+			return c.refuse(werr), answered
 		}
 	}
 	c.outcome.target, c.outcome.tenant = d.Target, d.Tenant
@@ -473,30 +555,37 @@ func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (reply *wire
 	if c.unread > 0 {
 		tr.rest = backend.Rest{From: c.wc, Len: c.unread}
 	}
-	remembers := d.Coll != nil && d.Tenant != nil && c.findsOne()
-	tr.passes = !remembers && c.req.Cmd != nil && c.passes(&tr, c.req.ReplyNames())
-	reply, werr = c.send(&tr)
+	tr.remembers = d.Coll != nil && d.Tenant != nil && c.findsOne()
+	tr.passes = !tr.remembers && c.req.Cmd != nil && c.passes(tr, c.req.ReplyNames())
+	return nil, ready
+}
+
+// returned makes what was sent the client's answer.
+func (c *clientConn) returned(reply *wire.Buf, werr *wire.Error) (*wire.Buf, fate) {
+	defer c.letGo()
+	tr, d := &c.trip, &c.decision
 	if werr == nil {
 		c.unread = 0
 	}
-	if werr == nil && tr.watch != nil && c.srv.opts.Router.Current() != t {
-		c.killOpened([]part{{tr: &tr, reply: reply}})
+	if werr == nil && tr.watch != nil && c.srv.opts.Router.Current() != tr.table {
+		c.killOpened([]part{{tr: tr, reply: reply}})
 		reply.Free()
-		return nil, true // it may have begun without a home that is new
+		return nil, again // it may have begun without a home that is new
 	}
 	if werr == nil {
-		if remembers {
-			c.remember(d.Coll, d.Tenant, &tr)
+		if tr.remembers {
+			c.remember(d.Coll, d.Tenant, tr)
 		}
-		reply, werr = c.finish(&tr, reply)
+		reply, werr = c.finish(tr, reply)
 	}
 	if werr != nil {
-		if tx != nil {
-			c.failTxn(tx)
+		if tr.txn != nil {
+			c.failTxn(tr.txn)
 		}
-		return c.refuse(werr), false
+		return c.refuse(werr), answered
 	}
-	return reply, false
+	c.light = c.mayWait && tr.crowd >= crowded && c.wc.Watched() && c.isLight(tr.table, d) && !c.passing.begun && len(reply.B) < wire.PollSize
+	return reply, answered
 }
 
 // findsOne reports whether the command is a find of one document: what is loaded so is often saved

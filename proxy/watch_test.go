@@ -248,6 +248,7 @@ func (j *journal) waits(t *testing.T, n int) {
 
 // banks are two clusters, the proxy before them, and a client. acme is isolated on home, far on big.
 type banks struct {
+	loops     *wire.Loops
 	home, big *journal
 	router    *routing.Router
 	clusters  *backend.Clusters
@@ -279,7 +280,7 @@ func banksTableOf(t *testing.T, epoch uint64, change func(*routing.Spec), isolat
 
 func newBanks(t *testing.T, isolated ...string) *banks {
 	t.Helper()
-	b := &banks{home: newJournal(t, "rs0"), big: newJournal(t, "rs1"), router: &routing.Router{}}
+	b := &banks{loops: newLoops(t), home: newJournal(t, "rs0"), big: newJournal(t, "rs1"), router: &routing.Router{}}
 	b.clusters = backend.New(backend.Options{Log: zerolog.Nop()})
 	if err := b.clusters.Apply([]backend.Spec{
 		{Name: "home", URI: "mongodb://" + b.home.server.Addr() + "/?replicaSet=rs0&serverSelectionTimeoutMS=2000"},
@@ -308,7 +309,7 @@ func (b *banks) restart(t *testing.T) {
 	t.Helper()
 	b.stop()
 	key := []byte(strings.Repeat("k", 32))
-	b.proxy = New(Options{Log: zerolog.Nop(), Router: b.router, Clusters: b.clusters, FleetKey: func() []byte { return key }})
+	b.proxy = New(Options{Log: zerolog.Nop(), Router: b.router, Clusters: b.clusters, Loops: b.loops, FleetKey: func() []byte { return key }})
 	addr, err := b.proxy.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,9 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
+	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -30,15 +33,28 @@ type work struct {
 	unread     int    // bytes of the client's message that have not been read
 	halfSent   error  // why the rest of it is lost
 	viewed     viewed // what the client's own command was
-	unseen     bool   // what the shared databases hold could not be read for it
-	hintKey    []byte // of the document last asked for
+
+	mayWait bool                // a goroutine serves it: what has to be waited for is waited for
+	silent  bool                // no answer is wanted
+	trip    trip                // of a command with one target
+	entry   entry               // of that
+	places  *semaphore.Weighted // of its tenant's room, of which one is taken; nil for none
+	out     *wire.Buf           // what a loop sends; nil on a goroutine
+	dest    *backend.Cluster    // to which
+	conn    *backend.Conn       // by which
+	late    *wire.Buf           // the reply that the client has not taken at once, from lateAt on
+	lateAt  int
+
+	unseen  bool   // what the shared databases hold could not be read for it
+	hintKey []byte // of the document last asked for
 }
 
 var works = sync.Pool{New: func() any { return &work{} }}
 
-func (c *clientConn) takeWork() {
+// takeWork takes it; mayWait says that a goroutine does.
+func (c *clientConn) takeWork(mayWait bool) {
 	c.work = works.Get().(*work)
-	c.req.Bound = c.bound
+	c.req.Bound, c.mayWait = c.bound, mayWait
 }
 
 // giveWork gives it back without a trace of the tenant: a message that the next one fails to read
@@ -46,11 +62,16 @@ func (c *clientConn) takeWork() {
 func (c *clientConn) giveWork() {
 	w := c.work
 	c.work = nil
-	w.frame = nil // its owner has freed it
+	if w.out != w.frame {
+		w.out.Free()
+	}
+	w.frame.Free()
+	w.frame, w.out, w.dest, w.conn = nil, nil, nil, nil
 	w.req.Forget()
 	w.decision, w.outcome = routing.Decision{}, outcome{}
 	w.lsid, w.hasLSID = [16]byte{}, false
 	w.patch.Reset()
 	w.passing, w.unread, w.halfSent, w.viewed = passing{}, 0, nil, viewed{}
+	w.trip, w.entry = trip{}, entry{}
 	works.Put(w)
 }

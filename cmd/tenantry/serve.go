@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,6 +47,7 @@ type process struct {
 	router   *routing.Router
 	clusters *backend.Clusters
 	control  *control.Control
+	loops    *wire.Loops
 	proxy    *proxy.Server
 	admin    *admin.Server
 
@@ -110,8 +112,12 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 			return ""
 		},
 	})
+	var err error
+	if p.loops, err = wire.NewLoops(runtime.GOMAXPROCS(0)); err != nil {
+		p.log.Warn().Err(err).Msg("clients are waited for by a goroutine each, which costs more")
+	}
 	p.proxy = proxy.New(proxy.Options{
-		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: requests, Version: buildVersion(),
+		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: requests, Loops: p.loops, Version: buildVersion(),
 		Resolve:  func(ctx context.Context, v wire.Value) (bool, error) { return p.control.Resolve(ctx, v) },
 		Review:   func(ctx context.Context, at time.Time) (time.Time, error) { return p.control.Review(ctx, at) },
 		FleetKey: func() []byte { return p.control.FleetKey() },
@@ -173,6 +179,7 @@ func clusterSpecs(cfg *config.Config) []backend.Spec {
 func (p *process) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer p.loops.Close()
 	defer p.clusters.Close()
 	cfg := p.cfg.Load()
 	if err := p.clusters.Apply(clusterSpecs(cfg), poolLimits(cfg)); err != nil {
