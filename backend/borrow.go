@@ -15,7 +15,7 @@ type Borrower interface {
 	// Lent is called once, by whoever has given the connection back, or ended the wait. Without a connection
 	// err says why, a *[Error]; where there is none either things have changed, and Acquire may find another
 	// way. It does not wait for anything.
-	Lent(c *Conn, err error)
+	Lent(t *wire.Turn, c *Conn, err error)
 }
 
 // Borrow is [Cluster.Acquire] without a wait, at a time that need not be known anew. Where no connection is free but one is to come, b is told
@@ -63,14 +63,14 @@ func (w *waiter) recycle() {
 func (w *waiter) expired() {
 	p := w.pool
 	p.mu.Lock()
-	defer p.unlock()
+	defer p.unlock(nil)
 	if err := p.withdraw(w); err != nil {
 		w.deliver(nil, err)
 	}
 }
 
 // tell tells the borrower how the wait has ended.
-func (w *waiter) tell() {
+func (w *waiter) tell(t *wire.Turn) {
 	b, c, err, cluster := w.borrower, w.conn, w.err, w.pool.d.cluster
 	cluster.waits.observe(time.Since(w.since), err)
 	if w.late.Stop() {
@@ -81,7 +81,7 @@ func (w *waiter) tell() {
 	} else if err != nil {
 		err = &Error{Cluster: cluster.name, Err: err}
 	}
-	b.Lent(c, err)
+	b.Lent(t, c, err)
 }
 
 // Rouse sends all who wait for a connection back to look for another way.
@@ -98,7 +98,7 @@ func (cs *Clusters) Rouse() {
 // Taker waits for the reply to what [Conn.Start] has sent.
 type Taker interface {
 	// Replied hands the reply over, which the taker frees, or a *[Error]. It does not wait for anything.
-	Replied(reply *wire.Buf, err error)
+	Replied(t *wire.Turn, reply *wire.Buf, err error)
 	// Begun says that a reply has begun to come that is large or comes in pieces: [Conn.Receive] or
 	// [Conn.Front] goes on with it, on a goroutine.
 	Begun()
@@ -150,7 +150,7 @@ var errEarly = errors.New("the reply came before the request was sent")
 
 // Ready is called by a loop when something has come. What comes while nobody waits for it is seen when
 // the connection is used again.
-func (c *Conn) Ready(at time.Time) {
+func (c *Conn) Ready(turn *wire.Turn) {
 	c.starting.Lock()
 	t := c.taker
 	if t == nil {
@@ -162,7 +162,7 @@ func (c *Conn) Ready(at time.Time) {
 		c.starting.Unlock()
 		return
 	}
-	c.taker, c.repliedAt = nil, int64(at.Sub(started))
+	c.taker, c.repliedAt = nil, int64(turn.At.Sub(started))
 	sent := c.sent
 	c.starting.Unlock()
 	if err == nil && !sent {
@@ -171,14 +171,14 @@ func (c *Conn) Ready(at time.Time) {
 	}
 	switch {
 	case err != nil:
-		t.Replied(nil, c.fail(sent, err))
+		t.Replied(turn, nil, c.fail(sent, err))
 	case found == wire.PolledMore:
 		t.Begun()
 	default:
 		if frame, err = c.received(frame); err != nil {
-			t.Replied(nil, c.fail(true, err))
+			t.Replied(turn, nil, c.fail(true, err))
 			return
 		}
-		t.Replied(frame, nil)
+		t.Replied(turn, frame, nil)
 	}
 }

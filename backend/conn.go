@@ -66,7 +66,10 @@ func (c *Conn) MaxWire() int32 {
 func (c *Conn) Cluster() string { return c.pool.d.cluster.name }
 
 // Release gives the connection back; it is closed if a round trip failed.
-func (c *Conn) Release() { c.pool.release(c) }
+func (c *Conn) Release() { c.pool.release(c, nil) }
+
+// ReleaseIn is Release in a loop's turn.
+func (c *Conn) ReleaseIn(t *wire.Turn) { c.pool.release(c, t) }
 
 // Interrupt makes the round trip under way fail, from another goroutine than the one that waits
 // for it. The connection is lost. The one who acquired it must not have released it.

@@ -11,6 +11,8 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver"
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/description"
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/topology"
+
+	"github.com/smetasc/tenantry/wire"
 )
 
 // pool is the connections to one server.
@@ -151,24 +153,32 @@ func (p *pool) unblock(s *share) {
 	}
 }
 
-// unlock gives the mutex back, and tells the borrowers that were served under it.
-func (p *pool) unlock() {
+// unlock gives the mutex back, and tells the borrowers that were served under it, in a loop's turn or in
+// one of their own.
+func (p *pool) unlock(t *wire.Turn) {
 	w := p.lent
 	p.lent = nil
 	p.mu.Unlock()
+	if w == nil {
+		return
+	}
+	if t == nil {
+		t = &wire.Turn{At: time.Now()}
+		defer t.Run()
+	}
 	for w != nil {
 		next := w.next
 		w.next = nil
-		w.tell()
+		w.tell(t)
 		w = next
 	}
 }
 
 // release takes a connection back.
-func (p *pool) release(c *Conn) {
+func (p *pool) release(c *Conn, t *wire.Turn) {
 	p.mu.Lock()
 	if !c.busy {
-		p.unlock()
+		p.mu.Unlock()
 		return
 	}
 	s := c.share
@@ -186,7 +196,7 @@ func (p *pool) release(c *Conn) {
 	}
 	p.unclaim(s)
 	p.serve()
-	p.unlock()
+	p.unlock(t)
 	if !keep {
 		c.close()
 	}
@@ -195,7 +205,7 @@ func (p *pool) release(c *Conn) {
 // discard closes a connection that was taken and found dead.
 func (p *pool) discard(c *Conn) {
 	c.broken.Store(true)
-	p.release(c)
+	p.release(c, nil)
 }
 
 // forget takes a connection out of the list of those that are open.
@@ -251,7 +261,7 @@ func (p *pool) dialLoop() {
 // dialed takes over what a dial gave, and says whether to dial again and when.
 func (p *pool) dialed(c *Conn, err error) (pause time.Duration, more bool) {
 	p.mu.Lock()
-	defer p.unlock()
+	defer p.unlock(nil)
 	switch {
 	case err != nil:
 		pause = p.dialFailed(err)
@@ -335,7 +345,7 @@ func (p *pool) refuse(err error) {
 // kick sends all who wait back to selection.
 func (p *pool) kick() {
 	p.mu.Lock()
-	defer p.unlock()
+	defer p.unlock(nil)
 	p.refuse(errReselect)
 }
 
@@ -367,7 +377,7 @@ func (p *pool) closeIdle(which func(*Conn) bool) {
 		return true
 	})
 	p.serve()
-	p.unlock()
+	p.unlock(nil)
 	for _, c := range dead {
 		c.close()
 	}
@@ -389,7 +399,7 @@ func (p *pool) retire() {
 	p.mu.Lock()
 	p.retired = true
 	p.refuse(errReselect)
-	p.unlock()
+	p.unlock(nil)
 	p.closeIdle(func(*Conn) bool { return true })
 }
 
@@ -413,7 +423,7 @@ func (p *pool) setLimits(l Limits) {
 		p.unblock(s)
 	}
 	surplus := len(p.open) - p.max
-	p.unlock()
+	p.unlock(nil)
 	p.closeIdle(func(*Conn) bool { surplus--; return surplus >= 0 })
 }
 

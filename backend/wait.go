@@ -127,7 +127,7 @@ func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, 
 
 func (p *pool) enqueue(w *waiter, tenant uint32, late time.Time) error {
 	p.mu.Lock()
-	defer p.unlock()
+	defer p.unlock(nil)
 	if p.retired {
 		return errReselect
 	}
@@ -152,7 +152,7 @@ func (p *pool) enqueue(w *waiter, tenant uint32, late time.Time) error {
 // giveUp takes a waiter out of its queue; no error means that it was served meanwhile.
 func (p *pool) giveUp(w *waiter) error {
 	p.mu.Lock()
-	defer p.unlock()
+	defer p.unlock(nil)
 	return p.withdraw(w)
 }
 

@@ -41,6 +41,7 @@ type clientConn struct {
 	*work      // nil while the connection waits for a message
 	turn  turn // whose it is, where loops wait for it
 	light bool // its last command was one that a loop is to serve
+	stage stage
 	alone int8 // how many light commands have had little company; see crowded
 
 	busy   atomic.Bool
@@ -476,19 +477,15 @@ func (c *clientConn) write(reply *wire.Buf) error {
 		reply = packed
 	}
 	if !c.mayWait {
-		if n := c.wc.WriteNow(reply.B); n < len(reply.B) {
-			c.late, c.lateAt = reply, n
-			reply = nil
-			return errLate
-		}
-		return nil
+		c.unwritten, reply = reply, nil
+		return errUnwritten
 	}
 	_, err := c.wc.Write(reply.B)
 	return err
 }
 
-// errLate says that the client has not taken all of its reply at once.
-var errLate = errors.New("the reply has not been taken")
+// errUnwritten says that the reply is to be written in a loop's next pass.
+var errUnwritten = errors.New("the reply is to be written")
 
 // refuse is the reply that says no.
 func (c *clientConn) refuse(e *wire.Error) *wire.Buf {

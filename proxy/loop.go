@@ -11,12 +11,12 @@ import (
 // Where loops wait for a client's messages and for servers' replies, a light command needs no goroutine of
 // its own; see isLight:
 //
-//	Ready ─▶ handle ─▶ launch ─▶ Borrow ┄▶ Lent ─▶ Start ┄▶ Replied ─▶ land ─▶ (next message) or yield
+//	Ready ─▶ handle ─▶ launch ─▶ Borrow ┄▶ Lent ─▶ Start ┄▶ Replied ─▶ land ─▶ write ─▶ (next message)
 //
 // The dotted lines are where the command waits, and whoever brings what it waits for goes on with it: the
-// loop of the server's connection, or the one who gives a connection back. The functions here are called by
-// them, and wait for nothing. Whatever has to wait is left to a goroutine (attend), which serves the
-// client until a loop can go on with it.
+// loop of the server's connection, or the one who gives a connection back. In a turn of a loop (wire.Turn) all
+// that is alike is done together: stages. The functions here wait for nothing. Whatever has to
+// wait is left to a goroutine (attend), which serves the client until a loop can go on with it.
 
 // A loop is cheaper than goroutines where it finds several at once, and dearer by two system calls where it
 // finds one: a client whose light commands have had little company is served by a goroutine, and one whose
@@ -58,78 +58,133 @@ func (t *turn) give() bool {
 	return false
 }
 
+// stage is what a loop's turn does next for the client.
+type stage int8
+
+const (
+	toHandle stage = iota // the message that has been read
+	toStart               // what is ready, by the connection that has been lent
+	toLand                // the reply that has been read
+	toWrite               // to the client
+)
+
+// then has the stage done in the turn's next pass.
+func (c *clientConn) then(t *wire.Turn, s stage) {
+	c.stage = s
+	t.Then(c)
+}
+
+// Step does the next stage.
+func (c *clientConn) Step(t *wire.Turn) {
+	defer c.stumbled()
+	switch c.stage {
+	case toHandle:
+		c.handleHere(t)
+	case toStart:
+		c.sendHere()
+	case toLand:
+		c.landHere(t)
+	case toWrite:
+		c.writeHere(t)
+	}
+}
+
 // Ready is called by a loop when something has come from the client.
-func (c *clientConn) Ready(at time.Time) {
+func (c *clientConn) Ready(t *wire.Turn) {
 	if c.turn.take() {
-		c.serveHere(at)
+		c.readHere(t)
 	}
 }
 
 // resume goes on with a connection that waits for a message.
-func (c *clientConn) resume() {
+func (c *clientConn) resume(t *wire.Turn) {
 	if c.wc.Buffered() || c.wc.Ended() || !c.turn.give() {
-		c.serveHere(time.Now())
+		c.readHere(t)
 	}
 }
 
-// serveHere serves what has come by then, as far as that needs no wait.
-func (c *clientConn) serveHere(at time.Time) {
+// resumeAlone is resume outside of a loop.
+func (c *clientConn) resumeAlone() {
+	t := wire.Turn{At: time.Now()}
+	c.resume(&t)
+	t.Run()
+}
+
+// readHere reads what has come.
+func (c *clientConn) readHere(t *wire.Turn) {
 	defer c.stumbled()
-	for range patience {
+	for {
 		frame, found, err := c.wc.Poll()
 		switch {
 		case err != nil:
 			c.hangUp(err)
-			return
 		case found == wire.PolledNothing:
-			if c.turn.give() {
-				return
+			if !c.turn.give() {
+				continue
 			}
-			continue
 		case found == wire.PolledMore:
 			go c.srv.attend(c, nil)
-			return
+		default:
+			c.occupy(frame, false)
+			if c.start = t.At; !c.in || t.Long() {
+				go c.srv.attend(c, (*clientConn).handleWaiting)
+				return
+			}
+			c.then(t, toHandle)
 		}
-		c.occupy(frame, false)
-		c.start = at
-		if !c.in {
-			go c.srv.attend(c, (*clientConn).handleWaiting)
-			return
-		}
-		f, err := c.handle()
-		switch f {
-		case ready:
-			c.launch()
-			return // it is somebody else's now
-		case waits:
-			go c.srv.attend(c, (*clientConn).dispatchWaiting)
-			return
-		}
-		if !c.over(err) || !c.wc.Buffered() && !c.wc.Ended() && c.turn.give() {
-			return
-		}
+		return
 	}
-	go c.srv.attend(c, nil) // others wait for this loop
 }
 
-// over ends the work on a message; false where the turn is not the caller's any more.
-func (c *clientConn) over(err error) bool {
-	if err == errLate {
-		go c.srv.attend(c, (*clientConn).writeLate)
-		return false
+// handleHere handles the message that has been read, as far as that needs no wait.
+func (c *clientConn) handleHere(t *wire.Turn) {
+	f, err := c.handle()
+	switch f {
+	case ready:
+		c.launch(t)
+	case waits:
+		go c.srv.attend(c, (*clientConn).dispatchWaiting)
+	default:
+		c.over(t, err)
+	}
+}
+
+// over ends the work on a message, unless there is an answer to be written, and goes on with the next one.
+func (c *clientConn) over(t *wire.Turn, err error) {
+	if err == errUnwritten {
+		c.then(t, toWrite)
+		return
 	}
 	if err = c.vacate(err); err == nil && c.srv.stopping() {
 		err = errClose
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		c.hangUp(err)
-		return false
-	}
-	if c.stream != nil {
+	case c.stream != nil:
 		go c.srv.attend(c, nil)
-		return false
+	case c.alone == patience:
+		c.alone = 0
+		go c.srv.attend(c, nil)
+	default:
+		c.resume(t)
 	}
-	return true
+}
+
+// writeHere writes the reply.
+func (c *clientConn) writeHere(t *wire.Turn) {
+	if n := c.wc.WriteNow(c.unwritten.B); n < len(c.unwritten.B) {
+		c.written = n
+		go c.srv.attend(c, (*clientConn).writeWaiting)
+		return
+	}
+	c.unwritten.Free()
+	c.unwritten = nil
+	var err error
+	if c.closing {
+		err = errClose
+	}
+	c.over(t, err)
 }
 
 // hangUp ends the connection.
@@ -140,7 +195,7 @@ func (c *clientConn) hangUp(err error) {
 }
 
 // launch sends the command that is ready.
-func (c *clientConn) launch() {
+func (c *clientConn) launch(t *wire.Turn) {
 	srv, tr := c.srv, &c.trip
 	cluster := srv.opts.Clusters.Get(tr.target.Cluster)
 	if c.dest = cluster; cluster == nil {
@@ -149,14 +204,15 @@ func (c *clientConn) launch() {
 	}
 	out, err := c.request(tr)
 	if err != nil {
-		c.land(nil, err)
+		c.land(t, nil, err)
 		return
 	}
 	c.out = out
 	conn, waits := cluster.Borrow(tr.sel, tr.tenant, c.start, c)
 	switch {
 	case conn != nil:
-		c.startOn(conn)
+		c.conn = conn
+		c.then(t, toStart)
 	case !waits:
 		go srv.attend(c, (*clientConn).acquireWaiting)
 	case srv.ending.Load(): // whoever ends it may have looked just before
@@ -165,70 +221,66 @@ func (c *clientConn) launch() {
 }
 
 // Lent is called when the connection that the command has waited for is there, or is not to come.
-func (c *clientConn) Lent(conn *backend.Conn, err error) {
-	defer c.stumbled()
+func (c *clientConn) Lent(t *wire.Turn, conn *backend.Conn, err error) {
 	switch {
 	case conn != nil:
-		c.startOn(conn)
+		c.conn = conn
+		c.then(t, toStart)
 	case err != nil:
-		c.attempted(attempt{err: err})
+		c.tried = attempt{err: err}
+		c.then(t, toLand)
 	default:
 		go c.srv.attend(c, (*clientConn).acquireWaiting)
 	}
 }
 
-// startOn sends the command by a connection.
-func (c *clientConn) startOn(conn *backend.Conn) {
-	c.conn = conn
-	c.uses(conn)
-	if !conn.Start(c.out, c.compressible(), c.srv.opts.Loops, c) {
+// sendHere sends the command by the connection.
+func (c *clientConn) sendHere() {
+	c.uses(c.conn)
+	if !c.conn.Start(c.out, c.compressible(), c.srv.opts.Loops, c) {
 		go c.srv.attend(c, (*clientConn).exchangeWaiting)
 	}
 }
 
 // Replied is called when the reply has come, or the connection has failed.
-func (c *clientConn) Replied(reply *wire.Buf, err error) {
-	defer c.stumbled()
-	var a attempt
-	if err != nil {
-		a = c.missed(&c.trip, err)
-	} else {
-		a = c.received(&c.trip, c.conn, reply)
-	}
-	conn := c.conn
-	c.conn = nil
-	conn.Release()
-	c.attempted(a)
+func (c *clientConn) Replied(t *wire.Turn, reply *wire.Buf, err error) {
+	c.tried = attempt{reply: reply, err: err}
+	c.then(t, toLand)
 }
 
 // Begun is called when the reply has begun to come.
 func (c *clientConn) Begun() { go c.srv.attend(c, (*clientConn).receiveWaiting) }
 
-// attempted goes on when the command has been tried.
-func (c *clientConn) attempted(a attempt) {
+// landHere goes on when the command has been tried.
+func (c *clientConn) landHere(t *wire.Turn) {
+	a := c.tried
+	c.tried = attempt{}
+	if conn := c.conn; conn != nil {
+		if a.err != nil {
+			a = c.missed(&c.trip, a.err)
+		} else {
+			a = c.received(&c.trip, conn, a.reply)
+		}
+		c.conn = nil
+		conn.ReleaseIn(t)
+	}
 	if c.repeats(&c.trip, &a) {
 		go c.srv.attend(c, (*clientConn).repeatWaiting)
 		return
 	}
-	c.land(c.judged(c.dest, &c.trip, &a))
+	reply, err := c.judged(c.dest, &c.trip, &a)
+	c.land(t, reply, err)
 }
 
-// land answers the client, and goes on with his next message.
-func (c *clientConn) land(reply *wire.Buf, werr *wire.Error) {
+// land answers the client.
+func (c *clientConn) land(t *wire.Turn, reply *wire.Buf, werr *wire.Error) {
 	reply, _ = c.returned(reply, werr) // only a change stream may have to be decided again
 	if c.trip.crowd >= lonely {
 		c.alone = 0
 	} else if c.alone < patience {
 		c.alone++
 	}
-	switch {
-	case !c.over(c.conclude(c.told(c.trip.table, reply))):
-	case c.alone == patience:
-		c.alone = 0
-		go c.srv.attend(c, nil)
-	default:
-		c.resume()
-	}
+	c.over(t, c.conclude(c.told(c.trip.table, reply)))
 }
 
 // stumbled ends this connection alone where serving it has panicked; see recovered.
@@ -303,11 +355,11 @@ func (c *clientConn) landWaiting(reply *wire.Buf, werr *wire.Error) error {
 	return c.conclude(c.told(c.trip.table, reply))
 }
 
-func (c *clientConn) writeLate() error {
-	reply := c.late
-	c.late = nil
+func (c *clientConn) writeWaiting() error {
+	reply := c.unwritten
+	c.unwritten = nil
 	defer reply.Free()
-	_, err := c.wc.Write(reply.B[c.lateAt:])
+	_, err := c.wc.Write(reply.B[c.written:])
 	if err == nil && c.closing {
 		err = errClose
 	}

@@ -196,7 +196,7 @@ func (s *Server) welcome(nc net.Conn, address string) {
 	}
 	c.turn.take()
 	if c.wc.Watch(s.opts.Loops, c) {
-		c.resume()
+		c.resumeAlone()
 		return
 	}
 	go s.attend(c, nil)
@@ -233,7 +233,7 @@ func (s *Server) attend(c *clientConn, first func(*clientConn) error) {
 		go s.attend(c, nil)
 	default:
 		c.wc.NoLull()
-		c.resume()
+		c.resumeAlone()
 	}
 }
 

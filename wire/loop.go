@@ -8,10 +8,43 @@ import (
 // Waiter is told that there may be something to read.
 type Waiter interface {
 	// Ready is called by a [Loops], by one goroutine at a time, and does not wait for anything. It is
-	// called after something has come, and may be called without: what there is a [Conn.Poll] tells. At is
-	// when the loop found it; what it found at once is told one after the other.
-	Ready(at time.Time)
+	// called after something has come, and may be called without: what there is a [Conn.Poll] tells.
+	Ready(t *Turn)
 }
+
+// Turn is what a loop does with what it has found at once, in passes: first all of it is read, by Ready, then
+// come the steps that this has asked for, then those that they have. What is alike is done together, while
+// its code is in the processor's cache: system calls, which throw much of that out, and what comes between
+// them. Whoever serves connections elsewhere has a Turn of his own.
+type Turn struct {
+	At     time.Time // when what it serves was found
+	now    []Stepper
+	next   []Stepper
+	passes int
+}
+
+// Stepper does what it has asked a [Turn] for.
+type Stepper interface {
+	// Step is called once for each Then, and does not wait for anything.
+	Step(t *Turn)
+}
+
+// Then has s called in the next pass.
+func (t *Turn) Then(s Stepper) { t.next = append(t.next, s) }
+
+// Run makes passes until nothing is to be done.
+func (t *Turn) Run() {
+	for t.passes = 0; len(t.next) > 0; t.passes++ {
+		t.now, t.next = t.next, t.now[:0]
+		for i, s := range t.now {
+			t.now[i] = nil
+			s.Step(t)
+		}
+	}
+}
+
+// Long reports whether the turn has made so many passes that others have waited for long.
+func (t *Turn) Long() bool { return t.passes > 50 }
 
 // Loops wait for many connections with a few goroutines. A connection that waits by one of them has no
 // goroutine and no stack of its own, and what comes for many at the same time is served one after the

@@ -16,8 +16,9 @@ type loop struct {
 	fd      int
 	raw     syscall.RawConn
 	done    sync.WaitGroup
-	events  [128]syscall.EpollEvent
+	events  [16]syscall.EpollEvent
 	waiters waiters
+	passes  Turn
 }
 
 // waiters are who waits for a socket, by its number. An event may come for one that has been closed, and
@@ -74,7 +75,8 @@ func (l *Loops) Close() {
 // turn tells those for whom something has come; false waits for more.
 func (l *loop) turn(uintptr) bool {
 	for {
-		n, at := epollNow(l.fd, l.events[:]), time.Now()
+		n := epollNow(l.fd, l.events[:])
+		l.passes.At = time.Now()
 		for i := range n {
 			w := l.waiters.of(int(l.events[i].Fd))
 			if w == nil {
@@ -83,8 +85,9 @@ func (l *loop) turn(uintptr) bool {
 			if l.events[i].Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 				w.ended.Store(true)
 			}
-			w.Ready(at)
+			w.Ready(&l.passes)
 		}
+		l.passes.Run()
 		if n < len(l.events) { // what comes from now on ends the wait
 			return false
 		}

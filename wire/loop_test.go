@@ -49,9 +49,9 @@ func watch(t testing.TB, l *Loops, nc net.Conn) *watching {
 	return w
 }
 
-func (w *watching) Ready(at time.Time) {
-	if at.After(time.Now()) {
-		w.early = at
+func (w *watching) Ready(turn *Turn) {
+	if turn.At.After(time.Now()) {
+		w.early = turn.At
 	}
 	w.busy.Lock()
 	if w.read() {
