@@ -376,6 +376,7 @@ func TestShipTimeLeft(t *testing.T) {
 	release := make(chan struct{})
 	g.server.Once("aggregate", wiretest.Cursor("app.orders", 0, true, numbered(0, 2)...).After(release))
 	go func() {
+		g.server.Wait("aggregate", 1)
 		time.Sleep(50 * time.Millisecond)
 		close(release)
 	}()
