@@ -96,7 +96,7 @@ func (c *Control) retry(ctx context.Context) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()
-	err := c.apply(ctx, r)
+	err := c.apply(ctx, r, c.inForce())
 	switch {
 	case err == nil:
 		c.log.Info().Msg("the home cluster is back, its routes are read")
