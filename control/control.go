@@ -309,6 +309,7 @@ func (c *Control) install(r *rules, in *inputs, next clusters) error {
 		c.epoch = max(c.epoch, route.Epoch)
 	}
 	c.rebuild()
+	c.lapse(func(*verdict) bool { return true })
 	c.changed()
 	spec, gen := c.spec(), c.gen
 	table, err := c.newTable(spec)
@@ -316,7 +317,6 @@ func (c *Control) install(r *rules, in *inputs, next clusters) error {
 		c.state = old
 		return permanent{err}
 	}
-	clear(c.verdicts)
 	c.key, c.pending, c.ready = in.key, nil, nil
 	c.reviewed = time.Time{} // what was read since may have been read of another home
 	c.put(table, spec, gen, c.counts())

@@ -633,6 +633,51 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
+// TestReasonStays: why a flag was not obeyed is shown also when it is time to look again, until it is no longer so.
+func TestReasonStays(t *testing.T) {
+	cfg := testConfig("mixed", fileTenant("acme", modeOwn))
+	h := open(t, newServer(), newServer())
+	h.home.put("app", "orders", bson.D{{Key: "_id", Value: 1}, {Key: "tenantId", Value: "acme"}})
+	cfg.Routing.IsolateModules = []string{"orders"}
+	cfg.Modules[0].Collections = []string{"orders"}
+	h.mustApply(t, cfg)
+	h.mustResolve(t, "acme")
+	const why = "app.orders holds documents"
+	if s := h.status1(t, "acme"); s.State != StateRefused || !strings.HasPrefix(s.Why, why) || h.router.Current().Find(value("acme")).Look {
+		t.Fatalf("status is %+v", s)
+	}
+	again := func(what string) {
+		t.Helper()
+		s := h.status1(t, "acme")
+		if s.State != StatePending || !strings.Contains(s.Why, "next command; when last looked at: "+why) || !h.router.Current().Find(value("acme")).Look {
+			t.Errorf("%s: status is %+v", what, s)
+		}
+		h.mustResolve(t, "acme")
+		if s := h.status1(t, "acme"); s.State != StateRefused || !strings.HasPrefix(s.Why, why) {
+			t.Errorf("%s: looked at again, status is %+v", what, s)
+		}
+	}
+	h.mu.Lock()
+	h.verdicts[idOf(value("acme"))].at = time.Now().Add(-refusedAge)
+	h.mu.Unlock()
+	h.refresh(t.Context())
+	again("stale")
+	h.mustApply(t, cfg)
+	again("reloaded")
+
+	h.mustApply(t, cfg)
+	h.home.clear("app", "orders")
+	h.mustResolve(t, "acme")
+	if s := h.status1(t, "acme"); s.State != StateIsolated || s.Why != "" {
+		t.Errorf("status is %+v", s)
+	}
+	h.mustApply(t, testConfig("mixed"))
+	h.refresh(t.Context())
+	if len(h.verdicts) != 0 {
+		t.Errorf("%d verdicts are kept of nobody", len(h.verdicts))
+	}
+}
+
 // TestOtherClusters: until a configuration is accepted nothing but its loading asks the clusters that it
 // brings, and they come into force right after its table.
 func TestOtherClusters(t *testing.T) {

@@ -195,12 +195,8 @@ func (c *Control) merge(r *rules, in *inputs) {
 	if c.rules != r {
 		return
 	}
-	for id, v := range c.verdicts {
-		if v.stale(time.Now()) {
-			delete(c.verdicts, id)
-			c.changed()
-		}
-	}
+	now := time.Now()
+	c.lapse(func(v *verdict) bool { return v.stale(now) })
 	rebuild := false
 	if in.routes != nil {
 		c.routes = c.withKnown(in.routes)
