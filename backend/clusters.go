@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Clusters is all clusters as configured now. One value lives as long as the process; Apply
+// Clusters is all clusters as configured now. One value lives as long as the process; a [Change]
 // changes what it holds.
 type Clusters struct {
 	opts   Options
@@ -22,8 +22,9 @@ type Clusters struct {
 	wg     sync.WaitGroup // every goroutine of this room
 	waits  *waitMetrics
 
-	mu     sync.Mutex // guards closed, and the order of Apply and Close
+	mu     sync.Mutex // guards the following, and changes of byName
 	closed bool
+	change *Change // nil for none
 }
 
 // New returns a set without any cluster.
@@ -48,44 +49,28 @@ func (cs *Clusters) All() []*Cluster {
 	})
 }
 
-// Apply makes the clusters those of the specs, or changes nothing and says why. It adds and
-// removes clusters and replaces those whose URI differs; it waits neither for servers nor for
-// DNS. Connections in use finish their round trip, whatever becomes of their cluster.
+// Apply makes the clusters those of the specs, or changes nothing and says why: a [Change] for who has nothing
+// else to put in force with it. It waits neither for servers nor for DNS. Connections in use finish their round
+// trip, whatever becomes of their cluster.
 func (cs *Clusters) Apply(specs []Spec, l Limits) error {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if cs.closed {
-		return ErrClosed
-	}
-	old := *cs.byName.Load()
-	targets, err := cs.check(specs, old)
+	ch, err := cs.Prepare(specs, l)
 	if err != nil {
 		return err
 	}
-	l = l.withDefaults()
-	cs.limits.Store(&l)
-	select {
-	case cs.wake <- struct{}{}:
-	default:
-	}
-	next := make(map[string]*Cluster, len(specs))
-	for i, s := range specs {
-		c := old[s.Name]
-		if c == nil {
-			c = &Cluster{name: s.Name, all: cs, waits: cs.waits.of(s.Name)}
-		}
-		next[s.Name] = c
-		asleep := l.MaxIdleClusters > 0 && i >= l.MaxIdleClusters
-		c.apply(targets[s.Name], l, asleep)
-	}
+	defer ch.Close()
+	ch.Commit()
+	return nil
+}
+
+// replace puts other clusters in the place of those now, and removes who is not among them. The mutex is held.
+func (cs *Clusters) replace(now, next map[string]*Cluster) {
 	cs.byName.Store(&next)
-	for name, c := range old {
+	for name, c := range now {
 		if next[name] == nil {
 			c.remove()
 			cs.waits.drop(name)
 		}
 	}
-	return nil
 }
 
 // check reads the URIs of all specs. A cluster whose URI is as before has no target in the result.
@@ -121,7 +106,11 @@ func (cs *Clusters) Close() {
 	}
 	cs.closed = true
 	close(cs.stop)
-	for _, c := range *cs.byName.Load() {
+	all := slices.Collect(maps.Values(*cs.byName.Load()))
+	if cs.change != nil {
+		all = slices.AppendSeq(all, maps.Values(cs.change.asked))
+	}
+	for _, c := range all {
 		if d := c.remove(); d != nil {
 			d.kill()
 		}

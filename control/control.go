@@ -36,7 +36,7 @@ type Options struct {
 type Control struct {
 	log     zerolog.Logger
 	limited every
-	cluster func(name string) cluster // nil for one that is not configured
+	cluster func(name string) cluster // of those in force; nil for one that is not configured
 	router  *routing.Router
 	drained func(ctx context.Context, tenant uint32, epoch uint64) error
 	metrics *metrics
@@ -119,13 +119,17 @@ var errNotLoaded = errors.New("no configuration has been loaded yet")
 // New makes a control room that publishes nothing before Apply.
 func New(o Options) *Control {
 	c := newControl(o)
-	c.cluster = func(name string) cluster {
-		if found := o.Clusters.Get(name); found != nil {
+	c.cluster = finder(o.Clusters.Get)
+	return c
+}
+
+func finder(get func(name string) *backend.Cluster) func(name string) cluster {
+	return func(name string) cluster {
+		if found := get(name); found != nil {
 			return found
 		}
 		return nil
 	}
-	return c
 }
 
 func newControl(o Options) *Control {
@@ -139,20 +143,38 @@ func newControl(o Options) *Control {
 	return c
 }
 
-// Apply loads a configuration, at the start or as a reload: it publishes a table made by it, or
-// returns an error and keeps the table there was. Where nothing has been loaded yet and the home
-// cluster is away it returns nil; Run tries again then, and until it succeeds Ready says why not
-// and the router has no table.
-func (c *Control) Apply(ctx context.Context, cfg *config.Config) error {
+// Apply loads a configuration, at the start or as a reload: it publishes a table made by it and
+// commits the change of its clusters with that, or returns an error and keeps the table there was.
+// change is nil where the clusters are in force already. Where nothing has been loaded yet and the
+// home cluster is away it commits and returns nil; Run tries again then, and until it succeeds Ready
+// says why not and the router has no table.
+func (c *Control) Apply(ctx context.Context, cfg *config.Config, change *backend.Change) error {
+	if change == nil {
+		return c.take(ctx, cfg, c.inForce())
+	}
+	return c.take(ctx, cfg, clusters{finder(change.Get), change.Commit})
+}
+
+// clusters are those of a configuration that is being loaded. Nothing but the loading asks them before commit.
+type clusters struct {
+	find   func(name string) cluster
+	commit func()
+}
+
+// inForce is the clusters of a configuration that brings no others.
+func (c *Control) inForce() clusters { return clusters{c.cluster, func() {}} }
+
+func (c *Control) take(ctx context.Context, cfg *config.Config, next clusters) error {
 	c.applying.Lock()
 	defer c.applying.Unlock()
 	r, err := newRules(cfg)
 	if err != nil {
 		return err
 	}
-	err = c.apply(ctx, r)
+	err = c.apply(ctx, r, next)
 	if !c.loaded() && isAway(err) && !errors.Is(ctx.Err(), context.Canceled) {
 		c.log.Warn().Err(err).Msg("the home cluster is away; its routes are read as soon as it is back")
+		next.commit()
 		c.await(r, err)
 		return nil
 	}
@@ -181,17 +203,17 @@ func (c *Control) nudge() {
 }
 
 // apply reads what the configuration needs and installs it.
-func (c *Control) apply(ctx context.Context, r *rules) error {
-	in, err := c.load(ctx, r)
+func (c *Control) apply(ctx context.Context, r *rules, next clusters) error {
+	in, err := c.load(ctx, r, next)
 	if err != nil {
 		return err
 	}
 	if r.guarded() && r.disabled() {
-		if err := c.bringHome(ctx, r, in.routes); err != nil {
+		if err := c.bringHome(ctx, r); err != nil {
 			return err
 		}
 	}
-	if err := c.install(r, in); err != nil {
+	if err := c.install(r, in, next); err != nil {
 		return err
 	}
 	c.nudge()
@@ -209,13 +231,15 @@ type inputs struct {
 }
 
 // load reads all that the first table of a configuration needs.
-func (c *Control) load(ctx context.Context, r *rules) (*inputs, error) {
-	home := c.cluster(r.cfg.Routing.Home)
+func (c *Control) load(ctx context.Context, r *rules, next clusters) (*inputs, error) {
+	home := next.find(r.cfg.Routing.Home)
 	if home == nil {
 		return nil, permanent{fmt.Errorf("there is no cluster %q", r.cfg.Routing.Home)}
 	}
 	in := &inputs{seq: c.nextSeq()}
-	if !r.guarded() && r.cfg.TenantsFrom == nil {
+	// A static table needs no server. But one that is to take over from another has to be there.
+	static := !r.guarded() && home == c.cluster(r.cfg.Routing.Home)
+	if static && r.cfg.TenantsFrom == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, staticWait)
 		defer cancel()
@@ -226,10 +250,7 @@ func (c *Control) load(ctx context.Context, r *rules) (*inputs, error) {
 	}
 	if r.guarded() {
 		s := store{home, r.cfg.Control.Database}
-		if in.routes, err = s.routes(ctx); err != nil {
-			return nil, err
-		}
-		if err = s.confirm(ctx); err != nil {
+		if in.routes, err = s.confirmed(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -237,10 +258,10 @@ func (c *Control) load(ctx context.Context, r *rules) (*inputs, error) {
 		return nil, err
 	}
 	if in.shown, err = readCatalog(ctx, home, r.databases, in.seq); err != nil {
-		if r.guarded() {
+		if !static {
 			return nil, err
 		}
-		in.shown = unread(in.seq) // a static table needs no server
+		in.shown = unread(in.seq)
 	}
 	if in.unique, err = c.readUniques(ctx, r, home, nil); err != nil && r.cfg.Routing.StrictUnique {
 		return nil, err
@@ -269,8 +290,10 @@ func (c *Control) loadKey(ctx context.Context, r *rules, home cluster) ([]byte, 
 	return newFleetKey(), nil
 }
 
-// install makes the configuration the current one, wholly or not at all.
-func (c *Control) install(r *rules, in *inputs) error {
+// install makes the configuration the current one, wholly or not at all. Its clusters come into force
+// after its table, so that no command is sent to them by the one before; and before anybody else can
+// ask a cluster under the new rules.
+func (c *Control) install(r *rules, in *inputs, next clusters) error {
 	c.publishing.Lock()
 	defer c.publishing.Unlock()
 	c.mu.Lock()
@@ -286,6 +309,7 @@ func (c *Control) install(r *rules, in *inputs) error {
 		c.epoch = max(c.epoch, route.Epoch)
 	}
 	c.rebuild()
+	c.lapse(func(*verdict) bool { return true })
 	c.changed()
 	spec, gen := c.spec(), c.gen
 	table, err := c.newTable(spec)
@@ -293,9 +317,10 @@ func (c *Control) install(r *rules, in *inputs) error {
 		c.state = old
 		return permanent{err}
 	}
-	clear(c.verdicts)
 	c.key, c.pending, c.ready = in.key, nil, nil
+	c.reviewed = time.Time{} // what was read since may have been read of another home
 	c.put(table, spec, gen, c.counts())
+	next.commit()
 	return nil
 }
 

@@ -98,6 +98,11 @@ func start(t testing.TB, cfg *config.Config) *house {
 	return h
 }
 
+// Apply loads a configuration of the clusters there are.
+func (h *house) Apply(ctx context.Context, cfg *config.Config) error {
+	return h.Control.Apply(ctx, cfg, nil)
+}
+
 func (h *house) mustApply(t testing.TB, cfg *config.Config) {
 	t.Helper()
 	if err := h.Apply(context.Background(), cfg); err != nil {
@@ -625,6 +630,112 @@ func waitFor(t *testing.T, ok func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not happen")
 		}
+	}
+}
+
+// TestReasonStays: why a flag was not obeyed is shown also when it is time to look again, until it is no longer so.
+func TestReasonStays(t *testing.T) {
+	cfg := testConfig("mixed", fileTenant("acme", modeOwn))
+	h := open(t, newServer(), newServer())
+	h.home.put("app", "orders", bson.D{{Key: "_id", Value: 1}, {Key: "tenantId", Value: "acme"}})
+	cfg.Routing.IsolateModules = []string{"orders"}
+	cfg.Modules[0].Collections = []string{"orders"}
+	h.mustApply(t, cfg)
+	h.mustResolve(t, "acme")
+	const why = "app.orders holds documents"
+	if s := h.status1(t, "acme"); s.State != StateRefused || !strings.HasPrefix(s.Why, why) || h.router.Current().Find(value("acme")).Look {
+		t.Fatalf("status is %+v", s)
+	}
+	again := func(what string) {
+		t.Helper()
+		s := h.status1(t, "acme")
+		if s.State != StatePending || !strings.Contains(s.Why, "next command; when last looked at: "+why) || !h.router.Current().Find(value("acme")).Look {
+			t.Errorf("%s: status is %+v", what, s)
+		}
+		h.mustResolve(t, "acme")
+		if s := h.status1(t, "acme"); s.State != StateRefused || !strings.HasPrefix(s.Why, why) {
+			t.Errorf("%s: looked at again, status is %+v", what, s)
+		}
+	}
+	h.mu.Lock()
+	h.verdicts[idOf(value("acme"))].at = time.Now().Add(-refusedAge)
+	h.mu.Unlock()
+	h.refresh(t.Context())
+	again("stale")
+	h.mustApply(t, cfg)
+	again("reloaded")
+
+	h.mustApply(t, cfg)
+	h.home.clear("app", "orders")
+	h.mustResolve(t, "acme")
+	if s := h.status1(t, "acme"); s.State != StateIsolated || s.Why != "" {
+		t.Errorf("status is %+v", s)
+	}
+	h.mustApply(t, testConfig("mixed"))
+	h.refresh(t.Context())
+	if len(h.verdicts) != 0 {
+		t.Errorf("%d verdicts are kept of nobody", len(h.verdicts))
+	}
+}
+
+// TestOtherClusters: until a configuration is accepted nothing but its loading asks the clusters that it
+// brings, and they come into force right after its table.
+func TestOtherClusters(t *testing.T) {
+	guarded := func(mode string) *config.Config { return testConfig(mode, fileTenant("acme", modeOwn)) }
+	refused := guarded("mixed")
+	refused.Modules[0].Collections = []string{"order_items"}
+	refused.Platform.Collections = append(refused.Platform.Collections, "orders")
+	static := testStatic(fileTenant("acme", modeOwn))
+	for _, test := range []struct {
+		name     string
+		now      *config.Config
+		next     *config.Config
+		down     bool // the other home
+		held     bool // documents in acme's database
+		want     string
+		away     bool
+		accepted bool
+	}{
+		{name: "refused", now: guarded("mixed"), next: refused, want: "[platform] lists now"},
+		{name: "away", now: guarded("mixed"), next: guarded("forced"), down: true, want: "no eligible server", away: true},
+		{name: "static, away", now: static, next: static, down: true, want: "no eligible server", away: true},
+		{name: "static", now: static, next: static, accepted: true},
+		{name: "disabled, held", now: guarded("mixed"), next: guarded("disabled"), held: true, want: "1 tenants"},
+		{name: "disabled", now: guarded("mixed"), next: guarded("disabled"), accepted: true},
+		{name: "accepted", now: guarded("mixed"), next: guarded("forced"), held: true, accepted: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := start(t, test.now)
+			h.mustResolve(t, "acme")
+			if test.held {
+				h.home.put("app_acme", "orders", bson.D{{Key: "_id", Value: 1}})
+			}
+			other, running, table := newServer(), h.cluster, h.router.Current()
+			other.setDown(test.down)
+			find := func(name string) cluster {
+				if name == "home" {
+					return other
+				}
+				return running(name)
+			}
+			commits := 0
+			err := h.take(context.Background(), test.next, clusters{find, func() {
+				commits++
+				if h.router.Current() == table {
+					t.Error("the clusters come into force before the table")
+				}
+				h.cluster = find
+			}})
+			if (err == nil) != test.accepted || err != nil && !strings.Contains(err.Error(), test.want) || Away(err) != test.away {
+				t.Error(err)
+			}
+			if (commits == 1) != test.accepted || (h.router.Current() != table) != test.accepted {
+				t.Errorf("%d commits, table changed: %v", commits, h.router.Current() != table)
+			}
+			if len(other.docs("tenantry", "routes")) != 0 || len(other.docs("tenantry", "keys")) != 0 {
+				t.Error("the other home has been written to")
+			}
+		})
 	}
 }
 

@@ -12,8 +12,13 @@ import (
 const bringWidth = 8
 
 // bringHome brings every tenant back to shared whose own databases hold no documents, so that the
-// mode disabled can be loaded. If some hold documents nobody is brought home.
-func (c *Control) bringHome(ctx context.Context, r *rules, read map[tenantID]*Route) error {
+// mode disabled can be loaded. If some hold documents nobody is brought home. It is about the clusters
+// in force, which clients are served by meanwhile.
+func (c *Control) bringHome(ctx context.Context, r *rules) error {
+	read, err := c.storeOf(r).confirmed(ctx)
+	if err != nil {
+		return err
+	}
 	jobs, err := c.homeJobs(r, read)
 	if err != nil || len(jobs) == 0 {
 		return err

@@ -19,7 +19,7 @@ func FileTable(cfg *config.Config) (*routing.Table, error) {
 	c := newControl(Options{Log: zerolog.Nop(), Router: &routing.Router{}})
 	defer c.end()
 	c.cluster = func(string) cluster { return absent{} }
-	if err := c.Apply(context.Background(), &alone); err != nil {
+	if err := c.Apply(context.Background(), &alone, nil); err != nil {
 		return nil, err
 	}
 	return c.router.Current(), nil

@@ -40,18 +40,19 @@ type flip struct {
 	unsure bool   // it has ended, and nobody knows yet whether tried was written
 }
 
-// verdict is why a flag is not obeyed. It is kept until what it is about changes, the
-// configuration is loaded again, or it is old.
+// verdict is why a flag is not obeyed. It holds until what it is about changes, the configuration
+// is loaded again, or it is old; then it is only shown, until the tenant is looked at again.
 type verdict struct {
 	plan    plan
 	epoch   uint64 // of the route that it was about
 	outcome string
 	why     string
 	at      time.Time
+	lapsed  bool // it holds no longer
 }
 
-// Ages at which a verdict is forgotten, so that a tenant whose documents have gone, or a server
-// that is back, needs no operator.
+// Ages at which a verdict lapses, so that a tenant whose documents have gone, or a server that is
+// back, needs no operator.
 const (
 	refusedAge = 30 * time.Second
 	failedAge  = 5 * time.Second
@@ -65,9 +66,26 @@ func (v *verdict) stale(now time.Time) bool {
 	return now.Sub(v.at) >= age
 }
 
-// holdsFor reports whether the verdict is about the tenant as it is.
-func (v *verdict) holdsFor(t *tenant) bool {
-	return v != nil && v.epoch == t.route.epoch() && v.plan.same(&t.plan)
+// isAbout reports whether the verdict is about the tenant as it is.
+func (v *verdict) isAbout(t *tenant) bool {
+	return v != nil && t != nil && v.epoch == t.route.epoch() && v.plan.same(&t.plan)
+}
+
+// holdsFor reports whether the tenant need not be looked at again.
+func (v *verdict) holdsFor(t *tenant) bool { return v.isAbout(t) && !v.lapsed }
+
+// lapse has the verdicts lapse that are stale by now, and forgets those about tenants that are otherwise
+// by now; mu is held.
+func (c *Control) lapse(stale func(*verdict) bool) {
+	for id, v := range c.verdicts {
+		switch {
+		case !v.isAbout(c.tenant(id)):
+			delete(c.verdicts, id)
+		case !v.lapsed && stale(v):
+			v.lapsed = true
+			c.changed()
+		}
+	}
 }
 
 // job is what one flip works with: the tenant and the rules as they were when it began.

@@ -96,7 +96,7 @@ func (c *Control) retry(ctx context.Context) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()
-	err := c.apply(ctx, r)
+	err := c.apply(ctx, r, c.inForce())
 	switch {
 	case err == nil:
 		c.log.Info().Msg("the home cluster is back, its routes are read")
@@ -195,12 +195,8 @@ func (c *Control) merge(r *rules, in *inputs) {
 	if c.rules != r {
 		return
 	}
-	for id, v := range c.verdicts {
-		if v.stale(time.Now()) {
-			delete(c.verdicts, id)
-			c.changed()
-		}
-	}
+	now := time.Now()
+	c.lapse(func(v *verdict) bool { return v.stale(now) })
 	rebuild := false
 	if in.routes != nil {
 		c.routes = c.withKnown(in.routes)

@@ -102,9 +102,13 @@ func (c *Control) why(t *tenant) string {
 	if f := c.flips[t.id]; f != nil && f.unsure {
 		all = append(all, "whether its route was written is not known; it is paused until the control database can be read")
 	}
-	if v := c.verdicts[t.id]; t.plan.look != settled && v.holdsFor(t) {
+	switch v := c.verdicts[t.id]; {
+	case t.plan.look == settled:
+	case v.holdsFor(t):
 		all = append(all, v.why)
-	} else if t.plan.look != settled {
+	case v.isAbout(t):
+		all = append(all, "it is looked at with its next command; when last looked at: "+v.why)
+	default:
 		all = append(all, "it is looked at with its next command")
 	}
 	if t.plan.why != "" {

@@ -251,6 +251,15 @@ func (s *store) routes(ctx context.Context) (map[tenantID]*Route, error) {
 	return all, err
 }
 
+// confirmed reads all routes, and returns when the majority knows them.
+func (s *store) confirmed(ctx context.Context) (map[tenantID]*Route, error) {
+	all, err := s.routes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return all, s.confirm(ctx)
+}
+
 // route reads one route; nil where there is none.
 func (s *store) route(ctx context.Context, id wire.Value) (*Route, error) {
 	var found *Route

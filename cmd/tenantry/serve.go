@@ -241,7 +241,7 @@ func (p *process) start(ctx context.Context) error {
 	})
 	defer late.Stop()
 	cfg := p.cfg.Load()
-	if err := p.control.Apply(limited, cfg); err != nil {
+	if err := p.control.Apply(limited, cfg, nil); err != nil {
 		if ctx.Err() != nil {
 			return nil // the process was told to end meanwhile
 		}
@@ -369,25 +369,23 @@ func (p *process) replace(ctx context.Context) error {
 	for _, w := range warnings {
 		p.log.Warn().Msg(w.String())
 	}
-	// Clusters first: a table may name new ones. The old ones go when the table is in force.
-	if err := p.clusters.Apply(append(clusterSpecs(cfg), goneClusters(old, cfg)...), poolLimits(cfg)); err != nil {
+	change, err := p.clusters.Prepare(clusterSpecs(cfg), poolLimits(cfg))
+	if err != nil {
 		return err
 	}
+	defer change.Close()
 	// Who is shut out is so at once, however long the home cluster takes, and whatever it says.
 	access := old.WithAccess(cfg)
 	p.proxy.Apply(access)
 	p.cfg.Store(access)
-	if err := p.control.Apply(ctx, cfg); err != nil {
-		if back := p.clusters.Apply(clusterSpecs(old), poolLimits(old)); back != nil {
-			err = fmt.Errorf("%w; and the clusters could not be put back: %w", err, back)
-		}
+	if err := p.control.Apply(ctx, cfg, change); err != nil {
 		return fmt.Errorf("%w: %w", admin.ErrPartly, err)
 	}
 	p.proxy.Apply(cfg)
 	setLogLevel(cfg.Log)
 	p.cfg.Store(cfg)
 	p.logUnchanged(old, cfg)
-	return p.clusters.Apply(clusterSpecs(cfg), poolLimits(cfg))
+	return nil
 }
 
 // logUnchanged names the settings that were changed and hold from the next start only. They do no
@@ -402,21 +400,11 @@ func (p *process) logUnchanged(old, cfg *config.Config) {
 	}
 }
 
-// goneClusters are those of the old configuration that the new one lacks.
-func goneClusters(old, cfg *config.Config) []backend.Spec {
-	var specs []backend.Spec
-	for _, s := range clusterSpecs(old) {
-		if _, kept := cfg.Clusters[s.Name]; !kept {
-			specs = append(specs, s)
-		}
-	}
-	return specs
-}
-
 // ready says why the process can not serve everything yet; nil when it can.
 func (p *process) ready() error {
+	inForce := p.cfg.Load().Clusters     // a reload under way may have brought others already
 	for _, c := range p.clusters.All() { // first: without them there are no routes either
-		if !c.Ready() {
+		if _, serves := inForce[c.Name()]; serves && !c.Ready() {
 			return fmt.Errorf("cluster %s has no server that takes writes", c.Name())
 		}
 	}
