@@ -150,11 +150,14 @@ func (c *Control) Review(ctx context.Context, at time.Time) (read time.Time, err
 		case <-ctx.Done():
 			return read, ctx.Err()
 		}
-		if x.err != nil {
+		if x.err != nil && x.err != errSuperseded {
 			return read, x.err
 		}
 	}
 }
+
+// errSuperseded is of what was begun under another configuration than the one now.
+var errSuperseded = errors.New("the configuration changed meanwhile")
 
 // runReview reads the catalog and publishes it.
 func (c *Control) runReview(x *reviewing, r *rules) {
@@ -164,9 +167,12 @@ func (c *Control) runReview(x *reviewing, r *rules) {
 	x.err = c.readAgain(ctx, r)
 	c.mu.Lock()
 	c.review, c.missed = nil, nil
-	if x.err == nil {
+	switch {
+	case c.rules != r:
+		x.err = errSuperseded // whatever it was: the servers asked may be others by now
+	case x.err == nil:
 		c.reviewed = x.began
-	} else {
+	default:
 		x.began, c.missed = time.Now(), x
 	}
 	c.mu.Unlock()
@@ -189,7 +195,7 @@ func (c *Control) readAgain(ctx context.Context, r *rules) error {
 	}
 	c.mu.Unlock()
 	if superseded {
-		return errors.New("the configuration changed meanwhile")
+		return errSuperseded
 	}
 	return c.publish()
 }

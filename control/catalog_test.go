@@ -68,6 +68,29 @@ func TestReview(t *testing.T) {
 	h.home.setDown(false)
 }
 
+// TestReviewDuringReload: what was begun under the configuration before is read once more, and is no failure.
+func TestReviewDuringReload(t *testing.T) {
+	for _, mode := range []failMode{works, refuses} {
+		h := start(t, testConfig("mixed", fileTenant("acme", modeOwn)))
+		h.view("report", "orders", bson.A{})
+		reloaded := false
+		h.home.fail = func(_ int, _, name string) failMode {
+			if name != "listCollections" || reloaded {
+				return works
+			}
+			reloaded = true
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			next := *h.rules
+			h.rules = &next
+			return mode
+		}
+		if _, err := h.Review(t.Context(), time.Now()); err != nil || !reloaded || len(h.last.Views) != 1 {
+			t.Errorf("%v, reloaded: %v, %d views", err, reloaded, len(h.last.Views))
+		}
+	}
+}
+
 // TestRefusedCatalog: a server that does not say what it holds has no views, and no name is strange.
 func TestRefusedCatalog(t *testing.T) {
 	h := open(t, newServer(), newServer())
