@@ -417,12 +417,14 @@ func (t *Table) Guard(r *Request, op *Op, target *Target) *wire.Error {
 	case replacement:
 		return guard.replacement(d)
 	case operators:
-		if op.Upsert && !op.Exists && target.Tenant != nil && !t.upsertCarries(r, op, c) {
-			return wire.Errorf(wire.ShardKeyNotFound,
-				"the document that this upsert may make would lack the tenant field %q; add its equality to the filter, or $setOnInsert", c.field.name)
+		if err := guard.made(r, op, true); err != nil {
+			return err
 		}
 		return guard.operators(d, op.Exists)
 	case pipelineUpdate:
+		if err := guard.made(r, op, false); err != nil {
+			return err
+		}
 		return c.guardPipeline(op.Update, target)
 	}
 	return nil
@@ -470,19 +472,37 @@ func (c *Collection) computes(stage []byte, v wire.Value) (names, whole bool) {
 	return false, true // $replaceRoot, $replaceWith, or what the server refuses
 }
 
-// upsertCarries reports whether the document that an upsert with operators makes has the tenant
-// field: from the update, or from an equality in the filter, which servers copy. They copy nothing
-// of $in, $or and $expr.
-func (t *Table) upsertCarries(r *Request, op *Op, c *Collection) bool {
-	if _, ok := c.field.upsertTenant(op.Update); ok || len(op.Only) == 1 && simple(op.Collation) {
-		return true
+// made checks the document that an upsert may make: it has the tenant field from the update, or from an
+// equality in the filter, which servers copy. They copy nothing of $in, $or and $expr. A filter that
+// contradicts itself may name another tenant by that than the one it was sent for; needed says that without
+// either the field would be lacking.
+func (g *fieldGuard) made(r *Request, op *Op, needed bool) *wire.Error {
+	if !op.Upsert || op.Exists {
+		return nil
 	}
-	x := t.extractor(r, c, op.Collation)
-	return x.equality(op.Filter, 0)
+	if _, ok := g.c.field.upsertTenant(op.Update); ok {
+		return nil // which is looked at as any value that is given
+	}
+	carries := len(op.Only) == 1 && simple(op.Collation)
+	foreign := false
+	x := g.t.extractor(r, g.c, op.Collation)
+	x.equalities(op.Filter, 0, func(v wire.Value) {
+		carries = true
+		foreign = foreign || g.value(v) != nil
+	})
+	switch {
+	case foreign:
+		return wire.Errorf(wire.ImmutableField,
+			"the filter contradicts itself about the tenant field %q, and the document that this upsert may make would be of a tenant whose database is another; ask for one tenant", g.c.field.name)
+	case needed && !carries && g.target.Tenant != nil:
+		return wire.Errorf(wire.ShardKeyNotFound,
+			"the document that this upsert may make would lack the tenant field %q; add its equality to the filter, or $setOnInsert", g.c.field.name)
+	}
+	return nil
 }
 
-// equality reports whether the filter asks for the field by plain equality.
-func (x *extractor) equality(filter wire.Doc, depth int) bool {
+// equalities visits the values that the filter asks of the field by plain equality.
+func (x *extractor) equalities(filter wire.Doc, depth int, visit func(wire.Value)) {
 	it := filter.Iter()
 	for it.Next() && depth <= 64 {
 		switch string(it.Key) {
@@ -492,11 +512,11 @@ func (x *extractor) equality(filter wire.Doc, depth int) bool {
 				v, _ = d.Lookup("$eq")
 			}
 			if v.Type != 0 && scalar(v) {
-				return true
+				visit(v)
 			}
 		case x.field.parts[0]:
-			if _, ok := x.object(it.Value); ok {
-				return true
+			if v, ok := x.object(it.Value); ok {
+				visit(v)
 			}
 		case "$and":
 			a, ok := it.Value.Array()
@@ -504,13 +524,12 @@ func (x *extractor) equality(filter wire.Doc, depth int) bool {
 				continue
 			}
 			for sub := a.Iter(); sub.Next(); {
-				if d, ok := sub.Value.Doc(); ok && x.equality(d, depth+1) {
-					return true
+				if d, ok := sub.Value.Doc(); ok {
+					x.equalities(d, depth+1, visit)
 				}
 			}
 		}
 	}
-	return false
 }
 
 // fieldGuard checks what writes do to the tenant field of a collection's documents.
