@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"slices"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -27,10 +28,20 @@ type split struct {
 	ordered  bool
 	numbered bool // retryable
 	stmts    []int32
-	guessed  bool       // the only write's home is where its document was seen last
-	recalled bool       // for the write at work it was looked whether there was a first try
+	guessed  bool   // the only write's home is where its document was seen last
+	try      uint64 // the number of this try, where it is told
+	race     race
 	held     wire.Value // the tenant that the command has to wait for when it is in flight no more
 	result   writeResult
+}
+
+// race is how the write at work, one of one document, fares among others.
+type race struct {
+	recalled bool      // it was looked whether there was a first try
+	lost     int       // how often another write was faster
+	since    time.Time // the first of these times
+	last     place     // found, and in vain
+	same     int       // so often in a row
 }
 
 // split serves writes that routing could not send to one home whole.
@@ -120,7 +131,7 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 			return false, nil
 		}
 		n := 1
-		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] {
+		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] && !s.strips(i) && !s.strips(i+n) {
 			n++
 		}
 		if again, err = s.tried(i, n); again || err != nil {
@@ -134,6 +145,7 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 // tried is some, for which writes before it may have been made: then what can not be found out of
 // these is their failure, and no longer the command's.
 func (s *split) tried(i, n int) (again bool, err *wire.Error) {
+	s.race = race{}
 	if again, err = s.some(i, n); err != nil {
 		return false, s.broken(span(i, n), err)
 	}
@@ -148,6 +160,8 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 		return false, nil
 	case s.guessed:
 		return s.guess(i)
+	case s.strips(i):
+		return s.upsertThere(i)
 	case s.homes[i] != nil:
 		return false, s.sendAll([]batch{{s.homes[i], span(i, n)}})
 	case s.ops[i].Many:
@@ -156,7 +170,6 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 	if _, ok := s.byID(i); ok {
 		return s.lookAgain(i)
 	}
-	s.recalled = false
 	return s.single(i)
 }
 
@@ -181,6 +194,11 @@ func (s *split) lookAgain(i int) (again bool, err *wire.Error) {
 	if len(s.ops) == 1 {
 		return false, s.nowhere(i)
 	}
+	return s.found(i)
+}
+
+// found looks for the document of a write by _id, and makes the write where it is.
+func (s *split) found(i int) (again bool, err *wire.Error) {
 	held, err := s.locateAsking(i)
 	switch {
 	case err != nil:
@@ -191,6 +209,26 @@ func (s *split) lookAgain(i int) (again bool, err *wire.Error) {
 		return false, s.nowhere(i)
 	}
 	return s.some(i, 1)
+}
+
+// strips reports whether the i-th write is an upsert that is sent as none, since its document was found in a
+// home that is not the one of what it would make.
+func (s *split) strips(i int) bool {
+	op := &s.ops[i]
+	return s.homes[i] != nil && op.Upsert && op.Exists
+}
+
+// upsertThere makes an upsert by _id whose document was found. Where it is gone by then the upsert looks
+// once more, and makes one when there is none.
+func (s *split) upsertThere(i int) (again bool, err *wire.Error) {
+	if done, err := s.hits(i, s.homes[i]); done || err != nil {
+		return false, err
+	}
+	if err := s.outrun(); err != nil {
+		return false, err
+	}
+	s.homes[i], s.ops[i].Located = nil, routing.Located{}
+	return s.found(i)
 }
 
 // guess makes the write where its document was seen last, and looks for it where that does nothing.
@@ -205,7 +243,7 @@ func (s *split) guess(i int) (again bool, err *wire.Error) {
 	switch {
 	case err != nil || held.Type != 0:
 		return true, s.wait(held, err)
-	case s.homes[i] == tried && (tried.Tenant != nil || routing.SameValue(s.ops[i].Tenant, whose)):
+	case s.homes[i] == tried && !s.strips(i) && (tried.Tenant != nil || routing.SameValue(s.ops[i].Tenant, whose)):
 		return false, nil // it is there, and is none that the write is for
 	case s.homes[i] == nil && s.plans[i].Err == nil:
 		return false, s.nowhere(i)
@@ -225,7 +263,7 @@ func span(i, n int) []int {
 func (s *split) anyOrder() (again bool, err *wire.Error) {
 	var batches []batch
 	for i, home := range s.homes {
-		if home == nil {
+		if home == nil || s.strips(i) {
 			continue
 		}
 		at := slices.IndexFunc(batches, func(b batch) bool { return b.home == home })
@@ -239,7 +277,7 @@ func (s *split) anyOrder() (again bool, err *wire.Error) {
 		return false, err
 	}
 	for i, home := range s.homes {
-		if home != nil {
+		if home != nil && !s.strips(i) {
 			continue
 		}
 		if again, err := s.tried(i, 1); again || err != nil {
@@ -463,6 +501,9 @@ func (s *split) making(i int) (home *routing.Target, held bool, err *wire.Error)
 	}
 	if err = s.t.Guard(&s.c.req, op, home); err == nil {
 		op.Tenant, op.Made = v, true
+		if _, byID := op.IDs(); s.numbered && !op.Many && !byID {
+			err = s.recall(i, place{home: home, tenant: clone(v)}) // it outlives the message
+		}
 	}
 	return home, false, err
 }

@@ -38,6 +38,10 @@ type Located struct {
 	Exists bool
 	// Made says that nobody has the document: Tenant is what an upsert's update says of it.
 	Made bool
+	// Any leaves it to the home which of its documents is written to, as the write's own filter and sort have it.
+	Any bool
+	// None says that no document is to be written to: the write asks for what it has done before.
+	None bool
 }
 
 // ops goes through the writes of a command.
