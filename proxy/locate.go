@@ -470,7 +470,18 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	op.Located = routing.Located{}
 	sort, _ := op.Sort.Doc()
 	down := directions(sort)
-	err = s.question(op, s.plans[i].Targets, down != nil, func(d []byte, x *routing.Target) []byte {
+	err = s.question(op, s.plans[i].Targets, down != nil, s.firstOf(op), func(at place) *wire.Error {
+		if !ok || keyLess(at.key, p.key, down) {
+			p, ok = at, true
+		}
+		return nil
+	})
+	return p, ok, err
+}
+
+// firstOf asks a home for the first document that the write would be for there.
+func (s *split) firstOf(op *routing.Op) func([]byte, *routing.Target) []byte {
+	return func(d []byte, x *routing.Target) []byte {
 		d = bsoncore.AppendDocumentElement(d, "filter", bsoncore.Document(s.t.Filter(op, x)))
 		d = bsoncore.AppendInt64Element(d, "limit", 1)
 		if op.Sort.Type != 0 {
@@ -483,13 +494,7 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 			d = f.Value.AppendTo(d, "let")
 		}
 		return d
-	}, func(at place) *wire.Error {
-		if !ok || keyLess(at.key, p.key, down) {
-			p, ok = at, true
-		}
-		return nil
-	})
-	return p, ok, err
+	}
 }
 
 // nowhere makes a write whose document no home has: an upsert makes it; a retried write is offered

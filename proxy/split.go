@@ -76,10 +76,11 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	s.plans, s.homes = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops))
 	for i := range s.ops {
 		s.plans[i] = s.t.Plan(&s.c.req, &s.ops[i])
-		if p := &s.plans[i]; p.Err == nil && len(p.Targets) == 1 {
+		p := &s.plans[i]
+		if p.Err == nil && !p.Several() {
 			s.homes[i] = p.Targets[0]
 		}
-		if s.numbered && s.ops[i].Many && len(s.plans[i].Targets) > 1 {
+		if s.numbered && s.ops[i].Many && p.Several() {
 			return nil, false, wire.Errorf(wire.InvalidOptions, "a write of many documents can not be retryable; send it without txnNumber")
 		}
 	}
@@ -457,6 +458,9 @@ func appendAcknowledged(d []byte, concern wire.Value) []byte {
 // everywhere makes a write of many documents on each home that may have some.
 func (s *split) everywhere(i int) *wire.Error {
 	op, targets := &s.ops[i], s.plans[i].Targets
+	if err := s.barred(i); err != nil || s.result.failed(i) {
+		return err
+	}
 	upsert := op.Upsert
 	op.Exists = true
 	batches := make([]batch, len(targets))
@@ -473,6 +477,35 @@ func (s *split) everywhere(i int) *wire.Error {
 		return nil
 	}
 	return s.upsert(i)
+}
+
+// barred fails a write of many documents where one of those that match is in a home at which the write can not
+// be made. What comes there behind the look is written to by none of its parts, as if it came behind them all.
+func (s *split) barred(i int) *wire.Error {
+	op, p := &s.ops[i], &s.plans[i]
+	if len(p.Bars) == 0 {
+		return nil
+	}
+	in, out := p.Bars, []*routing.Target(nil)
+	if s.tx != nil { // which is of the cluster that is written to
+		in, out = byCluster(p.Bars, p.Targets[0].Cluster)
+	}
+	matches := false
+	for _, at := range []struct {
+		tx    *txn
+		homes []*routing.Target
+	}{{s.tx, in}, {nil, out}} {
+		if matches || len(at.homes) == 0 {
+			continue
+		}
+		if err := s.questionIn(at.tx, op, at.homes, false, s.firstOf(op), func(place) *wire.Error { matches = true; return nil }); err != nil {
+			return err
+		}
+	}
+	if matches {
+		s.fail(i, p.Barred)
+	}
+	return nil
 }
 
 // upsert makes the document of an upsert that has found none, in its tenant's home.
