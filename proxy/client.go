@@ -401,6 +401,7 @@ func (c *clientConn) write(reply *wire.Buf) error {
 
 // refuse is the reply that says no.
 func (c *clientConn) refuse(e *wire.Error) *wire.Buf {
+	e = c.req.Refusal(e)
 	c.outcome.code = e.Code
 	c.auditRefusal(e)
 	if e.Code != wire.HostUnreachable {

@@ -186,7 +186,7 @@ func (s *split) refused(i int) bool {
 // fail notes a write that is refused here.
 func (s *split) fail(i int, e *wire.Error) {
 	s.c.auditRefusal(e)
-	s.result.fail(i, e)
+	s.result.fail(i, s.c.req.Refusal(e))
 }
 
 // lookAgain makes a write by _id whose document was in no home before the batch began; another write
@@ -336,7 +336,7 @@ func (s *split) broken(ops []int, err *wire.Error) *wire.Error {
 	if s.numbered || s.tx != nil || !s.result.any {
 		return err
 	}
-	s.result.failAll(ops, err, s.ordered)
+	s.result.failAll(ops, s.c.req.Refusal(err), s.ordered)
 	return nil
 }
 

@@ -631,7 +631,7 @@ func TestModifySorted(t *testing.T) {
 // An _id that two tenants' databases have is no one's to choose: the write that names it alone fails, and
 // nothing is learnt of it.
 func TestIDInTwoHomes(t *testing.T) {
-	for ordered, want := range map[bool]string{true: "n 1, 1: 20", false: "n 2, 1: 20"} {
+	for ordered, want := range map[bool]string{true: "n 1, 1: 115", false: "n 2, 1: 115"} {
 		g := newGround(t, nil)
 		g.insert(t, 0, "acme")
 		g.insert(t, 1, "acme")
@@ -646,11 +646,11 @@ func TestIDInTwoHomes(t *testing.T) {
 		}
 		for range 2 {
 			got := outcomeOf(g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 1), "limit", 1)})))
-			if got != "n 0, 0: 20" {
+			if got != "n 0, 0: 115" {
 				t.Errorf("a delete: %s", got)
 			}
 			r := g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 1), "update", d("$inc", d("x", 1))))
-			if wiretest.Get(r, "code") != int32(20) {
+			if wiretest.Get(r, "code") != int32(115) {
 				t.Errorf("findAndModify: %v", r)
 			}
 		}
