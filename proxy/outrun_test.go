@@ -338,6 +338,55 @@ func TestUpsertOfDeletedElsewhere(t *testing.T) {
 	}
 }
 
+// The reply to a write that was outrun, and then was for whichever document the home had, is lost: the retry finds
+// what was done, though others match by then. So it finds the document that an upsert has made.
+func TestRetryOfOutrun(t *testing.T) {
+	for name, cmd := range takers {
+		for _, makes := range []bool{false, true} {
+			if makes && name != "upsert" && name != "findAndModify upsert" {
+				continue
+			}
+			g := twoClusters(t)
+			g.insert(t, 0, "globex")
+			if !makes {
+				g.insert(t, 1, "globex")
+			}
+			g.insert(t, 2, "initech")
+			command, lost := cmd[0].Key, wiretest.Pass().ThenHangUp()
+			g.racing(t, func(write int, server, _ *wiretest.Client) {
+				switch {
+				case write == 1 && makes:
+					takeAt(server, "app", 0, 2)
+					g.big.Once(command, lost)
+				case write == 1:
+					takeAt(server, "app", 0)
+					g.server.Once(command, lost)
+				}
+			})
+			cmd := append(cmd[:len(cmd):len(cmd)], d("lsid", session(1), "txnNumber", int64(1))...)
+			if r := g.client.Run("app", cmd); wiretest.Get(r, "code") != int32(6) {
+				t.Fatalf("%s: the lost reply: %v", name, r)
+			}
+			g.insert(t, 3, "acme")
+			g.insert(t, 4, "globex")
+			r := g.client.Run("app", cmd)
+			changed, made := took(r)
+			if makes != (made == 1) || makes == (changed == 1) {
+				t.Errorf("%s, makes %v: changed %d, made %d: %v", name, makes, changed, made, r)
+			}
+			ones := 0
+			for _, doc := range append(g.server.Docs("app", "orders"), g.big.Docs("app_t_acme", "orders")...) {
+				if x := fmt.Sprint(wiretest.Get(doc, "x")); x == "1" {
+					ones++
+				}
+			}
+			if want := map[bool]int{true: 0, false: 1}[name == "delete"]; ones != want {
+				t.Errorf("%s, makes %v: %d documents were changed or made, want %d", name, makes, ones, want)
+			}
+		}
+	}
+}
+
 // A write that the client has sent again without waiting is done by its last try.
 func TestRecallOfLastTry(t *testing.T) {
 	x := newRecalls()
