@@ -489,6 +489,7 @@ var errUnwritten = errors.New("the reply is to be written")
 
 // refuse is the reply that says no.
 func (c *clientConn) refuse(e *wire.Error) *wire.Buf {
+	e = c.req.Refusal(e)
 	c.outcome.code = e.Code
 	c.auditRefusal(e)
 	if e.Code != wire.HostUnreachable {

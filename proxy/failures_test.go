@@ -182,3 +182,53 @@ func TestPanicOfOnePart(t *testing.T) {
 		t.Errorf("another client: %v", r)
 	}
 }
+
+// Of a write Node's driver shows no text of an error with 20, so that none has it: neither the command's nor a
+// write's of a batch, nor the plan of one. A read's has.
+func TestNoWriteFailsWith20(t *testing.T) {
+	g := newGround(t, nil)
+	for _, tenant := range []string{"acme", "globex"} {
+		g.insert(t, 0, tenant)
+	}
+	retryable := d("lsid", session(1), "txnNumber", int64(1))
+	open := d("lsid", session(2), "txnNumber", int64(1), "autocommit", false, "startTransaction", true)
+	collated := d("distinct", "orders", "key", "x", "collation", d("locale", "en"))
+	entry := d("q", d("_id", 0), "u", d("$set", d("x", 1)))
+	for _, c := range []struct {
+		name string
+		cmd  bson.D
+		more bson.D
+		want int32
+	}{
+		{name: "update", cmd: d("update", "orders", "updates", bson.A{entry})},
+		{name: "retryable update", cmd: d("update", "orders", "updates", bson.A{entry}), more: retryable},
+		{name: "unordered update", cmd: d("update", "orders", "updates", bson.A{entry, entry}, "ordered", false)},
+		{name: "delete", cmd: d("delete", "orders", "deletes", bson.A{d("q", d("_id", 0), "limit", 1)})},
+		{name: "findAndModify", cmd: d("findAndModify", "orders", "query", d("_id", 0), "remove", true)},
+		{name: "bulkWrite", cmd: d("bulkWrite", 1, "ops", bson.A{d("delete", 0, "filter", d("_id", 0))}, "nsInfo", bson.A{d("ns", "app.orders")})},
+		{name: "$out", cmd: d("aggregate", "orders", "pipeline", bson.A{d("$out", "other")}, "cursor", d())},
+		{name: "renameCollection", cmd: d("renameCollection", "app.orders", "to", "app.other")},
+		{name: "dropDatabase", cmd: d("dropDatabase", 1)},
+		{name: "explain", cmd: d("explain", d("aggregate", "orders", "pipeline", bson.A{d("$out", "other")}, "cursor", d()))},
+		{name: "distinct", cmd: collated, want: 20},
+		{name: "distinct in a transaction", cmd: collated, more: open},
+	} {
+		db := "app"
+		if c.name == "bulkWrite" || c.name == "renameCollection" {
+			db = "admin"
+		}
+		if c.want == 0 {
+			c.want = 115
+		}
+		r := g.client.Run(db, append(c.cmd[:len(c.cmd):len(c.cmd)], c.more...))
+		codes := []any{wiretest.Get(r, "code")}
+		errs, _ := wiretest.Get(r, "writeErrors").(bson.A)
+		rows, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
+		for _, e := range append(errs, rows...) {
+			codes = append(codes[:0], wiretest.Get(e.(bson.D), "code"))
+		}
+		if codes[0] != c.want || !strings.Contains(fmt.Sprint(r), "tenantry: ") {
+			t.Errorf("%s: %v, want %d: %v", c.name, codes, c.want, r)
+		}
+	}
+}

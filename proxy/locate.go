@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"slices"
+	"time"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/routing"
@@ -335,10 +338,11 @@ func (s *split) find(tx *txn, op *routing.Op, x *routing.Target, sorted bool, fi
 	})
 }
 
-// single makes one write of one document whose home is not known yet.
+// single makes one write of one document whose home is not known yet. Another write may change the document
+// between the look and the write, which then does nothing: it goes on until nothing is found any more.
 func (s *split) single(i int) (again bool, err *wire.Error) {
 	op := &s.ops[i]
-	for try := 0; try < 2; try++ {
+	for {
 		p, ok, err := s.locate(i)
 		if err != nil {
 			return false, err
@@ -352,18 +356,79 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 			}
 			return true, s.wait(p.tenant, nil)
 		}
-		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
+		op.Located = routing.Located{ID: p.id, Tenant: p.tenant, Exists: true}
 		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 			s.fail(i, err)
 			return false, nil
 		}
-		before := s.result.n
-		if err := s.sendAll([]batch{{p.home, []int{i}}}); err != nil || s.result.n > before || s.result.failed(i) {
-			return false, err
+		for more := true; more; more = s.choose(i, p) {
+			if done, err := s.hits(i, p.home); done || err != nil {
+				return false, err
+			}
+			if err := s.outrun(); err != nil {
+				return false, err
+			}
 		}
-		// It changed between the look and the write: look once more.
+		if s.stuck(i, p) {
+			return false, s.nowhere(i)
+		}
 	}
-	return false, nil
+}
+
+// hits makes the one write at the home; done says that it was for a document there, or has failed. One that
+// was for none has done nothing, and the command may still begin anew.
+func (s *split) hits(i int, home *routing.Target) (done bool, err *wire.Error) {
+	n, any := s.result.n, s.result.any
+	err = s.sendAll([]batch{{home, []int{i}}})
+	if done = s.result.n > n || s.result.failed(i); !done && err == nil {
+		s.result.any = any
+	}
+	return done, err
+}
+
+// maxOutrun is how often a sorted write that comes too late looks again for the first document of all. Then
+// it takes the first that the home has, which always makes progress.
+const maxOutrun = 16
+
+// choose prepares a write that has come too late to be sent once more to where its document was found, for
+// whichever of that home's documents it is now: a server finds and writes at once. In a home that the
+// present table does not have for it there is nothing to choose from.
+func (s *split) choose(i int, p place) bool {
+	op := &s.ops[i]
+	if op.Any || op.Sort.Type != 0 && s.race.lost < maxOutrun || !slices.Contains(s.plans[i].Targets, p.home) {
+		return false
+	}
+	op.Located = routing.Located{Exists: true, Any: true}
+	return true
+}
+
+// outrun takes in that a write's document was changed by another before the write came; it is an error where
+// that has gone on for too long.
+func (s *split) outrun() *wire.Error {
+	limit := s.c.srv.settings.Load().queueTimeout
+	if s.race.lost++; s.race.lost == 1 {
+		s.race.since = time.Now()
+	}
+	if time.Since(s.race.since) < limit {
+		return nil
+	}
+	return s.c.label(wire.Errorf(wire.WriteConflict, "each document that was found was changed by others before this write came to it, for %v; try again", limit), false)
+}
+
+// maxSame is how often in a row one document may be found and not be written to by whatever filter. It is none
+// that the write is for, such as by a hint.
+const maxSame = 3
+
+// stuck reports whether what was found, in vain, is always the same.
+func (s *split) stuck(i int, p place) bool {
+	switch r := &s.race; {
+	case !s.ops[i].Any:
+	case r.same > 0 && r.last.home == p.home && routing.SameValue(r.last.id, p.id):
+		r.same++
+	default:
+		r.last, r.same = p, 1
+	}
+	return s.race.same >= maxSame
 }
 
 // locate finds the document that a write of one document is for: that of the first try where this is
@@ -372,17 +437,32 @@ func (s *split) locate(i int) (p place, ok bool, err *wire.Error) {
 	if !s.numbered {
 		return s.look(i)
 	}
-	number, _ := s.c.req.TxnNumber()
-	k := recallKey{s.c.sessionKey(), number, s.stmt(i)}
-	first := !s.recalled
-	s.recalled = true // what is not there is looked for
-	if p, ok = s.c.srv.recalls.get(k); ok && first {
+	first := !s.race.recalled
+	s.race.recalled = true // what is not there is looked for
+	if s.try == 0 {
+		s.try = s.c.srv.recalls.begin()
+	}
+	if p, ok = s.c.srv.recalls.get(s.recallKey(i), s.try); ok && first {
 		return p, ok, nil
 	}
 	if p, ok, err = s.look(i); ok {
-		s.c.srv.recalls.put(k, p)
+		err = s.recall(i, p)
 	}
 	return p, ok, err
+}
+
+func (s *split) recallKey(i int) recallKey {
+	number, _ := s.c.req.TxnNumber()
+	return recallKey{s.c.sessionKey(), number, s.stmt(i)}
+}
+
+// recall remembers where a retryable write is sent next. Where its retry is at work already, since the client
+// has not waited, it is for that to go on.
+func (s *split) recall(i int, p place) *wire.Error {
+	if s.c.srv.recalls.put(s.recallKey(i), p, s.try) {
+		return nil
+	}
+	return s.c.label(wire.Errorf(wire.WriteConflict, "the write has been sent again meanwhile, and is done by that"), false)
 }
 
 func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
@@ -390,7 +470,18 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	op.Located = routing.Located{}
 	sort, _ := op.Sort.Doc()
 	down := directions(sort)
-	err = s.question(op, s.plans[i].Targets, down != nil, func(d []byte, x *routing.Target) []byte {
+	err = s.question(op, s.plans[i].Targets, down != nil, s.firstOf(op), func(at place) *wire.Error {
+		if !ok || keyLess(at.key, p.key, down) {
+			p, ok = at, true
+		}
+		return nil
+	})
+	return p, ok, err
+}
+
+// firstOf asks a home for the first document that the write would be for there.
+func (s *split) firstOf(op *routing.Op) func([]byte, *routing.Target) []byte {
+	return func(d []byte, x *routing.Target) []byte {
 		d = bsoncore.AppendDocumentElement(d, "filter", bsoncore.Document(s.t.Filter(op, x)))
 		d = bsoncore.AppendInt64Element(d, "limit", 1)
 		if op.Sort.Type != 0 {
@@ -403,29 +494,24 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 			d = f.Value.AppendTo(d, "let")
 		}
 		return d
-	}, func(at place) *wire.Error {
-		if !ok || keyLess(at.key, p.key, down) {
-			p, ok = at, true
-		}
-		return nil
-	})
-	return p, ok, err
+	}
 }
 
 // nowhere makes a write whose document no home has: an upsert makes it; a retried write is offered
-// to every home, since the one that has made it before its reply was lost answers from its history.
+// to every home, since the one that has made it before its reply was lost answers from its history. None
+// writes to a document that has come since: which home that may be written to in nobody has looked at.
 func (s *split) nowhere(i int) *wire.Error {
 	s.ops[i].Located = routing.Located{}
 	if s.ops[i].Upsert {
 		return s.upsert(i)
 	}
+	s.ops[i].None = true
 	targets := s.plans[i].Targets
 	if !s.numbered {
 		targets = targets[:1] // for what the server has to say of the write itself
 	}
-	before := s.result.n
 	for _, x := range targets {
-		if err := s.sendAll([]batch{{x, []int{i}}}); err != nil || s.result.n > before || s.result.failed(i) {
+		if done, err := s.hits(i, x); done || err != nil {
 			return err
 		}
 	}

@@ -18,23 +18,26 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 		return reply, false, err
 	}
 	held, err := s.locateByID()
-	if err != nil || held.Type != 0 {
-		return nil, true, s.wait(held, err)
-	}
-	if home := s.homes[0]; home != nil {
-		var hit bool
-		if reply, hit, err = s.modify(home); err != nil || hit || !s.guessed {
-			return reply, false, err
-		}
-		reply.Free() // it was a guess: ask everywhere
-		s.homes[0] = nil
-		if held, err = s.locateAsking(0); err != nil || held.Type != 0 {
+	for {
+		if err != nil || held.Type != 0 {
 			return nil, true, s.wait(held, err)
 		}
-		if home = s.homes[0]; home != nil {
-			reply, _, err = s.modify(home)
+		home := s.homes[0]
+		if home == nil {
+			break
+		}
+		var hit bool
+		if reply, hit, err = s.modify(home); err != nil || hit || !s.guessed && !s.strips(0) {
 			return reply, false, err
 		}
+		reply.Free() // it was a guess, or its document is gone: ask everywhere
+		if !s.guessed {
+			if err = s.outrun(); err != nil {
+				return nil, false, err
+			}
+		}
+		s.guessed, s.homes[0], op.Located = false, nil, routing.Located{}
+		held, err = s.locateAsking(0)
 	}
 	if plan.Err != nil {
 		return nil, false, plan.Err
@@ -43,7 +46,7 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 		reply, err = s.modifyNowhere()
 		return reply, false, err
 	}
-	for try := 0; ; try++ {
+	for {
 		p, ok, err := s.locate(0)
 		switch {
 		case err != nil:
@@ -55,15 +58,24 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 		if _, held := s.t.Home(op.Coll, p.tenant); held {
 			return nil, true, s.wait(p.tenant, nil)
 		}
-		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
+		op.Located = routing.Located{ID: p.id, Tenant: p.tenant, Exists: true}
 		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 			return nil, false, err
 		}
-		reply, hit, err := s.modify(p.home)
-		if err != nil || hit || try > 0 {
+		for more := true; more; more = s.choose(0, p) {
+			reply, hit, err := s.modify(p.home)
+			if err != nil || hit {
+				return reply, false, err
+			}
+			reply.Free()
+			if err := s.outrun(); err != nil {
+				return nil, false, err
+			}
+		}
+		if s.stuck(0, p) {
+			reply, err = s.modifyNowhere()
 			return reply, false, err
 		}
-		reply.Free()
 	}
 }
 
@@ -94,6 +106,7 @@ func (s *split) modifyNowhere() (*wire.Buf, *wire.Error) {
 		reply, _, err := s.modify(home)
 		return reply, err
 	}
+	op.None = true
 	if !s.numbered {
 		targets = targets[:1]
 	}

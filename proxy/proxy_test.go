@@ -478,7 +478,7 @@ func TestHoldForMany(t *testing.T) {
 		}
 		return g.client.Run("app", d("insert", "orders", "documents", docs))
 	}
-	if r := insert(maxUnlisted + 1); wiretest.Get(r, "code") != int32(20) {
+	if r := insert(maxUnlisted + 1); wiretest.Get(r, "code") != int32(115) {
 		t.Errorf("too many: %v", r)
 	}
 	if r := insert(maxUnlisted); wiretest.Get(r, "n") != int32(maxUnlisted) || len(g.server.Docs("app", "orders")) != maxUnlisted {

@@ -9,8 +9,9 @@ import (
 // come. A filter without _id may match another document by then; the home that has made the write
 // answers the retry from its history, if it is asked.
 type recalls struct {
-	mu sync.Mutex // guards the following
-	m  map[recallKey]recalled
+	mu    sync.Mutex // guards the following
+	m     map[recallKey]recalled
+	tries uint64
 }
 
 type recallKey struct {
@@ -22,6 +23,7 @@ type recallKey struct {
 type recalled struct {
 	place
 	when time.Time
+	try  uint64 // the newest that has asked or told
 }
 
 const (
@@ -31,25 +33,43 @@ const (
 
 func newRecalls() *recalls { return &recalls{m: map[recallKey]recalled{}} }
 
-func (x *recalls) get(k recallKey) (place, bool) {
+// begin is the number of a try: those that begin later have higher ones.
+func (x *recalls) begin() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.tries++
+	return x.tries
+}
+
+func (x *recalls) get(k recallKey, try uint64) (place, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r, ok := x.m[k]
+	if ok && r.try < try {
+		r.try = try
+		x.m[k] = r
+	}
 	return r.place, ok
 }
 
 // put remembers where a write is sent next; to where it was sent before it has done nothing. Where
-// all are taken the newest counts most, since a retry comes soon: another one goes.
-func (x *recalls) put(k recallKey, p place) {
+// all are taken the newest counts most, since a retry comes soon: another one goes. It is false for a try
+// that is not the write's last: the client has sent it again without waiting.
+func (x *recalls) put(k recallKey, p place, try uint64) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if _, known := x.m[k]; !known && len(x.m) >= maxRecalls {
+	old, known := x.m[k]
+	if known && old.try > try {
+		return false
+	}
+	if !known && len(x.m) >= maxRecalls {
 		for old := range x.m {
 			delete(x.m, old)
 			break
 		}
 	}
-	x.m[k] = recalled{p, time.Now()}
+	x.m[k] = recalled{p, time.Now(), try}
+	return true
 }
 
 func (x *recalls) reap(now time.Time) {

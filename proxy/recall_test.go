@@ -13,8 +13,8 @@ import (
 func TestRecallsFull(t *testing.T) {
 	x := newRecalls()
 	for n := range int64(maxRecalls + 10) {
-		x.put(recallKey{number: n}, place{id: wire.StringValue("x")})
-		if _, ok := x.get(recallKey{number: n}); !ok || len(x.m) > maxRecalls {
+		x.put(recallKey{number: n}, place{id: wire.StringValue("x")}, 1)
+		if _, ok := x.get(recallKey{number: n}, 1); !ok || len(x.m) > maxRecalls {
 			t.Fatalf("%d of %d: remembered %v", n, len(x.m), ok)
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"slices"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -27,10 +28,20 @@ type split struct {
 	ordered  bool
 	numbered bool // retryable
 	stmts    []int32
-	guessed  bool       // the only write's home is where its document was seen last
-	recalled bool       // for the write at work it was looked whether there was a first try
+	guessed  bool   // the only write's home is where its document was seen last
+	try      uint64 // the number of this try, where it is told
+	race     race
 	held     wire.Value // the tenant that the command has to wait for when it is in flight no more
 	result   writeResult
+}
+
+// race is how the write at work, one of one document, fares among others.
+type race struct {
+	recalled bool      // it was looked whether there was a first try
+	lost     int       // how often another write was faster
+	since    time.Time // the first of these times
+	last     place     // found, and in vain
+	same     int       // so often in a row
 }
 
 // split serves writes that routing could not send to one home whole.
@@ -65,10 +76,11 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	s.plans, s.homes = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops))
 	for i := range s.ops {
 		s.plans[i] = s.t.Plan(&s.c.req, &s.ops[i])
-		if p := &s.plans[i]; p.Err == nil && len(p.Targets) == 1 {
+		p := &s.plans[i]
+		if p.Err == nil && !p.Several() {
 			s.homes[i] = p.Targets[0]
 		}
-		if s.numbered && s.ops[i].Many && len(s.plans[i].Targets) > 1 {
+		if s.numbered && s.ops[i].Many && p.Several() {
 			return nil, false, wire.Errorf(wire.InvalidOptions, "a write of many documents can not be retryable; send it without txnNumber")
 		}
 	}
@@ -120,7 +132,7 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 			return false, nil
 		}
 		n := 1
-		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] {
+		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] && !s.strips(i) && !s.strips(i+n) {
 			n++
 		}
 		if again, err = s.tried(i, n); again || err != nil {
@@ -134,6 +146,7 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 // tried is some, for which writes before it may have been made: then what can not be found out of
 // these is their failure, and no longer the command's.
 func (s *split) tried(i, n int) (again bool, err *wire.Error) {
+	s.race = race{}
 	if again, err = s.some(i, n); err != nil {
 		return false, s.broken(span(i, n), err)
 	}
@@ -148,6 +161,8 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 		return false, nil
 	case s.guessed:
 		return s.guess(i)
+	case s.strips(i):
+		return s.upsertThere(i)
 	case s.homes[i] != nil:
 		return false, s.sendAll([]batch{{s.homes[i], span(i, n)}})
 	case s.ops[i].Many:
@@ -156,7 +171,6 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 	if _, ok := s.byID(i); ok {
 		return s.lookAgain(i)
 	}
-	s.recalled = false
 	return s.single(i)
 }
 
@@ -172,7 +186,7 @@ func (s *split) refused(i int) bool {
 // fail notes a write that is refused here.
 func (s *split) fail(i int, e *wire.Error) {
 	s.c.auditRefusal(e)
-	s.result.fail(i, e)
+	s.result.fail(i, s.c.req.Refusal(e))
 }
 
 // lookAgain makes a write by _id whose document was in no home before the batch began; another write
@@ -181,6 +195,11 @@ func (s *split) lookAgain(i int) (again bool, err *wire.Error) {
 	if len(s.ops) == 1 {
 		return false, s.nowhere(i)
 	}
+	return s.found(i)
+}
+
+// found looks for the document of a write by _id, and makes the write where it is.
+func (s *split) found(i int) (again bool, err *wire.Error) {
 	held, err := s.locateAsking(i)
 	switch {
 	case err != nil:
@@ -191,6 +210,26 @@ func (s *split) lookAgain(i int) (again bool, err *wire.Error) {
 		return false, s.nowhere(i)
 	}
 	return s.some(i, 1)
+}
+
+// strips reports whether the i-th write is an upsert that is sent as none, since its document was found in a
+// home that is not the one of what it would make.
+func (s *split) strips(i int) bool {
+	op := &s.ops[i]
+	return s.homes[i] != nil && op.Upsert && op.Exists
+}
+
+// upsertThere makes an upsert by _id whose document was found. Where it is gone by then the upsert looks
+// once more, and makes one when there is none.
+func (s *split) upsertThere(i int) (again bool, err *wire.Error) {
+	if done, err := s.hits(i, s.homes[i]); done || err != nil {
+		return false, err
+	}
+	if err := s.outrun(); err != nil {
+		return false, err
+	}
+	s.homes[i], s.ops[i].Located = nil, routing.Located{}
+	return s.found(i)
 }
 
 // guess makes the write where its document was seen last, and looks for it where that does nothing.
@@ -205,7 +244,7 @@ func (s *split) guess(i int) (again bool, err *wire.Error) {
 	switch {
 	case err != nil || held.Type != 0:
 		return true, s.wait(held, err)
-	case s.homes[i] == tried && (tried.Tenant != nil || routing.SameValue(s.ops[i].Tenant, whose)):
+	case s.homes[i] == tried && !s.strips(i) && (tried.Tenant != nil || routing.SameValue(s.ops[i].Tenant, whose)):
 		return false, nil // it is there, and is none that the write is for
 	case s.homes[i] == nil && s.plans[i].Err == nil:
 		return false, s.nowhere(i)
@@ -225,7 +264,7 @@ func span(i, n int) []int {
 func (s *split) anyOrder() (again bool, err *wire.Error) {
 	var batches []batch
 	for i, home := range s.homes {
-		if home == nil {
+		if home == nil || s.strips(i) {
 			continue
 		}
 		at := slices.IndexFunc(batches, func(b batch) bool { return b.home == home })
@@ -239,7 +278,7 @@ func (s *split) anyOrder() (again bool, err *wire.Error) {
 		return false, err
 	}
 	for i, home := range s.homes {
-		if home != nil {
+		if home != nil && !s.strips(i) {
 			continue
 		}
 		if again, err := s.tried(i, 1); again || err != nil {
@@ -297,7 +336,7 @@ func (s *split) broken(ops []int, err *wire.Error) *wire.Error {
 	if s.numbered || s.tx != nil || !s.result.any {
 		return err
 	}
-	s.result.failAll(ops, err, s.ordered)
+	s.result.failAll(ops, s.c.req.Refusal(err), s.ordered)
 	return nil
 }
 
@@ -419,6 +458,9 @@ func appendAcknowledged(d []byte, concern wire.Value) []byte {
 // everywhere makes a write of many documents on each home that may have some.
 func (s *split) everywhere(i int) *wire.Error {
 	op, targets := &s.ops[i], s.plans[i].Targets
+	if err := s.barred(i); err != nil || s.result.failed(i) {
+		return err
+	}
 	upsert := op.Upsert
 	op.Exists = true
 	batches := make([]batch, len(targets))
@@ -435,6 +477,35 @@ func (s *split) everywhere(i int) *wire.Error {
 		return nil
 	}
 	return s.upsert(i)
+}
+
+// barred fails a write of many documents where one of those that match is in a home at which the write can not
+// be made. What comes there behind the look is written to by none of its parts, as if it came behind them all.
+func (s *split) barred(i int) *wire.Error {
+	op, p := &s.ops[i], &s.plans[i]
+	if len(p.Bars) == 0 {
+		return nil
+	}
+	in, out := p.Bars, []*routing.Target(nil)
+	if s.tx != nil { // which is of the cluster that is written to
+		in, out = byCluster(p.Bars, p.Targets[0].Cluster)
+	}
+	matches := false
+	for _, at := range []struct {
+		tx    *txn
+		homes []*routing.Target
+	}{{s.tx, in}, {nil, out}} {
+		if matches || len(at.homes) == 0 {
+			continue
+		}
+		if err := s.questionIn(at.tx, op, at.homes, false, s.firstOf(op), func(place) *wire.Error { matches = true; return nil }); err != nil {
+			return err
+		}
+	}
+	if matches {
+		s.fail(i, p.Barred)
+	}
+	return nil
 }
 
 // upsert makes the document of an upsert that has found none, in its tenant's home.
@@ -463,6 +534,9 @@ func (s *split) making(i int) (home *routing.Target, held bool, err *wire.Error)
 	}
 	if err = s.t.Guard(&s.c.req, op, home); err == nil {
 		op.Tenant, op.Made = v, true
+		if _, byID := op.IDs(); s.numbered && !op.Many && !byID {
+			err = s.recall(i, place{home: home, tenant: clone(v)}) // it outlives the message
+		}
 	}
 	return home, false, err
 }

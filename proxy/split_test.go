@@ -631,7 +631,7 @@ func TestModifySorted(t *testing.T) {
 // An _id that two tenants' databases have is no one's to choose: the write that names it alone fails, and
 // nothing is learnt of it.
 func TestIDInTwoHomes(t *testing.T) {
-	for ordered, want := range map[bool]string{true: "n 1, 1: 20", false: "n 2, 1: 20"} {
+	for ordered, want := range map[bool]string{true: "n 1, 1: 115", false: "n 2, 1: 115"} {
 		g := newGround(t, nil)
 		g.insert(t, 0, "acme")
 		g.insert(t, 1, "acme")
@@ -646,11 +646,11 @@ func TestIDInTwoHomes(t *testing.T) {
 		}
 		for range 2 {
 			got := outcomeOf(g.client.Run("app", d("delete", "orders", "deletes", bson.A{d("q", d("_id", 1), "limit", 1)})))
-			if got != "n 0, 0: 20" {
+			if got != "n 0, 0: 115" {
 				t.Errorf("a delete: %s", got)
 			}
 			r := g.client.Run("app", d("findAndModify", "orders", "query", d("_id", 1), "update", d("$inc", d("x", 1))))
-			if wiretest.Get(r, "code") != int32(20) {
+			if wiretest.Get(r, "code") != int32(115) {
 				t.Errorf("findAndModify: %v", r)
 			}
 		}
@@ -803,5 +803,85 @@ func TestUpsertOfDeleted(t *testing.T) {
 		if g.wantHeld(t, "[]", "[0 1]"); t.Failed() {
 			t.Errorf("%s: %v", name, r)
 		}
+	}
+}
+
+// An update of many documents that gives them the tenant that they have is one like any other; what would move a
+// document is refused, and is done nowhere.
+func TestManyKeepTheirTenant(t *testing.T) {
+	const moves = "n 0, 0: 66"
+	for _, c := range []struct {
+		name       string
+		q, u       bson.D
+		more       bson.D
+		want       string
+		shared     string // the x of the documents there
+		acme       string
+		wantUpsert bool
+	}{
+		{name: "isolated", q: d("_id", 1), u: d("tenantId", "acme", "x", 9), want: "n 1", shared: "[0 2]", acme: "[9 3]"},
+		{name: "shared", q: d("_id", 0), u: d("tenantId", "globex", "x", 9), want: "n 1", shared: "[9 2]", acme: "[1 3]"},
+		{name: "of several", q: d("_id", d("$in", bson.A{1, 3})), u: d("tenantId", "acme", "x", 9), want: "n 2", shared: "[0 2]", acme: "[9 9]"},
+		{name: "by another field", q: d("x", 3), u: d("tenantId", "acme", "x", 9), want: "n 1", shared: "[0 2]", acme: "[1 9]"},
+		{name: "none", q: d("_id", 77), u: d("tenantId", "acme", "x", 9), want: "n 0", shared: "[0 2]", acme: "[1 3]"},
+		{name: "made", q: d("_id", 77), u: d("tenantId", "acme", "x", 9), more: d("upsert", true), want: "n 1", shared: "[0 2]", acme: "[1 3 9]", wantUpsert: true},
+		{name: "within shared", q: d("_id", 2), u: d("tenantId", "globex", "x", 9), want: "n 1", shared: "[0 9]", acme: "[1 3]"},
+		{name: "into its own database", q: d("_id", 0), u: d("tenantId", "acme", "x", 9), want: moves, shared: "[0 2]", acme: "[1 3]"},
+		{name: "out of its own database", q: d("_id", 1), u: d("tenantId", "globex", "x", 9), want: moves, shared: "[0 2]", acme: "[1 3]"},
+		{name: "all", q: d(), u: d("tenantId", "acme", "x", 9), want: moves, shared: "[0 2]", acme: "[1 3]"},
+		{name: "or made", q: d("_id", 0), u: d("tenantId", "acme", "x", 9), more: d("upsert", true), want: moves, shared: "[0 2]", acme: "[1 3]"},
+		{name: "of tenants", q: d("_id", 1, "tenantId", d("$in", bson.A{"acme", "globex"})), u: d("tenantId", "acme", "x", 9), want: "n 1", shared: "[0 2]", acme: "[9 3]"},
+	} {
+		for _, two := range []bool{true, false} {
+			for _, tx := range []bool{true, false} {
+				g := newGround(t, nil)
+				if two {
+					g = twoClusters(t)
+				} else {
+					g.big = g.server
+				}
+				for id, tenant := range []string{"globex", "acme", "initech", "acme"} {
+					g.insert(t, id, tenant)
+				}
+				for id := range 4 {
+					g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("_id", id), "u", d("$set", d("x", id)))}))
+				}
+				direct := wiretest.Dial(t, g.server.Addr()) // what a move has left
+				direct.Run("app", d("insert", "orders", "documents", bson.A{d("_id", 1, "tenantId", "acme", "x", "left"), d("_id", 3, "tenantId", "acme", "x", "left")}))
+				cmd := d("update", "orders", "updates", bson.A{append(d("q", c.q, "u", d("$set", c.u), "multi", true), c.more...)})
+				if tx {
+					cmd = append(cmd, d("lsid", session(1), "txnNumber", int64(1), "autocommit", false, "startTransaction", true)...)
+				}
+				r := g.client.Run("app", cmd)
+				if got := outcomeOf(r); got != c.want || c.wantUpsert != (wiretest.Get(r, "upserted") != nil) {
+					t.Errorf("%s, two clusters %v, transaction %v: %s, want %s: %v", c.name, two, tx, got, c.want, r)
+				}
+				var shared, acme []any
+				for _, doc := range g.server.Docs("app", "orders") {
+					if x := wiretest.Get(doc, "x"); x != "left" {
+						shared = append(shared, x)
+					}
+				}
+				for _, doc := range g.big.Docs("app_t_acme", "orders") {
+					acme = append(acme, wiretest.Get(doc, "x"))
+				}
+				if fmt.Sprint(shared) != c.shared || fmt.Sprint(acme) != c.acme {
+					t.Errorf("%s, two clusters %v, transaction %v: shared has %v, acme %v; want %s and %s", c.name, two, tx, shared, acme, c.shared, c.acme)
+				}
+			}
+		}
+	}
+}
+
+// A document that comes to another home between the look and the write stays as it is.
+func TestManyAreNotMovedByARace(t *testing.T) {
+	g := newGround(t, nil)
+	g.insert(t, 0, "acme")
+	g.racing(t, func(_ int, server, _ *wiretest.Client) {
+		server.Run("app", d("insert", "orders", "documents", bson.A{d("_id", 1, "tenantId", "globex", "x", 0)}))
+	})
+	r := g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("x", 0), "u", d("$set", d("tenantId", "acme", "x", 1)), "multi", true)}))
+	if got := outcomeOf(r); got != "n 1" || wiretest.Get(g.server.Docs("app", "orders")[0], "tenantId") != "globex" {
+		t.Errorf("%v: %v", r, g.server.Docs("app", "orders"))
 	}
 }

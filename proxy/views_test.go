@@ -216,7 +216,7 @@ func TestMapReduce(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	r = g.client.Run("app", d("mapReduce", "orders", "map", js, "reduce", js, "out", d("inline", 1)))
-	if wiretest.Get(r, "code") != int32(20) || len(g.server.Commands("mapReduce")) != 2 {
+	if wiretest.Get(r, "code") != int32(115) || len(g.server.Commands("mapReduce")) != 2 {
 		t.Errorf("of several homes: %v", r)
 	}
 }

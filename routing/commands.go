@@ -168,7 +168,7 @@ var (
 		return refusal(wire.IllegalOperation, what+" over the databases of several tenants is not offered; "+addTenant)
 	}
 	notOffered = func(what, instead string) Refusal {
-		return refusal(wire.IllegalOperation, what+" is not offered while tenants of this collection have databases of their own; "+instead)
+		return refusal(wire.CommandNotSupported, what+" is not offered while tenants of this collection have databases of their own; "+instead)
 	}
 	notRouter = refusal(wire.CommandNotSupported, "this command is not offered by a router of tenants")
 	noSuch    = refusal(wire.CommandNotFound, "no such command")
@@ -251,7 +251,7 @@ var rows = []Command{
 		Name: "mapReduce", Aliases: []string{"mapreduce"}, Names: []NameLoc{{CollOfDB, ""}, {OutputColl, "out"}}, Tenant: TenantLoc{InFilter, fQuery},
 		Access: Write, Route: ByTenant, Plain: true,
 		Fields: fields("map reduce out query sort limit finalize scope jsMode verbose bypassDocumentValidation collation"),
-		Refuse: refusal(wire.IllegalOperation, "it has to be of one home: name one tenant in its query, or say the same by an aggregate with $group"),
+		Refuse: refusal(wire.CommandNotSupported, "it has to be of one home: name one tenant in its query, or say the same by an aggregate with $group"),
 	},
 	{
 		Name: "getMore", Names: []NameLoc{{SideColl, "collection"}}, Access: Read, Route: ByCursor, Merge: MergeCursor, Bound: BoundAllow,
@@ -285,7 +285,7 @@ var rows = []Command{
 	{
 		Name: "dropDatabase", Access: DDL, Route: EachHolder, Merge: MergeDDL, SharedLast: true, Drops: true, Bound: BoundOwner, Plain: true, Reply: ReplyNS,
 		Views:  true,
-		Refuse: refusal(wire.IllegalOperation, "dropDatabase is not offered while tenants have databases of their own"),
+		Refuse: refusal(wire.CommandNotSupported, "dropDatabase is not offered while tenants have databases of their own"),
 	},
 	{
 		Name: "renameCollection", Names: []NameLoc{{FullNS, ""}, {FullNS, "to"}}, Access: DDL, Route: Refused, Bound: BoundOwner, Plain: true,

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/smetasc/tenantry/wire"
 )
 
 const page = "../docs/commands.md"
@@ -163,6 +165,8 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s reaches several homes, and nothing says how their answers become one", c.Name)
 		case c.Route == Refused && c.Refuse.Code == 0:
 			t.Errorf("%s is refused without a reason", c.Name)
+		case c.Refuse.Code == wire.IllegalOperation && (c.Access == Write || c.Access == DDL):
+			t.Errorf("%s writes, and is refused with a code that drivers have another reason for", c.Name)
 		case c.Bound == BoundAllow && c.Access == Server && c.Route != Refused:
 			t.Errorf("%s tells of the server, and every bound connection may ask", c.Name)
 		}

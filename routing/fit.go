@@ -205,6 +205,22 @@ func (r *Request) replace(id fieldID, with []byte, p *wire.Patch) {
 	p.Replace(r.Msg.BodyAt+len(r.Msg.Body)-1, 0, with, r.within()...)
 }
 
+// settledIn is the predicate that leaves out of shared what may not be written to without a look at its
+// tenant: documents whose home is elsewhere, and those of tenants who are waited for. It is nil where there
+// are none.
+func (t *Table) settledIn(c *Collection, collation wire.Value) wire.Doc {
+	not := c.awayIDs()
+	for _, tn := range t.tenants {
+		if (tn.Look || tn.Paused) && tn.home(c) == c.db.shared {
+			not = append(append(not, tn.ID), tn.aliases...)
+		}
+	}
+	if not == nil {
+		return nil
+	}
+	return c.tenantIn("$nin", not, simple(collation))
+}
+
 // fitFilter is the write's filter with what it gets at the target; nil where it gets nothing. Of a
 // located document the tenant is asked for again: it may have been given to another one meanwhile,
 // whose home is elsewhere or who is paused. A tenant's own database holds no other's.
@@ -218,6 +234,14 @@ func (t *Table) fitFilter(op *Op, target *Target) wire.Doc {
 		filter = both(filter, pred)
 	}
 	switch {
+	case op.None:
+		add(build(func(d []byte) []byte {
+			return appendDoc(d, "_id", func(d []byte) []byte { return appendArray(d, "$in", func(d []byte) []byte { return d }) })
+		}))
+	case op.Any && op.Open && target.Tenant == nil:
+		if pred := t.settledIn(c, op.Collation); pred != nil {
+			add(pred)
+		}
 	case op.Tenant.Type == 0:
 		if pred := t.predicate(c, op.Scope, target, op.Collation); pred != nil {
 			add(pred)

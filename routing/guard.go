@@ -38,6 +38,10 @@ type Located struct {
 	Exists bool
 	// Made says that nobody has the document: Tenant is what an upsert's update says of it.
 	Made bool
+	// Any leaves it to the home which of its documents is written to, as the write's own filter and sort have it.
+	Any bool
+	// None says that no document is to be written to: the write asks for what it has done before.
+	None bool
 }
 
 // ops goes through the writes of a command.
@@ -350,7 +354,14 @@ func (op *Op) Unsettles() bool {
 type Plan struct {
 	Targets []*Target
 	Err     *wire.Error // why it can not be made at all
+	// Bars are the further homes of a write of many documents at which it can not be made. It is made at the
+	// targets where no document of these matches, and else fails with Barred.
+	Bars   []*Target
+	Barred *wire.Error
 }
+
+// Several reports whether the write concerns more than one home.
+func (p *Plan) Several() bool { return len(p.Targets)+len(p.Bars) > 1 }
 
 // Plan finds where a write of the request belongs, and sets its scope.
 func (t *Table) Plan(r *Request, op *Op) Plan {
@@ -363,7 +374,7 @@ func (t *Table) Plan(r *Request, op *Op) Plan {
 	}
 	if op.inserts() {
 		v, err := t.documentSays(c, op.doc)
-		return Plan{[]*Target{t.byValue.find(v).home(c)}, err}
+		return Plan{Targets: []*Target{t.byValue.find(v).home(c)}, Err: err}
 	}
 	h := homes{t: t, coll: c}
 	s := t.opSays(r, &h, op)
@@ -382,15 +393,35 @@ func (t *Table) Plan(r *Request, op *Op) Plan {
 		}
 	}
 	if op.Many || len(p.Targets) == 1 {
-		guarded := *op
-		guarded.Exists = len(p.Targets) > 1 // an upsert first looks everywhere, and then chooses a home
-		for _, x := range p.Targets {
-			if p.Err = t.Guard(r, &guarded, x); p.Err != nil {
-				break
-			}
-		}
+		t.bar(r, op, &p)
 	}
 	return p
+}
+
+// bar finds out at which of the targets the write can be made. An update that sets the tenant field can be at
+// one home: elsewhere it would move each document, and there it moves none.
+func (t *Table) bar(r *Request, op *Op, p *Plan) {
+	guarded := *op
+	guarded.Exists = len(p.Targets) > 1 // an upsert first looks everywhere, and then chooses a home
+	var open, bars []*Target
+	var barred *wire.Error
+	for _, x := range p.Targets {
+		err := t.Guard(r, &guarded, x)
+		if err == nil {
+			open = append(open, x)
+			continue
+		}
+		if bars = append(bars, x); barred == nil {
+			barred = err
+		}
+	}
+	switch {
+	case barred == nil:
+	case open == nil:
+		p.Err = barred
+	default:
+		p.Targets, p.Bars, p.Barred = open, bars, barred
+	}
 }
 
 // guarded checks all writes of the request against the one target that they go to.

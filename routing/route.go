@@ -65,6 +65,36 @@ func refuseWith(err *wire.Error) Decision { return Decision{Action: Refuse, Err:
 // Route decides where the request goes. It is pure: the same table and request give the same
 // decision.
 func (t *Table) Route(r *Request) Decision {
+	d := t.route(r)
+	d.Err = r.Refusal(d.Err)
+	return d
+}
+
+// Refusal is the error as the command is to be answered with. Of a write Node's driver takes every error with
+// 20 for a storage engine without retryable writes, and says that in the place of its text: so to what may be
+// one, and to all that carries a txnNumber, what is not offered is not supported.
+func (r *Request) Refusal(err *wire.Error) *wire.Error {
+	if err == nil || err.Code != wire.IllegalOperation || err.Reply != nil {
+		return err
+	}
+	if _, numbered := r.TxnNumber(); !numbered && !r.Writes() && !r.explainsWrite() {
+		return err
+	}
+	other := *err
+	other.Code = wire.CommandNotSupported
+	return &other
+}
+
+// explainsWrite reports whether the command asks for a write's plan.
+func (r *Request) explainsWrite() bool {
+	if r.Cmd.Tenant.Kind != InInner {
+		return false
+	}
+	in, err := r.inner()
+	return err == nil && in.Writes()
+}
+
+func (t *Table) route(r *Request) Decision {
 	if r.intern != nil {
 		return refuse(wire.Unauthorized, "field %q belongs between servers; leave it out", r.intern)
 	}

@@ -164,6 +164,9 @@ func (p *player) planned(r *Request, d *Decision) string {
 				line += " " + bson.Raw(with).String()
 			}
 		}
+		for n, x := range plan.Bars {
+			line += map[bool]string{true: " if nothing matches at"}[n == 0] + " " + x.Cluster + "/" + x.DB
+		}
 	}
 	return line
 }

@@ -33,6 +33,7 @@ const (
 	InvalidNamespace         Code = 73
 	ShutdownInProgress       Code = 91
 	OperationFailed          Code = 96
+	WriteConflict            Code = 112
 	CommandNotSupported      Code = 115
 	FailedToSatisfyReadPref  Code = 133
 	ViewDepthExceeded        Code = 165
@@ -72,7 +73,7 @@ var codeNames = map[Code]string{
 	TooManyLogicalSessions: "TooManyLogicalSessions",
 	InvalidResumeToken:     "InvalidResumeToken", InvalidOptions: "InvalidOptions", InvalidNamespace: "InvalidNamespace",
 	ShutdownInProgress: "ShutdownInProgress", OperationFailed: "OperationFailed",
-	CommandNotSupported: "CommandNotSupported", NoSuchTransaction: "NoSuchTransaction",
+	WriteConflict: "WriteConflict", CommandNotSupported: "CommandNotSupported", NoSuchTransaction: "NoSuchTransaction",
 	OperationNotSupportedTxn: "OperationNotSupportedInTransaction",
 	ClientDisconnect:         "ClientDisconnect",
 	QueryMemoryLimit:         "QueryExceededMemoryLimitNoDiskUseAllowed",

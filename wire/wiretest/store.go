@@ -131,7 +131,8 @@ func (o *operation) writing(c *collection) {
 	}
 }
 
-// statement runs the i-th statement of a write, or returns what it did when it ran before.
+// statement runs the i-th statement of a write, or returns what it did when it ran before. One that did nothing
+// has left no trace and runs again: a server's history is its oplog.
 func (o *operation) statement(i int, run func() (bson.D, error)) (bson.D, error) {
 	if o.txn == nil || o.txn.txn != noTxn {
 		return run()
@@ -141,7 +142,11 @@ func (o *operation) statement(i int, run func() (bson.D, error)) (bson.D, error)
 		return done, nil
 	}
 	done, err := run()
-	if err == nil {
+	n, batch := Get(done, "n").(int32)
+	if !batch {
+		n, _ = Get(done, "lastErrorObject", "n").(int32)
+	}
+	if err == nil && n > 0 {
 		o.txn.statements[id] = done
 	}
 	return done, err

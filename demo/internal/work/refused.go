@@ -29,7 +29,10 @@ var tolerated = []refusal{
 	{"", 2, "may not hold an array"},
 	{"", 2, "would belong to several tenants"},
 	{"distinct", 20, "distinct with a collation over the databases of several tenants"},
+	{"distinct", 115, "distinct with a collation over the databases of several tenants"},
 	{"", 20, rejection},
+	{"", 115, rejection},
+	{"aggregate", 115, "which only a $lookup can whose array is no path"},
 	{"aggregate", 20, "which only a $lookup can whose array is no path"},
 }
 
