@@ -36,7 +36,6 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate
 		return nil, waits
 	}
 	if d.Action == routing.Follow {
-		defer c.letGo()
 		return fated(c.follow(t, d))
 	}
 	return c.forward(t, d)

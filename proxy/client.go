@@ -370,8 +370,17 @@ func (c *clientConn) conclude(reply *wire.Buf) error {
 	return nil
 }
 
-// run decides and acts, again where the table changed meanwhile.
+// run decides and acts, and lets go of what the command has entered unless it is to be sent.
 func (c *clientConn) run() (*wire.Buf, fate) {
+	reply, f := c.settle()
+	if f != ready {
+		c.letGo()
+	}
+	return reply, f
+}
+
+// settle decides and acts, again where the table changed meanwhile.
+func (c *clientConn) settle() (*wire.Buf, fate) {
 	if err := c.noteSession(); err != nil {
 		return c.refuse(err), answered
 	}

@@ -110,13 +110,18 @@ func (r *rooms) of(tenant uint32, size int) *semaphore.Weighted {
 	return x.places
 }
 
-// enterRoom takes a place of the tenant's, which letGo gives back. Full is for who can't wait for one.
+// enterRoom takes a place of the tenant's, which letGo gives back; one that the command has already, since
+// the table has changed while it waited for it, it keeps. Full is for who can't wait for one.
 func (c *clientConn) enterRoom(t *routing.Tenant) (full bool, err *wire.Error) {
 	set := c.srv.settings.Load()
 	if t == nil || set.perTenant <= 0 {
 		return false, nil
 	}
 	places := c.srv.rooms.of(t.Num, set.perTenant)
+	if c.places == places {
+		return false, nil
+	}
+	c.letGo()
 	if !places.TryAcquire(1) {
 		if !c.mayWait {
 			return true, nil

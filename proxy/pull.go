@@ -104,6 +104,7 @@ func (c *clientConn) pull() (pulled bool, err error) {
 // runUnread is run for an insert whose documents have not been read; false where a new table wants to
 // have them read after all.
 func (c *clientConn) runUnread() (reply *wire.Buf, ok bool) {
+	defer c.letGo()
 	_ = c.noteSession() // who is bound to a tenant does not come here
 	for range 64 {
 		t := c.srv.opts.Router.Current()

@@ -512,12 +512,8 @@ func (tr *trip) renamed() bool {
 // forward sends the command to the one target of the decision, or makes it ready for who can't wait.
 func (c *clientConn) forward(t *routing.Table, d *routing.Decision) (*wire.Buf, fate) {
 	reply, f := c.prepare(t, d)
-	if f != ready {
-		c.letGo()
+	if f != ready || !c.mayWait {
 		return reply, f
-	}
-	if !c.mayWait {
-		return nil, ready
 	}
 	return c.returned(c.send(&c.trip))
 }
