@@ -261,7 +261,7 @@ func (j *job) newRoute(s *survey, epoch uint64, opTime bson.RawValue) *Route {
 	if j.back() {
 		return r
 	}
-	r.State, r.Cluster, r.Databases = stateSwitched, j.plan.cluster, j.homes
+	r.State, r.Cluster, r.Databases, r.Fields = stateSwitched, j.plan.cluster, j.homes, j.rules.fields()
 	if s.target.all {
 		r.Except = texts(s.target.entries)
 	} else {
