@@ -34,10 +34,10 @@ const (
 type flip struct {
 	id     tenantID
 	done   chan struct{} // closed when it has ended
-	paused bool
-	tried  *Route // the route whose write has begun
-	old    *Route // what it replaces
-	unsure bool   // it has ended, and nobody knows yet whether tried was written
+	paused uint64        // the first epoch with the tenant's pause; 0 while there is none
+	tried  *Route        // the route whose write has begun
+	old    *Route        // what it replaces
+	unsure bool          // it has ended, and nobody knows yet whether tried was written
 }
 
 // verdict is why a flag is not obeyed. It is kept until what it is about changes, the
@@ -216,7 +216,7 @@ func (c *Control) setPaused(f *flip, epoch uint64) bool {
 	if epoch <= c.epoch {
 		return false
 	}
-	c.epoch, f.paused = epoch, true
+	c.epoch, f.paused = epoch, epoch
 	c.changed()
 	return true
 }

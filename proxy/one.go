@@ -52,7 +52,7 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 			reply, err = s.modifyNowhere()
 			return reply, false, err
 		}
-		if _, held := s.t.Home(op.Coll, p.tenant); held {
+		if s.waits(p.tenant) {
 			return nil, true, s.wait(p.tenant, nil)
 		}
 		op.ID, op.Tenant, op.Exists = p.id, p.tenant, true
