@@ -132,12 +132,14 @@ func (c *Control) runFlip(ctx context.Context, f *flip, j *job) outcome {
 	if err != nil {
 		return failure("pause", err)
 	}
+	// Held commands wait for the queue's time, and some began before the pause: it ends clearly before
+	// that, so that they go on where they were.
 	limit := j.rules.cfg.Limits.QueueTimeout
-	if err := c.drain(ctx, j.num, epoch, limit); err != nil {
-		return outcome{outcomeTimeout, "writes in flight did not end in time: " + err.Error()}
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, limit*3/4)
 	defer cancel()
+	if err := c.drain(ctx, j.num, epoch, limit/2); err != nil {
+		return outcome{outcomeTimeout, "writes in flight, or an open transaction, did not end in time: " + err.Error()}
+	}
 	if s, err = j.look(ctx, true); err != nil {
 		return lookFailure(err)
 	}
