@@ -75,7 +75,10 @@ func (r *rules) homes(key string) map[string]string {
 }
 
 // marks is what a tenant of the table has beyond its route at this moment.
-type marks struct{ paused, look bool }
+type marks struct {
+	paused uint64 // the first epoch with the pause; 0 for none
+	look   bool
+}
 
 // buildSpec is the table's content: the rules and the tenants, in their order.
 func (r *rules) buildSpec(tenants []*tenant, k *catalog, epoch uint64, mark func(*tenant) marks) *routing.Spec {
@@ -104,7 +107,7 @@ func (r *rules) buildSpec(tenants []*tenant, k *catalog, epoch uint64, mark func
 	for i, t := range tenants {
 		m := mark(t)
 		s.Tenants[i] = routing.TenantSpec{
-			ID: t.value, Aliases: t.aliases(), Key: t.key, Num: t.num, Route: t.spec, Paused: m.paused, Look: m.look,
+			ID: t.value, Aliases: t.aliases(), Key: t.key, Num: t.num, Route: t.spec, Paused: m.paused > 0, Since: m.paused, Look: m.look,
 		}
 	}
 	return s
@@ -129,7 +132,7 @@ func sameSpec(a, b *routing.Spec) bool {
 }
 
 func sameTenant(a, b routing.TenantSpec) bool {
-	return a.ID.Equal(b.ID) && a.Key == b.Key && a.Num == b.Num && a.Paused == b.Paused && a.Look == b.Look &&
+	return a.ID.Equal(b.ID) && a.Key == b.Key && a.Num == b.Num && a.Paused == b.Paused && a.Since == b.Since && a.Look == b.Look &&
 		slices.EqualFunc(a.Aliases, b.Aliases, wire.Value.Equal) && sameRoute(a.Route, b.Route)
 }
 

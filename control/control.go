@@ -365,7 +365,7 @@ func (c *Control) admissible(r *rules, routes map[tenantID]*Route) error {
 			return errAway(names)
 		}
 	}
-	if found := r.contradictions(check); len(found) > 0 {
+	if found := r.contradictions(check, c.rules); len(found) > 0 {
 		return fmt.Errorf("the configuration contradicts where tenants are: %s", some(found))
 	}
 	return nil

@@ -478,6 +478,29 @@ func TestDisabled(t *testing.T) {
 	}
 }
 
+// A command that is held while writes in flight do not end goes on where its tenant was, and not into its
+// own limit.
+func TestDrainEndsBeforeTheHold(t *testing.T) {
+	cfg := testConfig("mixed", fileTenant("acme", modeOwn))
+	cfg.Limits.QueueTimeout = 400 * time.Millisecond
+	h := start(t, cfg)
+	h.drained = func(ctx context.Context, _ uint32, epoch uint64) error {
+		if tn := h.router.Current().Find(value("acme")); !tn.Paused || tn.Since != epoch {
+			t.Errorf("drained from %d on, with the tenant %+v", epoch, tn)
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), cfg.Limits.QueueTimeout)
+	defer cancel()
+	if _, err := h.Resolve(ctx, value("acme")); err != nil {
+		t.Error(err)
+	}
+	if tn := h.router.Current().Find(value("acme")); tn.Paused || tn.Since != 0 || tn.Isolated() {
+		t.Errorf("acme is %+v", tn)
+	}
+}
+
 func TestContradictions(t *testing.T) {
 	for _, test := range []struct {
 		name string

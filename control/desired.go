@@ -114,12 +114,6 @@ func (r *rules) withStars(s *scope, stars map[string]bool) (*scope, error) {
 	return all, nil
 }
 
-// field is the tenant field of a collection.
-func (r *rules) field(n namespace) string {
-	routing := r.cfg.Routing
-	return cmp.Or(routing.TenantFields[n.String()], routing.TenantFields[n.coll], routing.TenantField)
-}
-
 func (r *rules) lookUp() bool { return r.cfg.Routing.Mode == "forced" && r.cfg.TenantsFrom != nil }
 
 func (r *rules) guarded() bool { return r.cfg.Control.Enabled }
@@ -391,15 +385,16 @@ func (r *rules) routeScope(route *Route) *scope {
 	return s
 }
 
-// contradictions says which routes the configuration can not be served with.
-func (r *rules) contradictions(routes map[tenantID]*Route) []string {
+// contradictions says which routes the configuration can not be served with. Routes that do not say
+// by which field they were made were made by that of the configuration in force, which may be nil.
+func (r *rules) contradictions(routes map[tenantID]*Route, force *rules) []string {
 	var all []string
 	owner := map[string]string{}
 	for _, route := range sortedRoutes(routes) {
 		if !route.own() {
 			continue
 		}
-		if why := r.contradiction(route); why != "" {
+		if why := r.contradiction(route, force); why != "" {
 			all = append(all, fmt.Sprintf("tenant %q %s", route.Key, why))
 		}
 		for _, db := range sortedKeys(route.Databases) {
@@ -413,7 +408,7 @@ func (r *rules) contradictions(routes map[tenantID]*Route) []string {
 	return all
 }
 
-func (r *rules) contradiction(route *Route) string {
+func (r *rules) contradiction(route *Route, force *rules) string {
 	if _, ok := r.cfg.Clusters[route.Cluster]; !ok {
 		return fmt.Sprintf("is on cluster %q, which is not configured", route.Cluster)
 	}
@@ -427,6 +422,16 @@ func (r *rules) contradiction(route *Route) string {
 		if have.touches(p) {
 			return fmt.Sprintf("has moved %q, which [platform] lists now; take it off there", entryText(p))
 		}
+	}
+	was := route.Fields
+	if was.all == "" && force != nil {
+		was = force.fields()
+	}
+	if was.all == "" {
+		return ""
+	}
+	if why := have.refielded(was, r.fields(), r.databases); why != "" {
+		return why + ": set it back in tenant_field or tenant_fields; it can be another one once the tenant is in shared again"
 	}
 	return ""
 }

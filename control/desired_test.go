@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -200,7 +201,7 @@ func TestModulesNoRouteCanSay(t *testing.T) {
 func TestRouteDocument(t *testing.T) {
 	for _, route := range []*Route{
 		ownRoute("acme", "app.orders"),
-		{ID: value(int64(4)), Key: "four", Cluster: "big", Databases: map[string]string{"app": "x"}, Except: []string{}, State: stateSwitched, Epoch: 9},
+		{ID: value(int64(4)), Key: "four", Cluster: "big", Databases: map[string]string{"app": "x"}, Except: []string{}, State: stateSwitched, Epoch: 9, Fields: fields{"tenantId", map[string]string{"app.orders": "company.id"}}},
 		{ID: value(bson.NewObjectID()), Key: "home", State: stateHome, Epoch: 3},
 	} {
 		got, err := readRoute([]byte(mustDoc(route.doc())))
@@ -208,7 +209,8 @@ func TestRouteDocument(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !got.ID.Equal(route.ID) || got.Key != route.Key || got.own() != route.own() || (got.Collections == nil) != (route.Collections == nil) ||
-			!slices.Equal(got.Collections, route.Collections) || got.Cluster != route.Cluster || got.Epoch != route.Epoch {
+			!slices.Equal(got.Collections, route.Collections) || got.Cluster != route.Cluster || got.Epoch != route.Epoch ||
+			got.Fields.all != route.Fields.all || !maps.Equal(got.Fields.named, route.Fields.named) {
 			t.Errorf("%+v became %+v", route, got)
 		}
 	}

@@ -55,7 +55,7 @@ func (c *Control) homeJobs(r *rules, read map[tenantID]*Route) ([]*job, error) {
 		}
 	}
 	routes := c.withKnown(read)
-	if found := r.contradictions(routes); len(found) > 0 {
+	if found := r.contradictions(routes, c.rules); len(found) > 0 {
 		return nil, permanent{errors.New(some(found))}
 	}
 	var jobs []*job

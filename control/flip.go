@@ -34,10 +34,10 @@ const (
 type flip struct {
 	id     tenantID
 	done   chan struct{} // closed when it has ended
-	paused bool
-	tried  *Route // the route whose write has begun
-	old    *Route // what it replaces
-	unsure bool   // it has ended, and nobody knows yet whether tried was written
+	paused uint64        // the first epoch with the tenant's pause; 0 while there is none
+	tried  *Route        // the route whose write has begun
+	old    *Route        // what it replaces
+	unsure bool          // it has ended, and nobody knows yet whether tried was written
 }
 
 // verdict is why a flag is not obeyed. It holds until what it is about changes, the configuration
@@ -150,12 +150,14 @@ func (c *Control) runFlip(ctx context.Context, f *flip, j *job) outcome {
 	if err != nil {
 		return failure("pause", err)
 	}
+	// Held commands wait for the queue's time, and some began before the pause: it ends clearly before
+	// that, so that they go on where they were.
 	limit := j.rules.cfg.Limits.QueueTimeout
-	if err := c.drain(ctx, j.num, epoch, limit); err != nil {
-		return outcome{outcomeTimeout, "writes in flight did not end in time: " + err.Error()}
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, limit*3/4)
 	defer cancel()
+	if err := c.drain(ctx, j.num, epoch, limit/2); err != nil {
+		return outcome{outcomeTimeout, "writes in flight, or an open transaction, did not end in time: " + err.Error()}
+	}
 	if s, err = j.look(ctx, true); err != nil {
 		return lookFailure(err)
 	}
@@ -234,7 +236,7 @@ func (c *Control) setPaused(f *flip, epoch uint64) bool {
 	if epoch <= c.epoch {
 		return false
 	}
-	c.epoch, f.paused = epoch, true
+	c.epoch, f.paused = epoch, epoch
 	c.changed()
 	return true
 }
@@ -279,7 +281,7 @@ func (j *job) newRoute(s *survey, epoch uint64, opTime bson.RawValue) *Route {
 	if j.back() {
 		return r
 	}
-	r.State, r.Cluster, r.Databases = stateSwitched, j.plan.cluster, j.homes
+	r.State, r.Cluster, r.Databases, r.Fields = stateSwitched, j.plan.cluster, j.homes, j.rules.fields()
 	if s.target.all {
 		r.Except = texts(s.target.entries)
 	} else {

@@ -225,7 +225,7 @@ func (j *job) filter(n namespace) bson.D {
 	for _, a := range j.aliases() {
 		values = append(values, toRaw(a))
 	}
-	return bson.D{{Key: j.rules.field(n), Value: bson.D{{Key: "$in", Value: values}}}}
+	return bson.D{{Key: j.rules.fields().of(n), Value: bson.D{{Key: "$in", Value: values}}}}
 }
 
 // surveyOwn looks for documents in the tenant's own databases; what holds some is staying.

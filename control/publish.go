@@ -49,11 +49,11 @@ func (c *Control) spec() *routing.Spec {
 
 // marks says whether a tenant is paused, or has to be looked at; mu is held.
 func (c *Control) marks(t *tenant) marks {
-	f := c.flips[t.id]
-	return marks{
-		paused: f != nil && f.paused,
-		look:   t.plan.look != settled && !c.verdicts[t.id].holdsFor(t),
+	m := marks{look: t.plan.look != settled && !c.verdicts[t.id].holdsFor(t)}
+	if f := c.flips[t.id]; f != nil {
+		m.paused = f.paused
 	}
+	return m
 }
 
 // newTable gives the table the next version. Without routes there are no epochs to take; the

@@ -118,7 +118,7 @@ func (c *Control) start(t *tenant) *flip {
 
 // resume finds out what became of a route's write; mu is held.
 func (c *Control) resume(f *flip) *flip {
-	again := &flip{id: f.id, done: make(chan struct{}), paused: true, tried: f.tried, old: f.old}
+	again := &flip{id: f.id, done: make(chan struct{}), paused: f.paused, tried: f.tried, old: f.old}
 	c.flips[f.id] = again
 	t := c.tenant(f.id)
 	r := c.rules
@@ -145,7 +145,7 @@ func (c *Control) conclude(f *flip, t *tenant, out outcome) {
 	c.mu.Lock()
 	f.unsure = out.kind == outcomeUnsure
 	if !f.unsure {
-		f.paused, f.tried = false, nil
+		f.paused, f.tried = 0, nil
 		delete(c.flips, f.id)
 		if c.kept {
 			c.rebuild()

@@ -85,7 +85,7 @@ func (r *rules) short(entries []string) []string {
 func (c *Control) stateOf(t *tenant) string {
 	f := c.flips[t.id]
 	switch {
-	case f != nil && f.paused:
+	case f != nil && f.paused > 0:
 		return StatePaused
 	case t.plan.look != settled && c.verdicts[t.id].holdsFor(t), t.plan.why != "":
 		return StateRefused

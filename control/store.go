@@ -51,6 +51,7 @@ type Route struct {
 	Databases   map[string]string // logical to physical
 	Collections []string          // that have moved, "db.coll" or a pattern; nil where Except says it
 	Except      []string          // what has not moved, where all else has
+	Fields      fields            // by which its documents were told apart; none where an older route says nothing
 	State       string
 	Epoch       uint64
 	Who         string
@@ -88,6 +89,9 @@ func (r *Route) doc() bson.D {
 		} else {
 			d = append(d, bson.E{Key: "except", Value: append(make([]string, 0, len(r.Except)), r.Except...)})
 		}
+		if r.Fields.all != "" {
+			d = append(d, r.Fields.doc()...)
+		}
 	}
 	d = append(d, bson.E{Key: "state", Value: r.State}, bson.E{Key: "epoch", Value: int64(r.Epoch)},
 		bson.E{Key: "who", Value: r.Who}, bson.E{Key: "when", Value: r.When})
@@ -108,6 +112,8 @@ func readRoute(doc wire.Doc) (*Route, error) {
 		} `bson:"homes"`
 		Collections []string      `bson:"collections"`
 		Except      []string      `bson:"except"`
+		Field       string        `bson:"field"`
+		Fields      []fieldEntry  `bson:"fields"`
 		State       string        `bson:"state"`
 		Epoch       int64         `bson:"epoch"`
 		Who         string        `bson:"who"`
@@ -119,7 +125,7 @@ func readRoute(doc wire.Doc) (*Route, error) {
 	}
 	r := &Route{
 		ID: cloned(fromRaw(d.ID)), Key: d.Key, Cluster: d.Homes.Cluster, Databases: d.Homes.Databases,
-		Collections: d.Collections, Except: d.Except, State: d.State, Epoch: uint64(d.Epoch), Who: d.Who, When: d.When,
+		Collections: d.Collections, Except: d.Except, Fields: readFields(d.Field, d.Fields), State: d.State, Epoch: uint64(d.Epoch), Who: d.Who, When: d.When,
 	}
 	if d.OpTime.Type != 0 {
 		r.OpTime = toRaw(cloned(fromRaw(d.OpTime)))

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ type flightKey struct {
 }
 
 // flights counts the writes on their way, so that a tenant's route can be changed when none of an
-// older route is left. Reads are not counted: one that is under way reads what was there.
+// older route is left. Reads are not counted: one that is under way reads what was there. A transaction's
+// writes are until it ends, and so are its reads of a tenant, who is to have one home while it goes on.
 type flights struct {
 	shards [16]flightShard
 }
@@ -71,10 +73,11 @@ func (f *flights) older(tenant uint32, epoch, catalog uint64) bool {
 	return false
 }
 
-// drained waits until there is none, of the tenant or of no tenant.
+// drained waits until there is none, of no tenant or of the tenant: in that order, since one of no tenant
+// may become one of a tenant's; see [txn.recount].
 func (f *flights) drained(ctx context.Context, tenant uint32, epoch, catalog uint64) error {
 	wait := time.Millisecond
-	for f.older(tenant, epoch, catalog) || f.older(0, epoch, catalog) {
+	for f.older(0, epoch, catalog) || f.older(tenant, epoch, catalog) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -155,10 +158,12 @@ func (c *clientConn) letGo() {
 // this second look a drain could end while the write is on its way. The caller leaves by the key.
 func (c *clientConn) depart(t *routing.Table, d *routing.Decision) (k flightKey, stale bool) {
 	k = flightKey{epoch: t.Epoch}
-	if d.Tenant != nil {
+	if d.Tenant != nil && !d.Gives {
 		k.tenant = d.Tenant.Num
 	} else if t.Platform(&c.req) {
 		k.catalog = t.Catalog()
+	} else if c.req.InTxn() { // which others may wait for, for as long as it is open
+		k.tenant = t.Whose(&c.req)
 	}
 	c.srv.flights.enter(k)
 	if c.srv.opts.Router.Current() != t {
@@ -171,8 +176,9 @@ func (c *clientConn) depart(t *routing.Table, d *routing.Decision) (k flightKey,
 // entry is a command that has begun.
 type entry struct {
 	tx     *txn
-	flight flightKey // of a write outside of transactions
-	counts bool      // it is one
+	flight flightKey   // of a write outside of transactions, or in one of a read that names no tenant
+	counts bool        // it is one
+	begun  []flightKey // see goesAlong
 }
 
 // enter begins a command: it finds its transaction, and counts it among those in flight; the caller
@@ -185,21 +191,70 @@ func (c *clientConn) enter(t *routing.Table, d *routing.Decision) (e entry, stal
 	if err != nil || tx == nil && !c.req.Writes() {
 		return entry{}, false, err
 	}
+	begun, stale := c.goesAlong(t, tx)
+	if stale {
+		return entry{}, true, nil
+	}
 	k, stale := c.depart(t, d)
 	switch {
 	case stale:
+		c.leave(entry{begun: begun})
 		return entry{}, true, nil
-	case tx != nil:
+	case tx != nil && (c.req.Writes() || k.tenant != 0):
 		tx.count(k, c.srv.flights) // until the transaction ends
-		return entry{tx: tx}, false, nil
+		return entry{tx: tx, begun: begun}, false, nil
 	}
-	return entry{flight: k, counts: true}, false, nil
+	return entry{tx: tx, flight: k, counts: true, begun: begun}, false, nil
 }
 
 func (c *clientConn) leave(e entry) {
 	if e.counts {
 		c.srv.flights.leave(e.flight)
 	}
+	for _, k := range e.begun {
+		c.srv.flights.leave(k)
+	}
+}
+
+// goesAlong counts a command that does not wait with those of held tenants once more with the earlier
+// writes of its transaction for which it need not: the change of the route waits for these, and so it does
+// until the command is over, also if the transaction ends meanwhile. stale says that they are counted no
+// more.
+func (c *clientConn) goesAlong(t *routing.Table, tx *txn) (begun []flightKey, stale bool) {
+	for _, num := range c.req.Begun {
+		tn := t.Number(num)
+		if tn == nil || !tn.Paused && !tn.Look {
+			continue
+		}
+		k, ok := tx.earlier(tn, c.srv.flights)
+		if !ok {
+			c.leave(entry{begun: begun})
+			c.req.Begun = nil
+			return nil, true
+		}
+		begun = append(begun, k)
+	}
+	return begun, false
+}
+
+// hasBegun reports whether the command is of a transaction that has written for the tenant, or may have,
+// before its commands were held: the change of its route waits for the transaction, which ends with its
+// commands. It is noted for the decision. An error says that the transaction is over.
+func (c *clientConn) hasBegun(d *routing.Decision) (bool, *wire.Error) {
+	tn := c.srv.opts.Router.Current().Find(d.Held)
+	if tn == nil || !c.req.InTxn() || c.req.StartsTxn() || slices.Contains(c.req.Begun, tn.Num) {
+		return false, nil
+	}
+	tx, err := c.transaction()
+	if err != nil {
+		return false, err
+	}
+	k, ok := tx.earlier(tn, c.srv.flights)
+	if ok {
+		c.srv.flights.leave(k)
+		c.req.Begun = append(c.req.Begun, tn.Num)
+	}
+	return ok, nil
 }
 
 // maxUnlisted is for how many tenants that are listed nowhere a command is held, one after the other.
@@ -209,6 +264,9 @@ const maxUnlisted = 60
 // hold waits until the tenant that the command names has been looked at. A reload may have shut the client
 // out meanwhile.
 func (c *clientConn) hold(d *routing.Decision) *wire.Error {
+	if begun, err := c.hasBegun(d); begun || err != nil {
+		return err
+	}
 	c.srv.metrics.held.Inc()
 	if d.Strange {
 		c.look()

@@ -177,7 +177,7 @@ func (s *split) settle(i int, p place) (held wire.Value) {
 		s.plans[i].Err = ambiguous()
 		return held
 	}
-	if _, waits := s.t.Home(op.Coll, p.tenant); waits {
+	if s.waits(p.tenant) {
 		return p.tenant
 	}
 	op.Tenant, op.Exists = p.tenant, s.plain(op) && !remakes(op, p.tenant)
@@ -350,7 +350,7 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 		if !ok {
 			return false, s.nowhere(i)
 		}
-		if _, held := s.t.Home(op.Coll, p.tenant); held {
+		if s.waits(p.tenant) {
 			if s.result.any {
 				return false, s.broken([]int{i}, s.c.moving())
 			}

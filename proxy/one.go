@@ -55,7 +55,7 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 			reply, err = s.modifyNowhere()
 			return reply, false, err
 		}
-		if _, held := s.t.Home(op.Coll, p.tenant); held {
+		if s.waits(p.tenant) {
 			return nil, true, s.wait(p.tenant, nil)
 		}
 		op.Located = routing.Located{ID: p.id, Tenant: p.tenant, Exists: true}

@@ -352,6 +352,39 @@ func (t *txn) count(k flightKey, f *flights) {
 	t.flights = append(t.flights, k)
 }
 
+// earlier is a write of the transaction that a change of the tenant's route waits for, also one that has
+// begun by now. It is counted once more, which the caller ends.
+func (t *txn) earlier(tn *routing.Tenant, f *flights) (k flightKey, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.flights {
+		if (k.tenant == tn.Num || k.tenant == 0 && k.catalog == 0) && (!tn.Paused || k.epoch < tn.Since) {
+			f.enter(k)
+			return k, true
+		}
+	}
+	return flightKey{}, false
+}
+
+// recount counts the command at work for these tenants, where it was counted for all.
+func (t *txn) recount(tenants []uint32, f *flights) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := len(t.flights) - 1
+	if !t.fresh || last < 0 || t.flights[last].tenant != 0 {
+		return
+	}
+	old := t.flights[last]
+	t.flights, t.fresh = t.flights[:last], false
+	for _, n := range tenants {
+		if k := (flightKey{tenant: n, epoch: old.epoch}); !slices.Contains(t.flights, k) {
+			f.enter(k)
+			t.flights = append(t.flights, k)
+		}
+	}
+	f.leave(old)
+}
+
 // discount takes back what count has done for the command at work, which has written nothing.
 func (t *txn) discount(f *flights) {
 	t.mu.Lock()

@@ -84,6 +84,9 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 			return nil, false, wire.Errorf(wire.InvalidOptions, "a write of many documents can not be retryable; send it without txnNumber")
 		}
 	}
+	if s.tx != nil {
+		defer s.recount()
+	}
 	if s.c.req.Cmd.Merge == routing.MergeOne {
 		return s.one()
 	}
@@ -121,6 +124,38 @@ func (s *split) wait(held wire.Value, err *wire.Error) *wire.Error {
 	}
 	s.tx.discount(s.c.srv.flights)
 	return s.c.hold(&routing.Decision{Held: held})
+}
+
+// waits reports whether the command waits for the tenant with that value of the tenant field.
+func (s *split) waits(v wire.Value) bool { return s.c.req.Waits(s.t.Find(v)) }
+
+// recount counts the command in its transaction for the tenants whose documents its writes have turned out
+// to be for, where that is so of each of them: changes of other tenants' routes need not wait for it.
+func (s *split) recount() {
+	var tenants []uint32
+	for i := range s.ops {
+		tn := s.whose(i)
+		if tn == nil {
+			return
+		}
+		if !slices.Contains(tenants, tn.Num) {
+			tenants = append(tenants, tn.Num)
+		}
+	}
+	s.tx.recount(tenants, s.c.srv.flights)
+}
+
+// whose is the tenant whose documents alone the i-th write can have touched; nil where that is not known,
+// or may be another one's by now.
+func (s *split) whose(i int) *routing.Tenant {
+	op := &s.ops[i]
+	switch home := s.homes[i]; {
+	case home != nil && home.Tenant != nil:
+		return home.Tenant
+	case op.Tenant.Type == 0 || op.Many || op.Update.Type != 0 && op.Unsettles():
+		return nil
+	}
+	return s.t.Find(op.Tenant)
 }
 
 // inOrder makes the writes one after the other, as many at once as follow each other to one home,
@@ -529,7 +564,7 @@ func (s *split) making(i int) (home *routing.Target, held bool, err *wire.Error)
 	if err != nil {
 		return nil, false, err
 	}
-	if home, held = s.t.Home(op.Coll, v); held {
+	if home, _ = s.t.Home(op.Coll, v); s.waits(v) {
 		return nil, true, s.c.moving()
 	}
 	if err = s.t.Guard(&s.c.req, op, home); err == nil {

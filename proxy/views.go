@@ -114,11 +114,29 @@ func (c *clientConn) seen() bool {
 // look lets a command that names what the table does not know wait until that is looked for: another
 // proxy may have made a view of it. Where the home cluster can not be asked, what needs none of it goes on.
 func (c *clientConn) look() {
+	if c.sparesHome() {
+		c.req.Looked, c.unseen = true, true
+		return
+	}
 	c.req.Looked = true
 	if err := c.review(c.start.Add(-reviewAge)); err != nil {
 		c.log.Debug().Err(err).Bytes("command", c.req.Name).Msg("what the shared databases hold could not be read for a held command")
 		c.unseen = true
 	}
+}
+
+// sparesHome reports whether the home cluster has no server that could be asked, and the command goes to one
+// tenant's database on another cluster: there is nothing to wait for then.
+func (c *clientConn) sparesHome() bool {
+	t := c.srv.opts.Router.Current()
+	name := t.HomeAny.Cluster
+	if home := c.srv.opts.Clusters.Get(name); home != nil && home.Ready() {
+		return false
+	}
+	c.req.Looked = true
+	d := t.Route(&c.req)
+	c.req.Looked = false
+	return d.Action == routing.Forward && d.Target.Tenant != nil && d.Target.Cluster != name
 }
 
 // blind is the refusal of a command that would read shared under a name that may be a new view's.

@@ -149,6 +149,39 @@ func TestNewView(t *testing.T) {
 	}
 }
 
+// A name that shared could have a view of is not waited for while nobody can say so, by a command that has
+// nothing to do there.
+func TestNewNameWithoutHome(t *testing.T) {
+	g := twoClusters(t)
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Tenants[0].Route.Cluster, s.Names = "big", []string{} }))
+	asked := 0
+	g.proxy.opts.Review = func(context.Context, time.Time) (time.Time, error) {
+		asked++
+		return time.Time{}, errors.New("it is away")
+	}
+	insert := func(id int, tenant string) any {
+		return wiretest.Get(g.client.Run("app", d("insert", "orders", "documents", bson.A{d("_id", id, "tenantId", tenant)})), "n")
+	}
+	g.client.Run("app", d("ping", 1)) // which connects
+	if n := insert(1, "acme"); n != int32(1) || asked != 1 {
+		t.Errorf("with home: asked %d times, wrote %v", asked, n)
+	}
+	g.server.StepDown()
+	home := g.proxy.opts.Clusters.Get("home")
+	for range 200 {
+		if !home.Ready() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := insert(2, "acme"); n != int32(1) || asked != 1 {
+		t.Errorf("without home: asked %d times, wrote %v", asked, n)
+	}
+	if r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", "globex"))); wiretest.Get(r, "code") != int32(6) || asked != 2 {
+		t.Errorf("what goes to shared: asked %d times: %v", asked, r)
+	}
+}
+
 // TestDefinedView: a definition goes to shared alone, is refused where a tenant has a collection of the
 // name, and views are read again before the next command.
 func TestDefinedView(t *testing.T) {

@@ -85,7 +85,7 @@ func (t *Table) boundary(r *Request, tn *Tenant) (Decision, bool) {
 	switch {
 	case tn == nil:
 		return refuse(wire.Unauthorized, "this connection's tenant is not known"), false
-	case tn.Look || tn.Paused:
+	case r.Waits(tn):
 		return Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "the tenant's route is not settled"}, false
 	case r.Bound.Database && (tn.set == nil || !tn.set.all):
 		return refuse(wire.Unauthorized, "collections of this connection's tenant are in the shared database"), false

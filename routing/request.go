@@ -35,6 +35,9 @@ type Request struct {
 	// Unlisted are the tenants named and not in the table that have been looked for and are listed
 	// nowhere.
 	Unlisted []wire.Value
+	// Begun are the numbers of held tenants whose commands the request's does not wait with: it is of a
+	// transaction that the change of their routes waits for itself.
+	Begun []uint32
 	// Looked says that what the shared databases hold has been read for this command.
 	Looked    bool
 	strangers bool // it names what the table does not know of
@@ -95,7 +98,7 @@ func (r *Request) Parse(msg *wire.Message) *wire.Error { return r.parse(msg, nil
 func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	clear(r.index[:])
 	r.Msg, r.fields, r.unknown, r.intern, r.Unlisted = msg, r.fields[:0], nil, nil, nil
-	r.strange = 0
+	r.strange, r.Begun = 0, nil
 	r.Looked, r.strangers = false, false
 	r.uses, r.walkErr, r.walked = r.uses[:0], nil, false
 	it := msg.Body.Iter()

@@ -42,6 +42,7 @@ type Decision struct {
 	Target  *Target
 	Targets []*Target
 	Tenant  *Tenant // the one that the command names; nil for none, several, or one in no table
+	Gives   bool    // its write may make documents of that tenant another one's
 	Held    wire.Value
 	Strange bool // it is held until what the shared databases hold has been read
 	Coll    *Collection
@@ -224,8 +225,10 @@ func (t *Table) byRow(r *Request, db *Database) Decision {
 
 // onHolders sends a definition to every database that holds the collection.
 func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
-	if t.paused != nil && r.Cmd.Access == DDL {
-		return Decision{Action: Hold, Held: t.paused.ID, Tenant: t.paused, Why: "a tenant is paused"}
+	if r.Cmd.Access == DDL {
+		if tn := t.pausedFor(r); tn != nil {
+			return Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "a tenant is paused"}
+		}
 	}
 	if r.Cmd.Drops && !t.allowDrop {
 		return refuse(wire.IllegalOperation,
@@ -273,6 +276,7 @@ type homes struct {
 	t       *Table
 	coll    *Collection
 	asked   []wire.Value // in no entry, and have been looked for
+	begun   []uint32     // see [Request.Begun]
 	target  *Target
 	several bool
 	unknown bool // some part names no tenant
@@ -284,6 +288,7 @@ type homes struct {
 	holds   bool
 	apart   bool       // a pipeline's collections are not all where it begins
 	mixed   bool       // a $unionWith has brought documents that are not the tenant's
+	gives   bool       // some write may make a tenant's document another one's
 	guard   bool       // some write may change the tenant field or make a document
 	fit     bool       // something is sent otherwise than it came
 	only    wire.Value // the comment's tenant, where the filters do not say as much themselves
@@ -294,12 +299,34 @@ type homes struct {
 // note takes in a value of the tenant field; null stands for documents without one.
 func (h *homes) note(v wire.Value) *Tenant {
 	tn := h.t.byValue.find(v)
-	if tn == nil && h.t.lookUp && scalar(v) && !h.hasAsked(v) || tn != nil && (tn.Look || tn.Paused) {
+	if tn == nil && h.t.lookUp && scalar(v) && !h.hasAsked(v) || tn.waits(h.begun) {
 		if !h.holds {
 			h.holds, h.held = true, v
 		}
 	}
 	return tn
+}
+
+// waits reports whether a command that names the tenant waits, where it does not go on with those of
+// begun. t may be nil.
+func (t *Tenant) waits(begun []uint32) bool {
+	return t != nil && (t.Look || t.Paused) && !slices.Contains(begun, t.Num)
+}
+
+// Waits reports whether the request waits with the tenant's commands; tn may be nil.
+func (r *Request) Waits(tn *Tenant) bool { return tn.waits(r.Begun) }
+
+// pausedFor is a tenant whose pause the request waits for where it is of every tenant; nil for none.
+func (t *Table) pausedFor(r *Request) *Tenant {
+	if t.paused == nil || r.Waits(t.paused) {
+		return t.paused
+	}
+	for _, tn := range t.tenants {
+		if tn.Paused && r.Waits(tn) {
+			return tn
+		}
+	}
+	return nil
 }
 
 func (h *homes) hasAsked(v wire.Value) bool {
@@ -401,7 +428,7 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	if r.Watches() {
 		return t.watch(r, db, d)
 	}
-	h := homes{t: t, coll: d.Coll, asked: r.Unlisted}
+	h := homes{t: t, coll: d.Coll, asked: r.Unlisted, begun: r.Begun}
 	if err := t.collect(r, &h); err != nil {
 		return refuseWith(err)
 	}
@@ -448,7 +475,7 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 		if op.Coll == nil || op.Coll.over {
 			continue
 		}
-		h := homes{t: t, coll: op.Coll, asked: r.Unlisted}
+		h := homes{t: t, coll: op.Coll, asked: r.Unlisted, begun: r.Begun}
 		if op.inserts() {
 			if v, err := t.documentSays(op.Coll, op.doc); err == nil {
 				h.value(v)
@@ -465,8 +492,8 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 		if err := t.everywhere(r, op.Coll); err != nil {
 			return refuseWith(err)
 		}
-		if t.paused != nil && h.many {
-			return t.hold(t.paused.ID, op.Coll)
+		if tn := t.pausedFor(r); tn != nil && h.many {
+			return t.hold(tn.ID, op.Coll)
 		}
 	}
 	d.Action, d.Targets, d.Why = Split, []*Target{t.HomeAny}, "each write goes to where its documents are"
@@ -577,9 +604,14 @@ func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 	h.set(&s)
 	h.many = h.many || !s.known && op.Many
 	h.fit = h.fit || formOf(op.Update) == pipelineUpdate
-	if c.field.changes(op.Update, func(v wire.Value) { h.note(v) }) || op.Upsert {
-		h.guard = true
-	}
+	kept, given := false, false
+	changes := c.field.changes(op.Update, func(v wire.Value) {
+		h.note(v)
+		same := s.known && s.n == 1 && SameValue(s.at(0), v)
+		kept, given = kept || same, given || !same
+	})
+	h.guard = h.guard || changes || op.Upsert
+	h.gives = h.gives || changes && (given || !kept)
 }
 
 // opSays is what a write's filter and the command's comment say about its tenants.
@@ -621,7 +653,7 @@ func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
 		d.Target = d.Coll.db.shared
 	}
 	if h.tenants == 1 {
-		d.Tenant = h.tenant
+		d.Tenant, d.Gives = h.tenant, h.gives
 	}
 	if h.guard && t.guarded(r, d.Coll, d.Target) != nil {
 		d.Action, d.Targets = Split, []*Target{d.Target} // the others of its batch go on
@@ -642,8 +674,8 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 		if err := t.everywhere(r, c); err != nil {
 			return refuseWith(err)
 		}
-		if t.paused != nil && h.many {
-			return t.hold(t.paused.ID, c) // it is of every tenant
+		if tn := t.pausedFor(r); tn != nil && h.many {
+			return t.hold(tn.ID, c) // it is of every tenant
 		}
 	}
 	switch r.Cmd.Tenant.Kind {

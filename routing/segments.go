@@ -747,7 +747,7 @@ func (p *planner) follow(s *step) *wire.Error {
 	if spec, ok := u.spec.Doc(); ok {
 		sub, _ = spec.Lookup("pipeline")
 	}
-	h := homes{t: p.t, coll: p.h.coll.db.collection(u.coll), asked: p.h.asked}
+	h := homes{t: p.t, coll: p.h.coll.db.collection(u.coll), asked: p.h.asked, begun: p.h.begun}
 	says := p.t.stagesSay(p.r, &h, sub)
 	h.set(&says)
 	if h.target == nil {

@@ -80,6 +80,7 @@ type TenantSpec struct {
 	Num     uint32     // stable number of the tenant in this process; 0 is nobody
 	Route   *RouteSpec // nil for plain shared
 	Paused  bool       // commands are held
+	Since   uint64     // the first epoch with that pause; 0 where that is not known
 	Look    bool       // flag and route differ: to be looked at before the tenant's next command
 }
 
@@ -173,6 +174,7 @@ type Tenant struct {
 	Num    uint32
 	Paused bool
 	Look   bool
+	Since  uint64 // see TenantSpec
 
 	targets []*Target // by database
 	set     *collectionSet
@@ -404,7 +406,7 @@ func (t *Table) addTenants(s *Spec, cols []*Collection) error {
 	clusters := map[string]bool{s.Home: true}
 	for i := range s.Tenants {
 		ts := &s.Tenants[i]
-		tn := &Tenant{ID: ts.ID, Key: ts.Key, Num: ts.Num, Paused: ts.Paused, Look: ts.Look, route: ts.Route, aliases: ts.Aliases}
+		tn := &Tenant{ID: ts.ID, Key: ts.Key, Num: ts.Num, Paused: ts.Paused, Since: ts.Since, Look: ts.Look, route: ts.Route, aliases: ts.Aliases}
 		if ts.Route != nil {
 			clusters[ts.Route.Cluster] = true
 			tn.set = t.setOf(ts.Route, cols, sets)
@@ -572,6 +574,16 @@ func (t *Table) Key(num uint32) string {
 		}
 	}
 	return ""
+}
+
+// Number finds a tenant by its number; nil for one that is not in the table.
+func (t *Table) Number(num uint32) *Tenant {
+	for _, tn := range t.tenants {
+		if tn.Num == num {
+			return tn
+		}
+	}
+	return nil
 }
 
 // Find finds a tenant by a value of the tenant field.

@@ -139,7 +139,7 @@ func (t *Table) watchOne(r *Request, d Decision) Decision {
 	if d.Coll == nil {
 		return refuse(wire.IllegalOperation, "a change stream of more than a collection can not be narrowed to a tenant from outside")
 	}
-	h := homes{t: t, coll: d.Coll, asked: r.Unlisted}
+	h := homes{t: t, coll: d.Coll, asked: r.Unlisted, begun: r.Begun}
 	v, _ := r.said()
 	h.value(v)
 	switch {
