@@ -31,7 +31,10 @@ func newTold() *borrowing {
 	return &borrowing{lent: make(chan lending, 10), replied: make(chan lending, 10), begun: make(chan struct{}, 10)}
 }
 
-func (b *borrowing) Lent(_ *wire.Turn, c *Conn, err error) { b.told.Add(1); b.lent <- lending{conn: c, err: err} }
+func (b *borrowing) Lent(_ *wire.Turn, c *Conn, err error) {
+	b.told.Add(1)
+	b.lent <- lending{conn: c, err: err}
+}
 
 func (b *borrowing) Replied(_ *wire.Turn, reply *wire.Buf, err error) {
 	b.told.Add(1)

@@ -15,6 +15,9 @@ func (l connLog) about(e *zerolog.Event) *zerolog.Event {
 	if !e.Enabled() {
 		return e
 	}
+	if l.c.wc == nil { // of nobody's connection
+		return e
+	}
 	e = e.Int32("connection", l.c.id).Str("client", l.c.wc.RemoteAddr().String())
 	if l.c.bound != nil {
 		e = e.Str("tenant", l.c.bound.Key)

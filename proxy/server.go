@@ -299,6 +299,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 	}
+	s.abortOpen()
 	s.cancel()
 	s.ending.Store(true)
 	if s.opts.Loops != nil {

@@ -267,6 +267,61 @@ func (x *txns) reap(now time.Time, f *flights) {
 	})
 }
 
+// unfinished are the transactions that have written and not ended, as far as that is known.
+func (x *txns) unfinished() (all []unfinished) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for principal, s := range x.kept {
+		for lsid, e := range s.at {
+			t := e.Value.(*shelved[sessionID, *txn]).value
+			t.mu.Lock()
+			if t.state == txnOpen && t.begun && len(t.flights) > 0 {
+				all = append(all, unfinished{principal, lsid, t.number, t.cluster, t.address})
+			}
+			t.mu.Unlock()
+		}
+	}
+	return all
+}
+
+type unfinished struct {
+	principal string
+	lsid      sessionID
+	number    int64
+	cluster   string
+	address   string
+}
+
+// Bounds of abortOpen.
+const (
+	abortWidth = 32
+	abortTime  = 2 * time.Second
+)
+
+// abortOpen ends the transactions that nobody can go on with any more, whose locks would stay for as long as
+// servers let them. It is a courtesy, and has little time.
+func (s *Server) abortOpen() {
+	all := s.txns.unfinished()
+	if len(all) == 0 {
+		return
+	}
+	late := time.AfterFunc(abortTime, s.cancel)
+	defer late.Stop()
+	var wg sync.WaitGroup
+	places := make(chan struct{}, abortWidth)
+	for _, u := range all {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			c := &clientConn{srv: s, principal: u.principal, work: &work{lsid: u.lsid, mayWait: true}}
+			c.log.c = c
+			c.abortAt(u.cluster, u.address, u.number)
+		})
+	}
+	wg.Wait()
+	s.log.Info().Int("transactions", len(all)).Msg("open transactions were aborted")
+}
+
 // transaction finds the command's transaction and checks that it may go on: an error with one is of one that
 // has been aborted. It is nil for a command outside of one.
 func (c *clientConn) transaction() (*txn, *wire.Error) {
