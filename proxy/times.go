@@ -149,13 +149,33 @@ func (c *clientConn) agree(trips []*trip) (first []part, err *wire.Error) {
 	}
 	first = c.scatter(trips[:1], nil)
 	if p := &first[0]; p.err == nil && p.tr.facts.ok {
-		v, ok := p.tr.msg.Body.Lookup("atClusterTime") // of distinct
-		if !ok {
-			v, _ = p.tr.facts.cursor.Lookup("atClusterTime")
-		}
-		c.snapshot = snapshot{timestamp(v), trips[0].target.Cluster}
+		c.snapshot = snapshot{snapshotTime(p.tr), trips[0].target.Cluster}
 	}
 	return first, nil
+}
+
+// snapshotTime is the time that a server has read at; 0 where it tells none.
+func snapshotTime(tr *trip) uint64 {
+	v, ok := tr.facts.cursor.Lookup("atClusterTime")
+	if !ok {
+		v, _ = tr.msg.Body.Lookup("atClusterTime") // of distinct
+	}
+	return timestamp(v)
+}
+
+// appendSnapshot appends the time that all parts have read at: a session of a driver reads at it from then
+// on.
+func (c *clientConn) appendSnapshot(d []byte) []byte {
+	at := c.snapshot.at
+	if f, chosen, ok := snapshotRead(&c.req); ok && chosen {
+		concern, _ := f.Value.Doc()
+		v, _ := concern.Lookup("atClusterTime")
+		at = timestamp(v)
+	}
+	if at == 0 {
+		return d
+	}
+	return bsoncore.AppendTimestampElement(d, "atClusterTime", uint32(at>>32), uint32(at))
 }
 
 func noSnapshot() *wire.Error {

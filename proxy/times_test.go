@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -68,12 +69,21 @@ func TestSnapshot(t *testing.T) {
 	snapshot := d("level", "snapshot")
 	for _, cmd := range []bson.D{d("find", "orders"), d("distinct", "orders", "key", "x")} {
 		g.server.Forget()
-		g.client.Run("app", append(cmd, d("readConcern", snapshot)...))
+		for _, concern := range []bson.D{snapshot, append(d("atClusterTime", at), snapshot...)} {
+			r := g.client.Run("app", append(slices.Clone(cmd), d("readConcern", concern)...))
+			told := wiretest.Get(r, "atClusterTime")
+			if cmd[0].Key == "find" {
+				told = wiretest.Get(r, "cursor", "atClusterTime")
+			}
+			if told != at {
+				t.Errorf("%s with %v tells of %v", cmd[0].Key, concern, r)
+			}
+		}
 		var sent []any
 		for _, c := range g.server.Commands(cmd[0].Key) {
 			sent = append(sent, c.Value("readConcern", "atClusterTime"))
 		}
-		if len(sent) != 2 || sent[0] != nil || sent[1] != at {
+		if sent = sent[:len(sent)-2]; len(sent) != 2 || sent[0] != nil || sent[1] != at {
 			t.Errorf("%s read at %v", cmd[0].Key, sent)
 		}
 	}
