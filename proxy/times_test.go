@@ -6,6 +6,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -90,6 +91,48 @@ func TestSnapshot(t *testing.T) {
 	g = twoClusters(t)
 	if r := g.client.Run("app", d("find", "orders", "readConcern", snapshot)); wiretest.Get(r, "code") != int32(72) {
 		t.Errorf("over two clusters: %v", r)
+	}
+}
+
+// The time of a snapshot that one cluster has chosen is sent to no other.
+func TestSnapshotOfOther(t *testing.T) {
+	g := twoClusters(t)
+	at := bson.Timestamp{T: 42, I: 1}
+	for _, s := range []*wiretest.Server{g.server, g.big} {
+		s.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name != "find" {
+				return wiretest.Pass()
+			}
+			return wiretest.OK(d("cursor", d("firstBatch", bson.A{}, "id", int64(0), "ns", c.DB+".orders", "atClusterTime", at))...)
+		})
+	}
+	find := func(tenant string, lsid byte, more ...any) any {
+		t.Helper()
+		concern := d(append([]any{"level", "snapshot"}, more...)...)
+		r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", tenant), "lsid", session(lsid), "readConcern", concern))
+		if wiretest.Get(r, "ok") == 1.0 {
+			return nil
+		}
+		return wiretest.Get(r, "code")
+	}
+	for i, tt := range []struct {
+		tenant string
+		more   []any
+		want   any
+	}{
+		{"globex", nil, nil},
+		{"globex", []any{"atClusterTime", at}, nil},
+		{"acme", []any{"atClusterTime", at}, int32(wire.InvalidOptions)},
+		{"acme", nil, nil},
+		{"acme", []any{"atClusterTime", at}, nil},
+		{"globex", []any{"atClusterTime", at}, int32(wire.InvalidOptions)},
+	} {
+		if got := find(tt.tenant, 1, tt.more...); got != tt.want {
+			t.Errorf("%d, %s: %v, want %v", i, tt.tenant, got, tt.want)
+		}
+	}
+	if got := find("globex", 2, "atClusterTime", at); got != nil {
+		t.Errorf("a time that nobody has told: %v", got)
 	}
 }
 
