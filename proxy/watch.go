@@ -31,6 +31,7 @@ type watch struct {
 	plan    *routing.Watch // nil while it is passed on
 	since   uint32         // seconds: at this time the client was where it is
 	token   wire.Doc       // where it is, while passed on
+	over    bool           // the client has been given the event that ends it
 	grounds grounds
 
 	closed atomic.Bool   // by killCursors, also while a batch is waited for
@@ -96,7 +97,8 @@ func (w *watch) start() (s start, err *wire.Error) {
 			s.position = position{tokens: []token{{w.home, d}}, since: madeAt(d)}
 		}
 		if s.over && s.by == "resumeAfter" {
-			return s, wire.Errorf(wire.InvalidResumeToken, "resumeAfter does not go on after an invalidate event; use startAfter")
+			return s, wire.Errorf(wire.InvalidResumeToken,
+				"Attempting to resume a change stream using 'resumeAfter' is not allowed from an invalidate notification; use 'startAfter' instead")
 		}
 	}
 	return s, nil
@@ -284,7 +286,7 @@ func (w *watch) feedOf(cluster string) *feed {
 
 // position is where the client is.
 func (w *watch) position() position {
-	p := position{since: w.since}
+	p := position{since: w.since, over: w.over}
 	if w.plan == nil {
 		p.tokens = []token{{w.home, w.token}}
 	}
@@ -451,8 +453,8 @@ func (w *watch) sealed(doc wire.Doc) wire.Doc {
 
 // ending is the event behind the one that ends the stream.
 func (w *watch) ending(doc wire.Doc) wire.Doc {
+	w.over = true
 	p := w.position()
-	p.over = true
 	return build(func(d []byte) []byte {
 		d = bsoncore.AppendDocumentElement(d, "_id", bsoncore.Document(w.seal.seal(&p)))
 		d = bsoncore.AppendStringElement(d, "operationType", "invalidate")

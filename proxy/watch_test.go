@@ -629,6 +629,9 @@ func TestWatchGone(t *testing.T) {
 	if wiretest.Get(r, "code") != int32(wire.InvalidResumeToken) {
 		t.Errorf("resumeAfter an invalidate event: %v", r)
 	}
+	if behind := s.token; fmt.Sprint(behind) != fmt.Sprint(over) {
+		t.Errorf("the place behind the stream is %v, not that of its end", behind)
+	}
 	b.home.add("insert", "app", "orders", int32(2))
 	again := b.watch(t, d("startAfter", over))
 	again.want(int32(2))
