@@ -18,10 +18,15 @@ type feed struct {
 	as     *cursor    // the cursor as its server names it
 	stages []wire.Doc // what it sees
 	side   *clientConn
-	docs   []wire.Doc // brought, and not given to the client
-	token  wire.Doc   // the client's place
-	after  wire.Doc   // the place behind docs
-	at     uint32     // the time of that, in seconds; 0 where it is not known
+	docs   []wire.Doc  // brought, and not given to the client
+	came   []time.Time // when each of them was brought
+	token  wire.Doc    // the client's place
+	after  wire.Doc    // the place behind docs
+	at     uint32      // the time of that, in seconds; 0 where it is not known
+
+	held      bool      // its next event waits for other feeds
+	quietFrom time.Time // asked then,
+	quietTo   time.Time // it had nothing up to then
 
 	busy    bool      // its goroutine asks; the watch's mutex guards this and the following
 	brought *delivery // by the goroutine, and not looked at
@@ -33,6 +38,7 @@ type delivery struct {
 	docs  []wire.Doc
 	id    int64
 	token wire.Doc
+	asked time.Time
 	facts replyFacts
 	err   *wire.Error
 }
@@ -71,7 +77,8 @@ func (c *clientConn) openFeeds(w *watch, streams []routing.Stream, s *start) ([]
 			token: s.of(tr.target.Cluster), side: c.beside(),
 		}
 		feeds[i] = f
-		f.docs, f.after, f.at = b.docs, b.token, uint32(b.facts.operation>>32)
+		f.bring(b)
+		f.after, f.at = b.token, uint32(b.facts.operation>>32)
 	}
 	return feeds, nil
 }
@@ -184,11 +191,21 @@ func (c *clientConn) receive(f *feed, b *delivery) *wire.Error {
 		return b.err
 	}
 	c.times.note(&b.facts)
-	f.docs, f.id = append(f.docs, b.docs...), b.id
+	f.id = b.id
+	f.bring(b)
+	if len(b.docs) == 0 {
+		f.quietFrom, f.quietTo = b.asked, time.Now()
+	}
 	if b.token != nil {
 		f.after, f.at = b.token, uint32(b.facts.operation>>32)
 	}
 	return nil
+}
+
+func (f *feed) bring(b *delivery) {
+	for _, d := range b.docs {
+		f.docs, f.came = append(f.docs, d), append(f.came, time.Now())
+	}
 }
 
 // question is what a client's getMore asks of each feed.
@@ -220,6 +237,13 @@ func (c *clientConn) question(several bool) question {
 // left is for how many milliseconds the client still waits.
 func (q *question) left() int64 { return time.Until(q.until).Milliseconds() }
 
+// atMost asks to wait no longer.
+func (q *question) atMost(d time.Duration) {
+	if until := time.Now().Add(d); until.Before(q.until) {
+		q.until, q.says = until, true
+	}
+}
+
 // ask asks a feed for its next batch, for which its server waits as long as the client does.
 func (c *clientConn) ask(f *feed, q *question) *delivery {
 	body := build(func(d []byte) []byte {
@@ -241,6 +265,7 @@ func (c *clientConn) ask(f *feed, q *question) *delivery {
 		target: f.target, patch: &wire.Patch{}, msg: &wire.Message{}, make: func() wire.Doc { return body }, cursor: f.as,
 		sel: backend.Select{Address: f.address}, tenant: tenantOf(f.target),
 	}
+	asked := time.Now()
 	reply, err := c.send(tr)
 	if err != nil {
 		return &delivery{err: err}
@@ -249,7 +274,9 @@ func (c *clientConn) ask(f *feed, q *question) *delivery {
 	if !tr.facts.ok {
 		return &delivery{err: c.replied(tr)}
 	}
-	return deliveryOf(tr)
+	b := deliveryOf(tr)
+	b.asked = asked
+	return b
 }
 
 // askCaught is ask for a goroutine of its own.
@@ -268,6 +295,7 @@ const soonest = 10 * time.Millisecond
 func (w *watch) askAside(f *feed, q question) {
 	s := f.side.srv
 	s.joinSide(f.side)
+	q.atMost(usualWait * time.Millisecond) // so that a feed that is held learns soon of the others
 	pause := soonest - time.Since(f.asked)
 	f.asked = time.Now().Add(max(pause, 0))
 	go func() {

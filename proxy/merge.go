@@ -429,7 +429,15 @@ func (c *clientConn) fetch(cur *cursor, s *stream, size int, tx *txn) *wire.Erro
 
 // mergedReply is a batch of a cursor over several homes.
 func (c *clientConn) mergedReply(id int64, cur *cursor, batch string, docs []wire.Doc, tx *txn) *wire.Buf {
-	return c.answerOf(tx, func(d []byte) []byte { return appendCursor(d, id, cur.db+"."+cur.coll, batch, docs) })
+	return c.answerOf(tx, func(d []byte) []byte {
+		i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
+		d = appendBatch(d, batch, docs)
+		d = bsoncore.AppendInt64Element(d, "id", id)
+		d = c.appendSnapshot(d)
+		d = bsoncore.AppendStringElement(d, "ns", cur.db+"."+cur.coll)
+		d, _ = bsoncore.AppendDocumentEnd(d, i)
+		return d
+	})
 }
 
 // valueSet is values as servers tell them apart in a query: numbers by value across their types.

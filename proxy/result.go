@@ -256,19 +256,20 @@ func appendAll(d []byte, name string, list []indexed) []byte {
 	return appendBatch(d, name, docs)
 }
 
-// appendConcern appends the one writeConcernError there is, or one that says there are several, and the
-// labels that servers have given to it.
+// appendConcern appends the first writeConcernError where all have one code, else one that says that there
+// are several, and the labels that servers have given to it.
 func (w *writeResult) appendConcern(d []byte) []byte {
-	switch len(w.concerns) {
-	case 0:
+	other := func(e wire.Doc) bool { return codeOf(e) != codeOf(w.concerns[0]) }
+	switch {
+	case len(w.concerns) == 0:
 		return d
-	case 1:
+	case !slices.ContainsFunc(w.concerns, other):
 		d = bsoncore.AppendDocumentElement(d, "writeConcernError", bsoncore.Document(w.concerns[0]))
 	default:
 		i, e := bsoncore.AppendDocumentElementStart(d, "writeConcernError")
 		e = bsoncore.AppendInt32Element(e, "code", int32(wire.WriteConcernFailed))
 		e = bsoncore.AppendStringElement(e, "codeName", wire.WriteConcernFailed.Name())
-		e = bsoncore.AppendStringElement(e, "errmsg", "tenantry: the write concern failed in several databases")
+		e = bsoncore.AppendStringElement(e, "errmsg", "tenantry: the write concern failed in several databases, for different reasons")
 		d, _ = bsoncore.AppendDocumentEnd(e, i)
 	}
 	if len(w.labels) == 0 {

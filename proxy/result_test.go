@@ -53,3 +53,24 @@ func TestManyWriteErrors(t *testing.T) {
 		})
 	}
 }
+
+// What all homes say of the write concern is what the client is told; different reasons are one of ours.
+func TestWriteConcernErrors(t *testing.T) {
+	for _, tt := range []struct {
+		codes []int32
+		want  any
+	}{
+		{nil, nil},
+		{[]int32{100}, int32(100)},
+		{[]int32{79, 79}, int32(79)},
+		{[]int32{100, 79}, int32(wire.WriteConcernFailed)},
+	} {
+		w := writeResult{}
+		for _, code := range tt.codes {
+			w.concerns = append(w.concerns, wiretest.D(d("code", code, "errmsg", "no")))
+		}
+		if got := wiretest.Get(wiretest.Decode(build(w.appendConcern)), "writeConcernError", "code"); got != tt.want {
+			t.Errorf("of %v the client is told %v", tt.codes, got)
+		}
+	}
+}

@@ -422,7 +422,7 @@ func (c *clientConn) distinct(t *routing.Table, d *routing.Decision, tx *txn) (*
 			d = v.AppendTo(d, itoa(n))
 		}
 		d, _ = bsoncore.AppendArrayEnd(d, i)
-		return d
+		return c.appendSnapshot(d)
 	}), nil
 }
 

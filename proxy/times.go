@@ -149,13 +149,33 @@ func (c *clientConn) agree(trips []*trip) (first []part, err *wire.Error) {
 	}
 	first = c.scatter(trips[:1], nil)
 	if p := &first[0]; p.err == nil && p.tr.facts.ok {
-		v, ok := p.tr.msg.Body.Lookup("atClusterTime") // of distinct
-		if !ok {
-			v, _ = p.tr.facts.cursor.Lookup("atClusterTime")
-		}
-		c.snapshot = snapshot{timestamp(v), trips[0].target.Cluster}
+		c.snapshot = snapshot{snapshotTime(p.tr), trips[0].target.Cluster}
 	}
 	return first, nil
+}
+
+// snapshotTime is the time that a server has read at; 0 where it tells none.
+func snapshotTime(tr *trip) uint64 {
+	v, ok := tr.facts.cursor.Lookup("atClusterTime")
+	if !ok {
+		v, _ = tr.msg.Body.Lookup("atClusterTime") // of distinct
+	}
+	return timestamp(v)
+}
+
+// appendSnapshot appends the time that all parts have read at: a session of a driver reads at it from then
+// on.
+func (c *clientConn) appendSnapshot(d []byte) []byte {
+	at := c.snapshot.at
+	if f, chosen, ok := snapshotRead(&c.req); ok && chosen {
+		concern, _ := f.Value.Doc()
+		v, _ := concern.Lookup("atClusterTime")
+		at = timestamp(v)
+	}
+	if at == 0 {
+		return d
+	}
+	return bsoncore.AppendTimestampElement(d, "atClusterTime", uint32(at>>32), uint32(at))
 }
 
 func noSnapshot() *wire.Error {
@@ -185,8 +205,9 @@ type clocks struct {
 }
 
 type sessionClock struct {
-	used time.Time
-	last map[string]uint64 // by cluster
+	used  time.Time
+	last  map[string]uint64 // by cluster
+	taken snapshot          // the last that it has been told
 }
 
 func newClocks() *clocks { return &clocks{kept: shelves[sessionID, *sessionClock]{}} }
@@ -194,6 +215,29 @@ func newClocks() *clocks { return &clocks{kept: shelves[sessionID, *sessionClock
 func (x *clocks) note(key txnKey, cluster string, operation uint64, limit int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	s := x.make(key, limit)
+	s.last[cluster] = max(s.last[cluster], operation)
+}
+
+// noteSnapshot remembers whose time the session reads at from now on.
+func (x *clocks) noteSnapshot(key txnKey, taken snapshot, limit int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.make(key, limit).taken = taken
+}
+
+// snapshotOf is the cluster that has told the session the time of a snapshot; "" where that is not known.
+func (x *clocks) snapshotOf(key txnKey, at uint64) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if s, ok := x.kept.of(key.principal).get(key.lsid); ok && s.taken.at == at {
+		return s.taken.cluster
+	}
+	return ""
+}
+
+// make is the session's clock; mu is held.
+func (x *clocks) make(key txnKey, limit int) *sessionClock {
 	of := x.kept.of(key.principal)
 	s, ok := of.get(key.lsid)
 	if !ok {
@@ -202,7 +246,7 @@ func (x *clocks) note(key txnKey, cluster string, operation uint64, limit int) {
 		of.put(key.lsid, s)
 	}
 	s.used = time.Now()
-	s.last[cluster] = max(s.last[cluster], operation)
+	return s
 }
 
 // of is the session's last operationTime of the cluster, 0 for none; known says that the time is one
@@ -231,9 +275,33 @@ func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
 
 // noteTime remembers for the session what its cluster has said of time.
 func (c *clientConn) noteTime(tr *trip) {
-	if at := tr.facts.operation; at != 0 && c.hasLSID && !c.srv.settings.Load().oneCluster {
+	if !c.hasLSID || c.srv.settings.Load().oneCluster {
+		return
+	}
+	if at := tr.facts.operation; at != 0 {
 		c.srv.clocks.note(c.sessionKey(), tr.target.Cluster, at, c.share())
 	}
+	if _, chosen, ok := snapshotRead(&c.req); ok && !chosen && tr.facts.ok {
+		if at := snapshotTime(tr); at != 0 {
+			c.srv.clocks.noteSnapshot(c.sessionKey(), snapshot{at, tr.target.Cluster}, c.share())
+		}
+	}
+}
+
+// ofOther refuses a read at the time of a snapshot that another cluster has told the session: this one
+// would read at some other state, or wait for a time that is to come.
+func (c *clientConn) ofOther(r *routing.Request, target *routing.Target) *wire.Error {
+	f, chosen, ok := snapshotRead(r)
+	if !ok || !chosen || !c.hasLSID {
+		return nil
+	}
+	d, _ := f.Value.Doc()
+	v, _ := d.Lookup("atClusterTime")
+	if by := c.srv.clocks.snapshotOf(c.sessionKey(), timestamp(v)); by != "" && by != target.Cluster {
+		return wire.Errorf(wire.InvalidOptions,
+			"the snapshot of this session is one of another cluster than these documents are on; read them in a session of their own, or without a snapshot")
+	}
+	return nil
 }
 
 // afterTime makes a read that is to see at least what a cluster had done by some time ask the

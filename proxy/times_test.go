@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"slices"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -68,18 +70,69 @@ func TestSnapshot(t *testing.T) {
 	snapshot := d("level", "snapshot")
 	for _, cmd := range []bson.D{d("find", "orders"), d("distinct", "orders", "key", "x")} {
 		g.server.Forget()
-		g.client.Run("app", append(cmd, d("readConcern", snapshot)...))
+		for _, concern := range []bson.D{snapshot, append(d("atClusterTime", at), snapshot...)} {
+			r := g.client.Run("app", append(slices.Clone(cmd), d("readConcern", concern)...))
+			told := wiretest.Get(r, "atClusterTime")
+			if cmd[0].Key == "find" {
+				told = wiretest.Get(r, "cursor", "atClusterTime")
+			}
+			if told != at {
+				t.Errorf("%s with %v tells of %v", cmd[0].Key, concern, r)
+			}
+		}
 		var sent []any
 		for _, c := range g.server.Commands(cmd[0].Key) {
 			sent = append(sent, c.Value("readConcern", "atClusterTime"))
 		}
-		if len(sent) != 2 || sent[0] != nil || sent[1] != at {
+		if sent = sent[:len(sent)-2]; len(sent) != 2 || sent[0] != nil || sent[1] != at {
 			t.Errorf("%s read at %v", cmd[0].Key, sent)
 		}
 	}
 	g = twoClusters(t)
 	if r := g.client.Run("app", d("find", "orders", "readConcern", snapshot)); wiretest.Get(r, "code") != int32(72) {
 		t.Errorf("over two clusters: %v", r)
+	}
+}
+
+// The time of a snapshot that one cluster has chosen is sent to no other.
+func TestSnapshotOfOther(t *testing.T) {
+	g := twoClusters(t)
+	at := bson.Timestamp{T: 42, I: 1}
+	for _, s := range []*wiretest.Server{g.server, g.big} {
+		s.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name != "find" {
+				return wiretest.Pass()
+			}
+			return wiretest.OK(d("cursor", d("firstBatch", bson.A{}, "id", int64(0), "ns", c.DB+".orders", "atClusterTime", at))...)
+		})
+	}
+	find := func(tenant string, lsid byte, more ...any) any {
+		t.Helper()
+		concern := d(append([]any{"level", "snapshot"}, more...)...)
+		r := g.client.Run("app", d("find", "orders", "filter", d("tenantId", tenant), "lsid", session(lsid), "readConcern", concern))
+		if wiretest.Get(r, "ok") == 1.0 {
+			return nil
+		}
+		return wiretest.Get(r, "code")
+	}
+	for i, tt := range []struct {
+		tenant string
+		more   []any
+		want   any
+	}{
+		{"globex", nil, nil},
+		{"globex", []any{"atClusterTime", at}, nil},
+		{"acme", []any{"atClusterTime", at}, int32(wire.InvalidOptions)},
+		{"acme", nil, nil},
+		{"acme", []any{"atClusterTime", at}, nil},
+		{"globex", []any{"atClusterTime", at}, int32(wire.InvalidOptions)},
+	} {
+		if got := find(tt.tenant, 1, tt.more...); got != tt.want {
+			t.Errorf("%d, %s: %v, want %v", i, tt.tenant, got, tt.want)
+		}
+	}
+	if got := find("globex", 2, "atClusterTime", at); got != nil {
+		t.Errorf("a time that nobody has told: %v", got)
 	}
 }
 

@@ -19,6 +19,7 @@ type position struct {
 	tokens []token
 	since  uint32 // seconds since 1970; from then on a cluster without a token is read
 	over   bool   // of the event that ends a stream
+	lost   []plot // known to have nothing
 }
 
 // token is a cluster's own resume token.
@@ -79,6 +80,13 @@ func (s *sealer) seal(p *position) wire.Doc {
 		for _, t := range p.tokens {
 			d = bsoncore.AppendDocumentElement(d, "@"+t.cluster, bsoncore.Document(t.doc))
 		}
+		for _, x := range p.lost {
+			i, e := bsoncore.AppendArrayElementStart(d, "lost")
+			for n, s := range []string{x.cluster, x.db, x.coll} {
+				e = bsoncore.AppendStringElement(e, itoa(n), s)
+			}
+			d, _ = bsoncore.AppendArrayEnd(e, i)
+		}
 		return d
 	})
 	mac := hmac.New(sha256.New, s.nonce)
@@ -129,9 +137,22 @@ func (s *sealer) decode(text []byte) (p position, ok bool) {
 			p.since = uint32(n)
 		case string(it.Key) == "over":
 			p.over = it.Value.True()
+		case string(it.Key) == "lost":
+			p.lost = append(p.lost, plotOf(it.Value))
 		}
 	}
 	return p, true
+}
+
+func plotOf(v wire.Value) plot {
+	var names [3]string
+	a, _ := v.Array()
+	it := a.Iter()
+	for i := 0; i < len(names) && it.Next(); i++ {
+		s, _ := it.Value.Str()
+		names[i] = string(s)
+	}
+	return plot{names[0], names[1], names[2]}
 }
 
 // madeAt is the time that a server's own token tells, in seconds since 1970; 0 where it tells none

@@ -315,6 +315,9 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 	}
 	if !c.srv.settings.Load().oneCluster {
 		remove(r, p, "$clusterTime")
+		if err := c.ofOther(r, tr.target); err != nil {
+			return nil, err
+		}
 		if !goesOn {
 			if err := c.afterTime(r, tr.target, p); err != nil {
 				return nil, err

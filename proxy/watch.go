@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,10 +28,11 @@ type watch struct {
 	seal  *sealer
 	table *routing.Table // the last that it was looked at under
 
-	plan  *routing.Watch  // nil while it is passed on
-	since uint32          // seconds: at this time the client was where it is
-	token wire.Doc        // where it is, while passed on
-	gone  map[string]bool // what the client has been told is dropped
+	plan    *routing.Watch // nil while it is passed on
+	since   uint32         // seconds: at this time the client was where it is
+	token   wire.Doc       // where it is, while passed on
+	over    bool           // the client has been given the event that ends it
+	grounds grounds
 
 	closed atomic.Bool   // by killCursors, also while a batch is waited for
 	bell   chan struct{} // holds one: a feed has brought something
@@ -50,7 +52,7 @@ type start struct {
 // newWatch is the change stream that the client's command opens. It is taken before anything of
 // the frame is changed.
 func (c *clientConn) newWatch(t *routing.Table, home string) (*watch, *wire.Error) {
-	w := &watch{open: &subRequest{}, home: home, table: t, bell: make(chan struct{}, 1)}
+	w := &watch{open: &subRequest{}, home: home, table: t, bell: make(chan struct{}, 1), grounds: newGrounds()}
 	w.open.buf.B = bytes.Clone(c.frame.B)
 	if err := w.open.parse(c.bound); err != nil {
 		return nil, err
@@ -95,7 +97,8 @@ func (w *watch) start() (s start, err *wire.Error) {
 			s.position = position{tokens: []token{{w.home, d}}, since: madeAt(d)}
 		}
 		if s.over && s.by == "resumeAfter" {
-			return s, wire.Errorf(wire.InvalidResumeToken, "resumeAfter does not go on after an invalidate event; use startAfter")
+			return s, wire.Errorf(wire.InvalidResumeToken,
+				"Attempting to resume a change stream using 'resumeAfter' is not allowed from an invalidate notification; use 'startAfter' instead")
 		}
 	}
 	return s, nil
@@ -153,11 +156,7 @@ func (c *clientConn) follow(t *routing.Table, d *routing.Decision) (reply *wire.
 		c.endWatch(cur)
 		return nil, true
 	}
-	events, over, err := c.give(w, firstSize(c.cursorSize()))
-	if err != nil {
-		c.endWatch(cur)
-		return c.refuse(w.told(err)), false
-	}
+	events, over := c.give(w, firstSize(c.cursorSize()))
 	if over {
 		c.endWatch(cur)
 	} else {
@@ -185,6 +184,16 @@ func (c *clientConn) openWatch(t *routing.Table, d *routing.Decision) (*watch, *
 	}
 	w.plan, w.since = d.Watch, s.since
 	if w.feeds, err = c.openFeeds(w, d.Watch.Streams, &s); err != nil {
+		return nil, w.told(err)
+	}
+	for _, p := range s.lost {
+		w.grounds.lose(p, 0)
+	}
+	if err = c.survey(w, w.plan); err != nil {
+		w.closed.Store(true)
+		for _, f := range w.feeds {
+			c.killPart(f.cursorPart, f.as)
+		}
 		return nil, w.told(err)
 	}
 	return w, nil
@@ -228,7 +237,10 @@ func (c *clientConn) replan(cur *cursor) (opened bool, err *wire.Error) {
 		w.mu.Lock()
 		w.plan = d.Watch
 		w.mu.Unlock()
-		return false, nil
+		return false, c.survey(w, d.Watch)
+	}
+	if err := c.survey(w, d.Watch); err != nil {
+		return false, err
 	}
 	made, err := c.openFeeds(w, anew, &start{position: w.position(), by: "resumeAfter", again: true})
 	if err != nil {
@@ -274,7 +286,7 @@ func (w *watch) feedOf(cluster string) *feed {
 
 // position is where the client is.
 func (w *watch) position() position {
-	p := position{since: w.since}
+	p := position{since: w.since, over: w.over}
 	if w.plan == nil {
 		p.tokens = []token{{w.home, w.token}}
 	}
@@ -283,6 +295,7 @@ func (w *watch) position() position {
 			p.tokens = append(p.tokens, token{f.target.Cluster, f.token})
 		}
 	}
+	p.lost = w.grounds.told(len(w.feeds) > 1)
 	return p
 }
 
@@ -296,9 +309,9 @@ func (c *clientConn) nextEvents(cur *cursor) *wire.Buf {
 		opened, err := c.replan(cur)
 		over := false
 		if err == nil {
-			events, over, err = c.give(w, q.size)
+			events, over = c.give(w, q.size)
 		}
-		if err == nil && len(events) == 0 && !over && (!asked || opened && q.left() > 0) {
+		if err == nil && len(events) == 0 && !over && (!asked || (opened || w.holding()) && q.left() > 0) {
 			asked = true
 			if err = c.collect(w, &q); err == nil {
 				continue
@@ -329,40 +342,67 @@ func (c *clientConn) failWatch(cur *cursor, err *wire.Error) *wire.Buf {
 
 // give takes the next events off what the feeds have brought; over says that the last of them ends
 // the stream.
-func (c *clientConn) give(w *watch, size int) (events []wire.Doc, over bool, err *wire.Error) {
+func (c *clientConn) give(w *watch, size int) (events []wire.Doc, over bool) {
 	room := maxBatch
-	for _, f := range w.feeds {
-		for len(f.docs) > 0 && (size < 0 || len(events) < size) {
-			doc := f.docs[0]
-			if room -= len(doc) + 1024; room < 0 && len(events) > 0 {
-				return events, false, nil
-			}
-			shown, last, err := c.judge(w, doc)
-			if err != nil {
-				if len(events) > 0 {
-					return events, false, nil
+	for again := true; again; {
+		again = false
+		for _, f := range w.feeds {
+			for len(f.docs) > 0 && (size < 0 || len(events) < size) {
+				if room < len(f.docs[0])+1024 && len(events) > 0 {
+					return events, false
 				}
-				return nil, false, err
-			}
-			w.pass(f, doc)
-			if shown {
+				h := w.next(f)
+				v, last, with := c.judge(w, f, &h)
+				if v == wait {
+					break
+				}
+				again = again || h.ends()
+				doc := w.settle(f, with)
+				if v == hide {
+					continue
+				}
+				room -= len(doc) + 1024
 				events = append(events, w.sealed(doc))
+				if last {
+					return append(events, w.ending(doc)), true
+				}
 			}
-			if last {
-				return append(events, w.ending(doc)), true, nil
+			if len(f.docs) == 0 && f.after != nil {
+				w.rest(f)
 			}
 		}
-		if len(f.docs) == 0 && f.after != nil {
-			w.rest(f)
-		}
+	}
+	for _, f := range w.feeds {
 		over = over || f.id == 0 && len(f.docs) == 0
 	}
-	return events, over, nil
+	return events, over
+}
+
+// settle passes the next event of the feed, and of those that have the same end; it returns the latest of
+// them.
+func (w *watch) settle(f *feed, with []*feed) wire.Doc {
+	told := f
+	if len(with) > 0 {
+		told = latest(append(with, f))
+	}
+	doc := told.docs[0]
+	for _, g := range append(with, f) {
+		h := w.next(g)
+		w.grounds.note(g.target.Cluster, &h)
+		g.held = false
+		w.pass(g, g.docs[0])
+	}
+	return doc
+}
+
+// holding reports whether a feed is held at an event.
+func (w *watch) holding() bool {
+	return slices.ContainsFunc(w.feeds, func(f *feed) bool { return f.held })
 }
 
 // pass moves the client's place behind an event.
 func (w *watch) pass(f *feed, doc wire.Doc) {
-	f.docs = f.docs[1:]
+	f.docs, f.came = f.docs[1:], f.came[1:]
 	if id, ok := doc.Lookup("_id"); ok {
 		if d, ok := id.Doc(); ok {
 			f.token = d
@@ -402,6 +442,9 @@ func (w *watch) sealed(doc wire.Doc) wire.Doc {
 				d = bsoncore.AppendDocumentElement(d, "_id", bsoncore.Document(w.seal.seal(&p)))
 				continue
 			}
+			if string(it.Key) == routing.HomeField {
+				continue
+			}
 			d = append(d, doc[it.Start:it.End()]...)
 		}
 		return d
@@ -410,8 +453,8 @@ func (w *watch) sealed(doc wire.Doc) wire.Doc {
 
 // ending is the event behind the one that ends the stream.
 func (w *watch) ending(doc wire.Doc) wire.Doc {
+	w.over = true
 	p := w.position()
-	p.over = true
 	return build(func(d []byte) []byte {
 		d = bsoncore.AppendDocumentElement(d, "_id", bsoncore.Document(w.seal.seal(&p)))
 		d = bsoncore.AppendStringElement(d, "operationType", "invalidate")
@@ -489,8 +532,11 @@ func (c *clientConn) endWatch(cur *cursor) {
 // collect waits until a feed has brought something, or the client's time is over.
 func (c *clientConn) collect(w *watch, q *question) *wire.Error {
 	if len(w.feeds) == 1 {
-		f := w.feeds[0]
-		b := c.ask(f, q)
+		f, own := w.feeds[0], *q
+		if w.holding() {
+			own.atMost(lull)
+		}
+		b := c.ask(f, &own)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return c.receive(f, b)
@@ -523,8 +569,9 @@ func (c *clientConn) harvest(w *watch) (found bool, err *wire.Error) {
 			if e := c.receive(f, b); err == nil {
 				err = e
 			}
+			found = found || w.holding() // which may be what this decides
 		}
-		found = found || len(f.docs) > 0
+		found = found || len(f.docs) > 0 && !f.held
 	}
 	return found, err
 }
@@ -535,7 +582,7 @@ func (w *watch) dispatch(q *question, first bool) (waits bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, f := range w.feeds {
-		if !f.busy && (first || q.left() > 0) {
+		if !f.busy && (first || q.left() > 0) && len(f.docs) < maxAhead && f.id != 0 {
 			f.busy = true
 			w.askAside(f, *q)
 		}

@@ -163,9 +163,11 @@ func (j *journal) read(r *reader) (docs bson.A) {
 		db, _ := wiretest.Get(e, "ns", "db").(string)
 		coll, _ := wiretest.Get(e, "ns", "coll").(string)
 		if r.sees(db + "." + coll) {
-			if r.names && strings.HasPrefix(db, "app_t_") {
-				e = slices.Clone(e)
-				e[3].Value = d("db", "app", "coll", coll)
+			if r.names {
+				e = append(slices.Clone(e), bson.E{Key: routing.HomeField, Value: db})
+				if strings.HasPrefix(db, "app_t_") {
+					e[3].Value = d("db", "app", "coll", coll)
+				}
 			}
 			docs = append(docs, e)
 		}
@@ -617,11 +619,7 @@ func TestWatchGone(t *testing.T) {
 	b.home.mu.Unlock()
 	b.home.add("drop", "app", "orders", nil)
 	s.more(5000)
-	var ops []any
-	for _, e := range s.events {
-		ops = append(ops, wiretest.Get(e, "operationType"))
-	}
-	if !slices.Equal(ops, []any{"insert", "drop", "invalidate"}) || s.id != 0 {
+	if ops := s.ops(); !slices.Equal(ops, []any{"insert", "drop", "invalidate"}) || s.id != 0 {
 		t.Fatalf("%v, cursor %d", ops, s.id)
 	}
 	if wiretest.Get(s.events[2], "ns") != nil || wiretest.Get(s.events[2], "clusterTime") == nil {
@@ -632,9 +630,87 @@ func TestWatchGone(t *testing.T) {
 	if wiretest.Get(r, "code") != int32(wire.InvalidResumeToken) {
 		t.Errorf("resumeAfter an invalidate event: %v", r)
 	}
+	if behind := s.token; fmt.Sprint(behind) != fmt.Sprint(over) {
+		t.Errorf("the place behind the stream is %v, not that of its end", behind)
+	}
 	b.home.add("insert", "app", "orders", int32(2))
 	again := b.watch(t, d("startAfter", over))
 	again.want(int32(2))
+}
+
+func (s *tail) ops() (ops []any) {
+	for _, e := range s.events {
+		ops = append(ops, wiretest.Get(e, "operationType"))
+	}
+	return ops
+}
+
+// TestWatchDrained: the end of a stream comes behind all that was before it in any home, once, though
+// nothing is there any more, or something is again, when the events are read.
+func TestWatchDrained(t *testing.T) {
+	own := map[string]string{"acme": "app_t_acme", "far": "app_t_far"}
+	for name, isolated := range map[string][]string{"one cluster": {"acme"}, "two": {"acme", "far"}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBanks(t, isolated...)
+			at := func(key string) *journal {
+				if key == "far" {
+					return b.big
+				}
+				return b.home
+			}
+			for _, key := range isolated {
+				at(key).has[own[key]+".orders"] = true
+			}
+			s := b.watch(t, nil)
+			want := []any{}
+			for range 20 {
+				for _, key := range isolated {
+					at(key).add("insert", own[key], "orders", int32(1))
+					want = append(want, "insert")
+				}
+			}
+			b.home.add("drop", "app_t_acme", "orders", nil)
+			b.home.add("insert", "app_t_acme", "orders", int32(2))
+			if len(isolated) > 1 {
+				s.more(100) // home's events are here, big's may be
+				b.big.add("drop", "app_t_far", "orders", nil)
+			}
+			for range 20 {
+				if s.id == 0 {
+					break
+				}
+				s.more(500)
+			}
+			if got := s.ops(); !slices.Equal(got, append(want, "drop", "invalidate")) || s.id != 0 {
+				t.Fatalf("%v, cursor %d", got, s.id)
+			}
+		})
+	}
+}
+
+// TestWatchDropHalfRead: a stream that goes on between two homes' drops knows of the first, though the
+// collection has been made anew there.
+func TestWatchDropHalfRead(t *testing.T) {
+	b := newBanks(t, "acme", "far")
+	b.home.has["app_t_acme.orders"], b.big.has["app_t_far.orders"] = true, true
+	s := b.watch(t, nil)
+	b.big.add("insert", "app_t_far", "orders", int32(1))
+	s.until(1)
+	b.home.add("drop", "app_t_acme", "orders", nil)
+	for range 5 {
+		s.more(500)
+	}
+	b.big.add("drop", "app_t_far", "orders", nil)
+	b.big.has["app_t_far.orders"] = false
+	again := b.watch(t, d("resumeAfter", s.token))
+	for range 10 {
+		if again.id != 0 {
+			again.more(300)
+		}
+	}
+	if n := len(s.events); n != 1 || !slices.Contains(again.ops(), any("drop")) || again.id != 0 {
+		t.Fatalf("%d events, then %v, cursor %d", n, again.ops(), again.id)
+	}
 }
 
 // TestWatchKilled: killCursors ends a getMore that waits.

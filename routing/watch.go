@@ -192,7 +192,7 @@ func (w *Watch) name(s string) wire.Value {
 	return regexValue(`\A` + quoted([]byte(s)) + `\z`)
 }
 
-// moved is the condition on ns.coll that the collection has moved.
+// moved is the condition that the collection has moved, or the database is dropped.
 func (w *Watch) moved(db *Database, set *collectionSet) wire.Doc {
 	var moved, listed []wire.Value
 	for _, name := range sortedKeys(db.exact) {
@@ -202,7 +202,10 @@ func (w *Watch) moved(db *Database, set *collectionSet) wire.Doc {
 			moved = append(moved, v)
 		}
 	}
-	either := []wire.Doc{build(func(d []byte) []byte { return appendOneOf(d, "ns.coll", "$in", moved) })}
+	either := []wire.Doc{
+		build(func(d []byte) []byte { return appendOneOf(d, "ns.coll", "$in", moved) }),
+		build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "operationType", "dropDatabase") }),
+	}
 	for i, p := range db.patterns { // the longest first: what it covers is no shorter one's
 		prefix := regexValue(`\A` + quoted([]byte(strings.TrimSuffix(p.name, "*"))))
 		if set.moved[p.num] {
@@ -430,9 +433,13 @@ func (t *Table) plainWatch(r *Request) wire.Doc {
 	})
 }
 
-// logicalNames is the stage that makes the names of homes on the cluster logical where they stand;
-// nil where no name changes. Nothing is put where nothing was: an event that ends a stream has no
-// ns.
+// HomeField is the field of an event that tells the home's own name of the database, which ns does not.
+// The client is not shown it.
+const HomeField = "__tenantry_home"
+
+// logicalNames is the stage that makes the names of homes on the cluster logical where they stand, and
+// keeps the home's own beside; nil where no name changes. Nothing is put where nothing was: an event
+// that ends a stream has no ns.
 func (w *Watch) logicalNames(cluster string) wire.Doc {
 	names := map[string][]wire.Value{}
 	for _, db := range w.t.databases {
@@ -440,11 +447,17 @@ func (w *Watch) logicalNames(cluster string) wire.Doc {
 			names[db.Name] = p
 		}
 	}
-	if len(names) == 0 {
+	if w.Own && len(names) == 0 {
 		return nil
 	}
 	return build(func(d []byte) []byte {
 		return appendDoc(d, "$addFields", func(d []byte) []byte {
+			if !w.Own {
+				d = bsoncore.AppendStringElement(d, HomeField, "$ns.db")
+			}
+			if len(names) == 0 {
+				return d
+			}
 			d = appendRenamed(d, "ns", "ns", "", names)
 			d = appendRenamed(d, "to", "to", "", names)
 			return appendRenamed(d, "operationDescription", "operationDescription.to", "to", names)

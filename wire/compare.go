@@ -43,7 +43,7 @@ func Compare(a, b Value) int {
 func AppendKey(dst []byte, v Value) []byte {
 	dst = append(dst, byte(class(v.Type)))
 	switch {
-	case class(v.Type) == 1:
+	case class(v.Type) == 0, class(v.Type) == 1:
 		return dst
 	case v.IsNumber():
 		return v.appendNumberKey(dst)
@@ -83,8 +83,10 @@ func (v Value) appendNumberKey(dst []byte) []byte {
 func class(t bsoncore.Type) int {
 	switch t {
 	case bsoncore.TypeMinKey:
+		return -1
+	case bsoncore.TypeUndefined: // before null: the sort key of an empty array
 		return 0
-	case 0, bsoncore.TypeNull, bsoncore.TypeUndefined:
+	case 0, bsoncore.TypeNull:
 		return 1
 	case bsoncore.TypeInt32, bsoncore.TypeInt64, bsoncore.TypeDouble, bsoncore.TypeDecimal128:
 		return 2

@@ -63,3 +63,18 @@ func TestAppendKey(t *testing.T) {
 		}
 	}
 }
+
+// An empty array's sort key is undefined, which servers sort before null.
+func TestCompareUndefined(t *testing.T) {
+	order := []bsoncore.Type{bsoncore.TypeMinKey, bsoncore.TypeUndefined, bsoncore.TypeNull, bsoncore.TypeMaxKey}
+	for i, a := range order {
+		for j, b := range order {
+			if got := Compare(Value{Type: a}, Value{Type: b}); (got < 0) != (i < j) || (got > 0) != (i > j) {
+				t.Errorf("%s and %s: %d", a, b, got)
+			}
+		}
+	}
+	if Compare(Value{}, Value{Type: bsoncore.TypeNull}) != 0 {
+		t.Error("a missing value is no null")
+	}
+}
