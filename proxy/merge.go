@@ -373,6 +373,9 @@ func without(d wire.Doc, name string) wire.Doc {
 
 // nextMerged gives the next batch of a cursor over several homes.
 func (c *clientConn) nextMerged(cur *cursor, tx *txn) *wire.Buf {
+	if err := c.countable("batchSize", "getMore"); err != nil {
+		return c.refuse(err)
+	}
 	docs, err := c.take(cur, c.nextSize(), tx)
 	if err == nil {
 		err = c.leaking(cur, docs)

@@ -124,3 +124,33 @@ func BenchmarkSortedMerge(b *testing.B) {
 		})
 	}
 }
+
+// What a single server refuses is refused where no server is sent it as it was written.
+func TestMergedArguments(t *testing.T) {
+	g := newGround(t, nil)
+	for i := range 5 {
+		g.insert(t, i, "globex")
+	}
+	for _, tt := range []struct {
+		cmd  bson.D
+		want int32
+	}{
+		{d("find", "orders", "skip", -1), 2},
+		{d("find", "orders", "skip", "x"), 14},
+		{d("count", "orders", "skip", -1), 2},
+		{d("count", "orders", "skip", "x"), 14},
+		{d("aggregate", "orders", "pipeline", bson.A{}), 9},
+		{d("aggregate", "orders", "pipeline", bson.A{}, "cursor", d("x", 1)), 40415},
+	} {
+		if r := g.client.Run("app", tt.cmd); wiretest.Get(r, "code") != tt.want {
+			t.Errorf("%v: %v", tt.cmd, r)
+		}
+	}
+	r := g.client.Run("app", d("find", "orders", "batchSize", 1))
+	id := wiretest.Get(r, "cursor", "id")
+	for size, want := range map[any]int32{-1: 2, "x": 14} {
+		if r := g.client.Run("app", d("getMore", id, "collection", "orders", "batchSize", size)); wiretest.Get(r, "code") != want {
+			t.Errorf("getMore of %v: %v", size, r)
+		}
+	}
+}

@@ -136,7 +136,11 @@ func (c *clientConn) spread(t *routing.Table, d *routing.Decision, tx *txn) []*t
 func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
 	return c.overHomes(t, d, func(tx *txn) (reply *wire.Buf, again bool, err *wire.Error) {
 		explained, _ := c.req.Explained()
+		if explained == nil {
+			err = c.wellFormed()
+		}
 		switch merge := c.req.Cmd.Merge; {
+		case err != nil:
 		case explained != nil && d.Segments != nil:
 			reply, err = c.pipelinePlans(t, d, tx)
 		case merge == routing.MergeCursor && d.Segments != nil:
@@ -154,6 +158,43 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 		}
 		return reply, false, err
 	})
+}
+
+// wellFormed refuses, as a server would, what no server is sent as the client has written it.
+func (c *clientConn) wellFormed() *wire.Error {
+	switch c.req.Cmd.Name {
+	case "find":
+		return c.countable("skip", "FindCommandRequest")
+	case "count":
+		return c.countable("skip", "count")
+	case "aggregate":
+		f, ok := c.req.Field("cursor")
+		if !ok {
+			return wire.Errorf(wire.ParseFailed, "The 'cursor' option is required, except for aggregate with the explain argument")
+		}
+		options, _ := f.Value.Doc()
+		for it := options.Iter(); it.Next(); {
+			if string(it.Key) != "batchSize" {
+				return wire.Errorf(wire.UnknownField, "BSON field 'cursor.%s' is an unknown field.", it.Key)
+			}
+		}
+	}
+	return nil
+}
+
+// countable refuses a field of the command that is there and no number of documents.
+func (c *clientConn) countable(name, of string) *wire.Error {
+	f, ok := c.req.Field(name)
+	switch n, _ := f.Value.Int(); {
+	case !ok || f.Value.Type == bsoncore.TypeNull:
+		return nil
+	case !f.Value.IsNumber():
+		return wire.Errorf(wire.TypeMismatch, "BSON field '%s.%s' is the wrong type '%s', expected types '[decimal, int, double, long]'",
+			of, name, f.Value.Type)
+	case n < 0:
+		return wire.Errorf(wire.BadValue, "BSON field '%s' value must be >= 0, actual value '%d'", name, n)
+	}
+	return nil
 }
 
 // find answers a find over several homes. Of one that names its document by _id the hint's home is

@@ -301,6 +301,9 @@ func (w *watch) position() position {
 
 // nextEvents gives the next batch of a stream that is made of feeds.
 func (c *clientConn) nextEvents(cur *cursor) *wire.Buf {
+	if err := c.countable("batchSize", "getMore"); err != nil {
+		return c.refuse(err)
+	}
 	w := cur.watch
 	q := c.question(len(w.feeds) > 1)
 	c.outcome.target = w.feeds[0].target

@@ -15,6 +15,7 @@ const (
 	BadValue                 Code = 2
 	HostUnreachable          Code = 6
 	Unauthorized             Code = 13
+	ParseFailed              Code = 9
 	TypeMismatch             Code = 14
 	ProtocolError            Code = 17
 	AuthenticationFailed     Code = 18
@@ -63,7 +64,7 @@ const (
 )
 
 var codeNames = map[Code]string{
-	InternalError: "InternalError", BadValue: "BadValue", HostUnreachable: "HostUnreachable", Unauthorized: "Unauthorized",
+	ParseFailed: "FailedToParse", InternalError: "InternalError", BadValue: "BadValue", HostUnreachable: "HostUnreachable", Unauthorized: "Unauthorized",
 	ProtocolError: "ProtocolError", AuthenticationFailed: "AuthenticationFailed",
 	IllegalOperation: "IllegalOperation", NamespaceNotFound: "NamespaceNotFound",
 	IndexNotFound: "IndexNotFound", CursorNotFound: "CursorNotFound", NamespaceExists: "NamespaceExists",
