@@ -1,7 +1,8 @@
 package backend
 
 import (
-	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -124,7 +125,10 @@ func (c *Conn) Start(req *wire.Buf, compressible bool, l *wire.Loops, t Taker) b
 	c.taker = t
 	n := c.wire.WriteNow(out.B)
 	if c.sent = n == len(out.B); !c.sent {
+		c.sending = true
 		go c.sendRest(append([]byte(nil), out.B[n:]...))
+	} else if c.wire.Ended() { // which nobody is told of again where it came before
+		go c.look()
 	}
 	if out != req {
 		out.Free()
@@ -137,23 +141,37 @@ func (c *Conn) sendRest(b []byte) {
 	_, err := c.wire.Write(b)
 	if err != nil {
 		c.broken.Store(true)
-		c.wire.Sever() // which the taker is told
-		return
+		c.wire.Sever() // of which the taker is told
 	}
-	c.starting.Lock()
-	c.sent = true
-	c.starting.Unlock()
+	c.hasSent(err == nil)
 }
 
-// errEarly is of a server that answers what it has not read.
-var errEarly = errors.New("the reply came before the request was sent")
+// hasSent ends the writing of a request. What has come meanwhile was left, since a taker who is told gives the
+// connection back.
+func (c *Conn) hasSent(all bool) {
+	c.starting.Lock()
+	woken := c.woken
+	c.sending, c.woken, c.sent = false, false, all
+	c.starting.Unlock()
+	if woken {
+		c.look()
+	}
+}
+
+// look is Ready outside of a loop.
+func (c *Conn) look() {
+	t := wire.Turn{At: time.Now()}
+	c.Ready(&t)
+	t.Run()
+}
 
 // Ready is called by a loop when something has come. What comes while nobody waits for it is seen when
 // the connection is used again.
 func (c *Conn) Ready(turn *wire.Turn) {
 	c.starting.Lock()
 	t := c.taker
-	if t == nil {
+	if t == nil || c.sending {
+		c.woken = c.sending
 		c.starting.Unlock()
 		return
 	}
@@ -165,20 +183,28 @@ func (c *Conn) Ready(turn *wire.Turn) {
 	c.taker, c.repliedAt = nil, int64(turn.At.Sub(started))
 	sent := c.sent
 	c.starting.Unlock()
-	if err == nil && !sent {
-		frame.Free()
-		err = errEarly
-	}
-	switch {
-	case err != nil:
-		t.Replied(turn, nil, c.fail(sent, err))
-	case found == wire.PolledMore:
+	if err == nil && found == wire.PolledMore {
 		t.Begun()
-	default:
-		if frame, err = c.received(frame); err != nil {
-			t.Replied(turn, nil, c.fail(true, err))
-			return
-		}
-		t.Replied(turn, frame, nil)
+		return
 	}
+	reply, err := c.outcome(frame, err, sent)
+	t.Replied(turn, reply, err)
+}
+
+// outcome is the reply, or what has come instead. A panic is an error of this connection alone.
+func (c *Conn) outcome(frame *wire.Buf, lost error, sent bool) (reply *wire.Buf, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			c.broken.Store(true)
+			c.pool.d.log().Error().Interface("panic", fault).Bytes("stack", debug.Stack()).Msg("a reply made tenantry panic; its connection is closed")
+			reply, err = nil, &Error{Cluster: c.Cluster(), Sent: true, Err: fmt.Errorf("a fault of the proxy: %v", fault)}
+		}
+	}()
+	if lost != nil {
+		return nil, c.fail(sent, lost)
+	}
+	if reply, err = c.received(frame); err != nil {
+		return nil, c.fail(true, err)
+	}
+	return reply, nil
 }

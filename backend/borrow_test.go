@@ -326,3 +326,41 @@ func TestStartedIsTold(t *testing.T) {
 		})
 	}
 }
+
+// TestStartIsNotToldBeforeAllIsSent: who is told gives the connection back, and may send the command again where
+// it is said to be unsent.
+func TestStartIsNotToldBeforeAllIsSent(t *testing.T) {
+	l := loops(t)
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{})
+	conn := acquire(t, c, write, 0)
+	defer conn.Release()
+	b := newTold()
+	req := ping()
+	defer req.Free()
+	if !conn.Start(req, true, l, b) { // so that it is watched
+		t.Fatal("it was not sent")
+	}
+	got := get(t, "the reply", b.replied)
+	got.reply.Free()
+	conn.starting.Lock()
+	conn.id++
+	prepare(req, conn.id)
+	conn.taker, conn.sent, conn.sending = b, false, true
+	conn.wire.WriteNow(req.B)
+	conn.starting.Unlock()
+	eventually(t, "woken", func() bool {
+		conn.starting.Lock()
+		defer conn.starting.Unlock()
+		return conn.woken
+	})
+	if b.told.Load() != 1 {
+		t.Fatal("it was told of a reply to what is being sent")
+	}
+	conn.hasSent(true)
+	if got := get(t, "the reply", b.replied); got.err != nil {
+		t.Error(got.err)
+	} else {
+		got.reply.Free()
+	}
+}

@@ -37,6 +37,8 @@ type Conn struct {
 	starting  sync.Mutex // guards the following
 	taker     Taker      // is told of the reply under way; nil for nobody
 	sent      bool       // all of its request has been
+	sending   bool       // the rest of it is being written, by a goroutine
+	woken     bool       // something has come meanwhile
 	repliedAt int64      // when the reply came; 0 where nobody has looked
 
 	at        int    // in the pool's open list; the pool's mutex guards this and the following

@@ -98,15 +98,16 @@ func (c *clientConn) Ready(t *wire.Turn) {
 
 // resume goes on with a connection that waits for a message.
 func (c *clientConn) resume(t *wire.Turn) {
-	if c.wc.Buffered() || c.wc.Ended() || !c.turn.give() {
+	if c.wc.Unpolled() || !c.turn.give() {
 		c.readHere(t)
 	}
 }
 
-// resumeAlone is resume outside of a loop.
+// resumeAlone is resume outside of a loop. What was read last has left is looked at: who reads on a goroutine
+// is told of nothing else that has come.
 func (c *clientConn) resumeAlone() {
 	t := wire.Turn{At: time.Now()}
-	c.resume(&t)
+	c.readHere(&t)
 	t.Run()
 }
 

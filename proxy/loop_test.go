@@ -475,3 +475,26 @@ func TestLoopHearsOfTheEndWithACommand(t *testing.T) {
 		c.Closed()
 	}
 }
+
+// TestLoopReadsWhatAFullReadLeaves: of what lies behind a message that filled a read nobody is told again.
+func TestLoopReadsWhatAFullReadLeaves(t *testing.T) {
+	g := newGround(t, nil)
+	find := func(id int32, size int) []byte {
+		frame := func(pad int) []byte {
+			return wire.AppendMessage(nil, id, 0, 0, wiretest.D(d("find", "orders", "filter", d("tenantId", "acme", "x", strings.Repeat("y", pad)), "$db", "app")))
+		}
+		return frame(size - len(frame(0)))
+	}
+	for _, size := range []int{wire.PollSize - 1, wire.PollSize, wire.PollSize + 1, 3 * wire.PollSize} {
+		c := wiretest.Dial(t, g.addr)
+		c.Run("app", d("find", "orders", "filter", d("tenantId", "acme")))
+		if err := c.SendFrame(append(find(7, size), find(8, 200)...)); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []int32{7, 8} {
+			if in := c.Receive(); in.ResponseTo != id || wiretest.Get(in.D(), "ok") != 1.0 {
+				t.Errorf("%d bytes: the answer to %d, want %d", size, in.ResponseTo, id)
+			}
+		}
+	}
+}

@@ -27,6 +27,7 @@ type Conn struct {
 	inside  bool // an Each is in its wait, so that fd can be used; of a connection that is watched it always can
 	fd      int
 	watched *watched // where a loop waits for it; nil for none
+	full    bool     // the last read of a tryRead took all that it had asked for
 	handler Handler  // of an Each
 	first   [1]byte  // what fill reads of TLS
 	in      *Buf     // bytes read and not yet handed out, from at on; nil while idle

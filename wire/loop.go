@@ -95,6 +95,11 @@ func (c *Conn) Plain() bool { return c.raw != nil }
 // Watched reports whether a Watch was successful.
 func (c *Conn) Watched() bool { return c.watched != nil }
 
+// Unpolled reports whether a Poll may find something of which nobody is told again: what has been read and
+// not taken, what the last read may have left, and an end that came with bytes. It may be a false alarm. What
+// reads that wait have left is not known to it.
+func (c *Conn) Unpolled() bool { return c.in != nil || c.full || c.Ended() }
+
 // Ended reports whether a connection that is watched is known to bring nothing more than what has come: a
 // Poll finds the end, of which nobody is told again where he was told of bytes with it. It may be a false
 // alarm.

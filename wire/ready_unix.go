@@ -57,10 +57,12 @@ func (c *Conn) tryRead(fd uintptr) bool {
 	b := NewBuf(readSize)
 	n, err := readNow(int(fd), b.B)
 	if n > 0 {
+		c.full = n == len(b.B)
 		b.B = b.B[:n]
 		c.in = b
 		return true
 	}
+	c.full = false
 	b.Free()
 	switch err {
 	case 0:
