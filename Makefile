@@ -44,7 +44,7 @@ test-main:       ## the proxy's own tests
 
 # The proxy that these run is no input of theirs to go test: what it remembers says nothing of it.
 test-demo:       ## real clients, directly and through the proxy
-	cd demo && $(GO) vet $(TAGS) ./... && $(GO) test $(TAGS) -count=1 -timeout 15m ./...
+	cd demo && $(GO) vet $(TAGS) ./... && $(GO) test $(TAGS) -count=1 -timeout 25m ./...
 
 fuzz:            ## each fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \
