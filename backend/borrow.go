@@ -19,9 +19,9 @@ type Borrower interface {
 	Lent(t *wire.Turn, c *Conn, err error)
 }
 
-// Borrow is [Cluster.Acquire] without a wait, at a time that need not be known anew. Where no connection is free but one is to come, b is told
-// when it has, which may be before Borrow returns: waits is true then. Where neither is so, a goroutine
-// has to Acquire.
+// Borrow is [Cluster.Acquire] without a wait, at a time that need not be known anew. Where no connection is
+// free but one is to come, b is told when it has, which may be before Borrow returns: waits is true then.
+// Where neither is so, a goroutine has to Acquire.
 func (c *Cluster) Borrow(sel Select, tenant uint32, at time.Time, b Borrower) (conn *Conn, waits bool) {
 	d := c.current.Load()
 	if d == nil {

@@ -345,10 +345,7 @@ func (c *clientConn) receiveWaiting() error {
 }
 
 func (c *clientConn) attemptedWaiting(a attempt) error {
-	if c.repeats(&c.trip, &a) {
-		return c.repeatWaiting()
-	}
-	return c.landWaiting(c.judged(c.dest, &c.trip, &a))
+	return c.landWaiting(c.retried(c.dest, &c.trip, c.out, a))
 }
 
 func (c *clientConn) landWaiting(reply *wire.Buf, werr *wire.Error) error {

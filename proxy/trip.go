@@ -137,7 +137,11 @@ type attempt struct {
 
 // attempts sends a command, once more where that is harmless.
 func (c *clientConn) attempts(cluster *backend.Cluster, tr *trip, frame *wire.Buf) (*wire.Buf, *wire.Error) {
-	a := c.exchange(cluster, tr, frame)
+	return c.retried(cluster, tr, frame, c.exchange(cluster, tr, frame))
+}
+
+// retried is what a first attempt means, or a second one where that is harmless.
+func (c *clientConn) retried(cluster *backend.Cluster, tr *trip, frame *wire.Buf, a attempt) (*wire.Buf, *wire.Error) {
 	if c.repeats(tr, &a) {
 		a = c.exchange(cluster, tr, frame)
 	}
