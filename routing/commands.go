@@ -456,7 +456,10 @@ var refusedRows = []struct {
 		getLastError getPrevError resetError coordinateCommitTransaction prepareTransaction`},
 }
 
-var commands = buildCommands()
+var (
+	commands     = buildCommands()
+	commandWords = wordMapOf(commands) // the same, for each command
+)
 
 func buildCommands() map[string]*Command {
 	m := make(map[string]*Command, 256)

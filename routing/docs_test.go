@@ -171,7 +171,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s tells of the server, and every bound connection may ask", c.Name)
 		}
 		for _, n := range c.Names {
-			if n.Path != "" && fieldIDs[n.Path] == 0 {
+			if n.Path != "" && idOf(n.Path) == 0 {
 				t.Errorf("%s names something at %q, which is no field", c.Name, n.Path)
 			}
 		}

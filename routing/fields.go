@@ -12,12 +12,12 @@ func (s *FieldSet) add(id fieldID)      { s[id>>6] |= 1 << (id & 63) }
 func (s *FieldSet) has(id fieldID) bool { return s[id>>6]&(1<<(id&63)) != 0 }
 
 var (
-	fieldIDs   = map[string]fieldID{}
+	fieldIDs   = newWordMap[int](512)
 	fieldNames = []string{""} // by id; 0 is no field
 )
 
 func field(name string) fieldID {
-	if id, ok := fieldIDs[name]; ok {
+	if id := idOf(name); id != 0 {
 		return id
 	}
 	id := fieldID(len(fieldNames))
@@ -25,9 +25,12 @@ func field(name string) fieldID {
 		panic("routing: more than 255 fields")
 	}
 	fieldNames = append(fieldNames, name)
-	fieldIDs[name] = id
+	fieldIDs.set(name, int(id))
 	return id
 }
+
+// idOf is the number of a field; 0 for one that no row knows.
+func idOf[T string | []byte](name T) fieldID { return fieldID(fieldIDs.find([]byte(name))) }
 
 // fields is the set of the names in a space-separated list.
 func fields(names string) FieldSet {
@@ -89,12 +92,12 @@ var internal = fields("$audit $client $configServerState $oplogQueryData $queryO
 
 // Generic reports whether every command may carry the field.
 func Generic(name []byte) bool {
-	id, ok := fieldIDs[string(name)]
-	return ok && generic.has(id)
+	id := idOf(name)
+	return id != 0 && generic.has(id)
 }
 
 // Takes reports whether the field is one of the command's own.
 func (c *Command) Takes(name []byte) bool {
-	id, ok := fieldIDs[string(name)]
-	return ok && c.Fields.has(id)
+	id := idOf(name)
+	return id != 0 && c.Fields.has(id)
 }

@@ -193,7 +193,7 @@ func (t *Table) FitOne(r *Request, op *Op, target *Target, p *wire.Patch) {
 // Set puts an element in the place of the body's field with the name, which is one of the command
 // table's, or at the body's end.
 func (r *Request) Set(name string, element []byte, p *wire.Patch) {
-	r.replace(fieldIDs[name], element, p)
+	r.replace(idOf(name), element, p)
 }
 
 // replace puts an element in the place of a field of the body, or at its end.

@@ -194,7 +194,7 @@ func (op *Op) SameColl(o *Op) bool { return op.Coll == o.Coll && bytes.Equal(op.
 
 // Docs are the documents of an array field of the body, or of the document sequence with its name.
 func (r *Request) Docs(name string) (all []wire.Doc) {
-	d := r.docs(fieldIDs[name])
+	d := r.docs(idOf(name))
 	for d.next() {
 		all = append(all, d.doc)
 	}

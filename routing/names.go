@@ -46,7 +46,7 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 	case CollOfDB, SideColl:
 		v := r.Value
 		if n.Path != "" {
-			f, ok := r.field(fieldIDs[n.Path])
+			f, ok := r.field(idOf(n.Path))
 			if !ok {
 				return false, nil
 			}
@@ -126,7 +126,7 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 // output is the collection that a command's result goes to, nil for one of no logical database; false
 // where it goes to none.
 func (t *Table) output(r *Request, db *Database, n NameLoc) (*Collection, bool, *wire.Error) {
-	v := r.value(fieldIDs[n.Path])
+	v := r.value(idOf(n.Path))
 	if d, ok := v.Doc(); ok {
 		v = wire.Value{}
 		for it := d.Iter(); it.Next(); {
@@ -154,7 +154,7 @@ func (r *Request) places(n NameLoc, yield func(*Place) *wire.Error) *wire.Error 
 	case FullNS:
 		v, at := r.Value, r.ValueAt
 		if n.Path != "" {
-			f, ok := r.field(fieldIDs[n.Path])
+			f, ok := r.field(idOf(n.Path))
 			if !ok {
 				return nil
 			}

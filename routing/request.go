@@ -83,7 +83,7 @@ func (r *Request) value(id fieldID) wire.Value {
 
 // Field finds a top-level field of the body by its name, which is one of the command table's.
 func (r *Request) Field(name string) (Field, bool) {
-	f, ok := r.field(fieldIDs[name])
+	f, ok := r.field(idOf(name))
 	if !ok {
 		return Field{}, false
 	}
@@ -106,7 +106,7 @@ func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 		return wire.Errorf(wire.FailedToParse, "a command needs a name")
 	}
 	r.Name, r.Value, r.ValueAt = it.Key, it.Value, msg.BodyAt+it.At
-	r.Cmd = commands[string(it.Key)]
+	r.Cmd = commandWords.find(it.Key)
 	for it.Next() {
 		if err := r.add(&it); err != nil {
 			return err
@@ -126,8 +126,8 @@ func (r *Request) Forget() {
 }
 
 func (r *Request) add(it *wire.Iter) *wire.Error {
-	id, known := fieldIDs[string(it.Key)]
-	if !known {
+	id := idOf(it.Key)
+	if id == 0 {
 		return r.addUnknown(it)
 	}
 	if r.index[id] != 0 || bytes.Equal(it.Key, r.Name) {
@@ -191,7 +191,7 @@ func (r *Request) finish(outer []byte) *wire.Error {
 	}
 	for i := range r.Msg.Sections {
 		s := &r.Msg.Sections[i]
-		if id, ok := fieldIDs[string(s.Identifier)]; ok && r.index[id] != 0 {
+		if id := idOf(s.Identifier); id != 0 && r.index[id] != 0 {
 			return duplicate(s.Identifier)
 		}
 	}
@@ -303,7 +303,7 @@ func (r *Request) Explained() (command wire.Doc, verbosity wire.Value) {
 	case r.Cmd.Tenant.Kind == InStages && r.value(fExplain).True():
 		return build(func(d []byte) []byte {
 			for it := r.Msg.Body.Iter(); it.Next(); {
-				if id := fieldIDs[string(it.Key)]; !generic.has(id) && id != fExplain {
+				if id := idOf(it.Key); !generic.has(id) && id != fExplain {
 					d = append(d, r.Msg.Body[it.Start:it.End()]...)
 				}
 			}
@@ -400,5 +400,18 @@ func (r *Request) within() []int {
 
 // validDB reports whether a server accepts the name of a database.
 func validDB(db []byte) bool {
-	return len(db) > 0 && len(db) < 64 && utf8.Valid(db) && (!bytes.ContainsAny(db, "/\\. \"\x00$") || string(db) == "$external")
+	if len(db) == 0 || len(db) >= 64 {
+		return false
+	}
+	for _, b := range db {
+		switch {
+		case b >= utf8.RuneSelf:
+			if !utf8.Valid(db) {
+				return false
+			}
+		case b == '/' || b == '\\' || b == '.' || b == ' ' || b == '"' || b == 0 || b == '$':
+			return string(db) == "$external"
+		}
+	}
+	return true
 }

@@ -169,15 +169,17 @@ type Target struct {
 
 // Tenant is one tenant of a table.
 type Tenant struct {
-	ID     wire.Value
-	Key    string
+	// What most commands read stands in the first line of the processor's cache.
 	Num    uint32
 	Paused bool
 	Look   bool
-	Since  uint64 // see TenantSpec
 
-	targets []*Target // by database
 	set     *collectionSet
+	targets []*Target // by database
+
+	Since   uint64 // see TenantSpec
+	Key     string
+	ID      wire.Value
 	route   *RouteSpec
 	aliases []wire.Value
 }

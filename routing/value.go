@@ -12,21 +12,21 @@ import (
 // tenantIndex finds tenants by the values of the tenant field, compared as BSON does: numbers by
 // value across their types, everything else by type and bytes.
 type tenantIndex struct {
-	strings map[string]*Tenant
+	strings wordMap[*Tenant]
 	ids     map[[12]byte]*Tenant
 	numbers map[int64]*Tenant
 	others  map[string]*Tenant // type byte and bytes
 }
 
 func newTenantIndex(n int) tenantIndex {
-	return tenantIndex{make(map[string]*Tenant, n), map[[12]byte]*Tenant{}, map[int64]*Tenant{}, map[string]*Tenant{}}
+	return tenantIndex{newWordMap[*Tenant](n), map[[12]byte]*Tenant{}, map[int64]*Tenant{}, map[string]*Tenant{}}
 }
 
 func (x *tenantIndex) find(v wire.Value) *Tenant {
 	switch v.Type {
 	case bsoncore.TypeString:
 		s, _ := v.Str()
-		return x.strings[string(s)]
+		return x.strings.find(s)
 	case bsoncore.TypeObjectID:
 		return x.ids[[12]byte(v.Data)]
 	}
@@ -49,7 +49,7 @@ func (x *tenantIndex) add(v wire.Value, t *Tenant) (before *Tenant) {
 	switch {
 	case v.Type == bsoncore.TypeString:
 		s, _ := v.Str()
-		x.strings[string(s)] = t
+		x.strings.set(string(s), t)
 	case v.Type == bsoncore.TypeObjectID:
 		x.ids[[12]byte(v.Data)] = t
 	case v.IsNumber():

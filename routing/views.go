@@ -180,7 +180,7 @@ func (t *Table) expanded(r *Request, db *Database, c *Collection) (wire.Doc, *wi
 func (r *Request) asStages() (all []wire.Doc, err *wire.Error) {
 	how := r.Cmd.View
 	for it := r.Msg.Body.Iter(); it.Next(); {
-		id := fieldIDs[string(it.Key)]
+		id := idOf(it.Key)
 		if how.Deny.has(id) && says(it.Value) && !r.onlyOne(id) {
 			return nil, wire.Errorf(wire.InvalidPipelineOperator, "Option %s not supported in aggregation.", it.Key)
 		}
@@ -220,7 +220,7 @@ func (r *Request) asAggregate(coll []byte, stages []wire.Doc, collation wire.Val
 		d = bsoncore.AppendStringElement(d, "aggregate", string(coll))
 		d = AppendStages(d, "pipeline", stages)
 		for it := r.Msg.Body.Iter(); it.Next(); {
-			if id := fieldIDs[string(it.Key)]; generic.has(id) || how.Keep.has(id) {
+			if id := idOf(it.Key); generic.has(id) || how.Keep.has(id) {
 				d = append(d, r.Msg.Body[it.Start:it.End()]...)
 			}
 		}

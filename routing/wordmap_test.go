@@ -1,0 +1,34 @@
+package routing
+
+import (
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// A wordMap says what a map of the language says, whatever is asked for.
+func TestWordMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(
+			rapid.StringN(0, 4, -1),
+			rapid.Map(rapid.IntRange(50, 60), func(n int) string { return strings.Repeat("x", n) }), // around what fits
+			rapid.Map(rapid.StringN(0, 4, -1), func(s string) string { return s + "\x00" }),
+		)
+		got, want := newWordMap[int](rapid.IntRange(0, 9).Draw(t, "room")), map[string]int{}
+		for i, s := range rapid.SliceOfN(text, 0, 60).Draw(t, "set") {
+			got.set(s, i+1)
+			want[s] = i + 1
+		}
+		for _, s := range append(rapid.SliceOf(text).Draw(t, "asked"), "") {
+			if v := got.find([]byte(s)); v != want[s] {
+				t.Fatalf("%q is %d, want %d", s, v, want[s])
+			}
+		}
+		for s, v := range want {
+			if got.find([]byte(s)) != v {
+				t.Fatalf("%q is lost", s)
+			}
+		}
+	})
+}
