@@ -345,7 +345,7 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 	for {
 		p, ok, err := s.locate(i)
 		if err != nil {
-			return false, err
+			return false, s.unlooked(i, err)
 		}
 		if !ok {
 			return false, s.nowhere(i)
@@ -373,6 +373,21 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 			return false, s.nowhere(i)
 		}
 	}
+}
+
+// unlooked takes in that the look before a write has failed: where a server says so of the write itself, of its
+// filter for example, it is that write's error. Who asks, how long it takes and what happens to a server is of
+// the whole command, as where servers write (write_ops_exec.cpp, handleError).
+func (s *split) unlooked(i int, e *wire.Error) *wire.Error {
+	switch e.Code {
+	case wire.Unauthorized, wire.MaxTimeMSExpired, wire.ExceededTimeLimit, wire.Interrupted, wire.ClientDisconnect:
+		return e
+	}
+	if e.Reply == nil || len(e.Labels) > 0 {
+		return e
+	}
+	s.result.fail(i, e)
+	return nil
 }
 
 // hits makes the one write at the home; done says that it was for a document there, or has failed. One that

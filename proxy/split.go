@@ -368,7 +368,7 @@ func (s *split) sendAll(batches []batch) *wire.Error {
 // broken takes in that a part has failed as a whole. Where nothing else is known to be done, or the
 // client can find that out by a retry, it is the whole command that has failed.
 func (s *split) broken(ops []int, err *wire.Error) *wire.Error {
-	if s.numbered || s.tx != nil || !s.result.any {
+	if s.tx != nil || !s.result.any || s.numbered && slices.Contains(err.Labels, wire.LabelRetryableWrite) {
 		return err
 	}
 	s.result.failAll(ops, s.c.req.Refusal(err), s.ordered)
@@ -534,7 +534,7 @@ func (s *split) barred(i int) *wire.Error {
 			continue
 		}
 		if err := s.questionIn(at.tx, op, at.homes, false, s.firstOf(op), func(place) *wire.Error { matches = true; return nil }); err != nil {
-			return err
+			return s.unlooked(i, err)
 		}
 	}
 	if matches {

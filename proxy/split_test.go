@@ -10,6 +10,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -884,4 +885,59 @@ func TestManyAreNotMovedByARace(t *testing.T) {
 	if got := outcomeOf(r); got != "n 1" || wiretest.Get(g.server.Docs("app", "orders")[0], "tenantId") != "globex" {
 		t.Errorf("%v: %v", r, g.server.Docs("app", "orders"))
 	}
+}
+
+// Where the look for a write's document is refused for what the write itself says, that write has failed and no
+// other; for what is of the moment the command fails, so that its retry finds what is done.
+func TestSplitLookRefused(t *testing.T) {
+	looks := bson.A{
+		d("q", d("_id", 0), "u", d("$inc", d("x", 1))),
+		d("q", d("n", d("$ne", bson.Regex{Pattern: "a"})), "u", d("$inc", d("x", 1))),
+		d("q", d("_id", 1), "u", d("$inc", d("x", 1))),
+	}
+	for _, c := range []struct {
+		name    string
+		code    wire.Code
+		ordered bool
+		tail    bson.D
+		want    string
+	}{
+		{"ordered", 2, true, nil, "n 1, 1: 2"},
+		{"unordered", 2, false, nil, "n 2, 1: 2"},
+		{"retryable", 2, true, d("lsid", session(1), "txnNumber", int64(1)), "n 1, 1: 2"},
+		{"retryable, unordered", 2, false, d("lsid", session(1), "txnNumber", int64(1)), "n 2, 1: 2"},
+		{"in a transaction", 2, true, d("lsid", session(1), "txnNumber", int64(1), "autocommit", false, "startTransaction", true), "n 1, 1: 2"},
+		{"too slow", 50, true, nil, "n 1, 1: 50"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGround(t, nil)
+			g.insert(t, 0, "acme")
+			g.insert(t, 1, "globex")
+			g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+				if cmd.Name == "find" && strings.Contains(fmt.Sprint(cmd.Value("filter")), "$ne") {
+					return wiretest.Fail(c.code, "no such filter")
+				}
+				return wiretest.Pass()
+			})
+			r := g.client.Run("app", append(d("update", "orders", "updates", looks, "ordered", c.ordered), c.tail...))
+			if got := outcomeOf(r); got != c.want {
+				t.Errorf("%s, want %s: %v", got, c.want, r)
+			}
+		})
+	}
+	t.Run("alone", func(t *testing.T) {
+		g := newGround(t, nil)
+		for code, want := range map[wire.Code]string{2: "n 0, 0: 2", 50: "n <nil>"} {
+			g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+				if cmd.Name == "find" {
+					return wiretest.Fail(code, "no such filter")
+				}
+				return wiretest.Pass()
+			})
+			r := g.client.Run("app", d("update", "orders", "updates", looks[1:2]))
+			if got := outcomeOf(r); got != want {
+				t.Errorf("%d: %s, want %s: %v", code, got, want, r)
+			}
+		}
+	})
 }

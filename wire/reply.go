@@ -9,7 +9,7 @@ import (
 // Code is an error code of the server's table (src/mongo/base/error_codes.yml).
 type Code int32
 
-// The codes that the proxy itself answers with.
+// The codes that the proxy answers with or tells apart.
 const (
 	InternalError            Code = 1
 	BadValue                 Code = 2
@@ -45,12 +45,14 @@ const (
 	InvalidResumeToken       Code = 260
 	TooManyLogicalSessions   Code = 261
 	OperationNotSupportedTxn Code = 263
+	ExceededTimeLimit        Code = 262
 	ClientDisconnect         Code = 279
 	QueryMemoryLimit         Code = 292
 	UnsupportedOpQuery       Code = 352
 	TransactionTooOld        Code = 225
 	MechanismUnavailable     Code = 334
 	Overloaded               Code = 462
+	Interrupted              Code = 11601
 	BSONObjectTooLarge       Code = 10334
 	NotOneField              Code = 40323
 	UnknownStage             Code = 40324
