@@ -37,11 +37,11 @@ type pool struct {
 
 	reporting sync.Mutex // held while an error is reported, so that one cause is reported once
 
-	mu        sync.Mutex // guards the following
-	open      []*Conn    // all that are open, in use or idle; Conn.at is the index
-	idle      []*Conn    // the last released is at the end and is lent first
-	queue     queue      // all of them have claimed their share
-	tenants   []*share   // by number; nil of those who use nothing
+	mu        sync.Mutex     // guards the following
+	open      []*Conn        // all that are open, in use or idle; Conn.at is the index
+	idle      []*Conn        // the last released is at the end and is lent first
+	queue     queue          // all of them have claimed their share
+	tenants   []*[page]share // by number, in pages; nil where none of them uses anything
 	dialing   int
 	failed    int // dials since one succeeded
 	dialError error
@@ -56,6 +56,10 @@ type pool struct {
 
 // maxDialing bounds the handshakes at once with one server.
 const maxDialing = 4
+
+// page is how many tenants' shares stand beside each other, so that one is found without a look at a pointer
+// of its own.
+const page = 64
 
 // share is one tenant's part of a pool.
 type share struct {
@@ -114,27 +118,30 @@ func (p *pool) share(tenant uint32) *share {
 	if tenant == 0 {
 		return nil
 	}
-	if int(tenant) >= len(p.tenants) {
-		p.tenants = append(p.tenants, make([]*share, int(tenant)+1-len(p.tenants))...)
+	n := int(tenant / page)
+	if n >= len(p.tenants) {
+		p.tenants = append(p.tenants, make([]*[page]share, n+1-len(p.tenants))...)
 	}
-	s := p.tenants[tenant]
-	if s == nil {
-		s = &share{}
-		p.tenants[tenant] = s
+	if p.tenants[n] == nil {
+		p.tenants[n] = new([page]share)
 	}
-	return s
+	return &p.tenants[n][tenant%page]
 }
 
-// shares are those of the tenants that have used something of late.
+// shares are those of the tenants that use something.
 func (p *pool) shares() iter.Seq2[uint32, *share] {
 	return func(yield func(uint32, *share) bool) {
-		for tenant, s := range p.tenants {
-			if s != nil && !yield(uint32(tenant), s) {
-				return
+		for n, shares := range p.tenants {
+			for i := 0; shares != nil && i < page; i++ {
+				if s := &shares[i]; s.used() && !yield(uint32(n*page+i), s) {
+					return
+				}
 			}
 		}
 	}
 }
+
+func (s *share) used() bool { return s.claimed > 0 || s.blocked.head != nil }
 
 // unclaim gives back a place of the share; who is blocked by it moves up.
 func (p *pool) unclaim(s *share) {
@@ -403,15 +410,15 @@ func (p *pool) retire() {
 	p.closeIdle(func(*Conn) bool { return true })
 }
 
-// sweep closes what has been idle for too long, and forgets tenants that use nothing.
+// sweep closes what has been idle for too long, and forgets pages of tenants that use nothing.
 func (p *pool) sweep(idle time.Duration) {
 	before := now() - int64(idle)
 	p.closeIdle(func(c *Conn) bool { return c.idleSince < before })
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for tenant, s := range p.shares() {
-		if s.claimed == 0 && s.blocked.head == nil {
-			p.tenants[tenant] = nil
+	for n, shares := range p.tenants {
+		if shares != nil && !slices.ContainsFunc(shares[:], func(s share) bool { return s.used() }) {
+			p.tenants[n] = nil
 		}
 	}
 }
