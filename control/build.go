@@ -127,7 +127,7 @@ func sameSpec(a, b *routing.Spec) bool {
 		a.StrictUnique == b.StrictUnique && slices.EqualFunc(a.Unique, b.Unique, routing.UniqueIndex.Equal) &&
 		slices.Equal(a.Databases, b.Databases) && maps.Equal(a.Fields, b.Fields) && maps.Equal(a.Grants, b.Grants) &&
 		slices.Equal(a.Collections, b.Collections) && slices.Equal(a.Platform, b.Platform) &&
-		slices.EqualFunc(a.Views, b.Views, routing.ViewSpec.Equal) && (a.Names == nil) == (b.Names == nil) && slices.Equal(a.Names, b.Names) && slices.Equal(a.Collated, b.Collated) &&
+		slices.EqualFunc(a.Views, b.Views, routing.ViewSpec.Equal) && (a.Names == nil) == (b.Names == nil) && slices.Equal(a.Names, b.Names) && slices.EqualFunc(a.Collated, b.Collated, routing.Collated.Equal) &&
 		slices.EqualFunc(a.Tenants, b.Tenants, sameTenant)
 }
 

@@ -15,19 +15,17 @@ import (
 
 // catalog is what the shared databases hold. It is replaced and never changed.
 type catalog struct {
-	seq   uint64             // of the reading
-	names []string           // "db.coll"; nil where a server does not say
-	views []routing.ViewSpec // sorted by name
-	// collated are the collections that compare strings by a collation of their own; they are asked for
-	// only where there are views, which do not take it over.
-	collated []string
+	seq      uint64             // of the reading
+	names    []string           // "db.coll"; nil where a server does not say
+	views    []routing.ViewSpec // sorted by name
+	collated []routing.Collated // collections that compare strings by a collation of their own, sorted by name
 }
 
 // unread is the catalog of a server that could not be asked: whatever a command names is looked for.
 func unread(seq uint64) *catalog { return &catalog{seq: seq, names: []string{}} }
 
 func (k *catalog) same(o *catalog) bool {
-	return (k.names == nil) == (o.names == nil) && slices.Equal(k.names, o.names) && slices.Equal(k.collated, o.collated) &&
+	return (k.names == nil) == (o.names == nil) && slices.Equal(k.names, o.names) && slices.EqualFunc(k.collated, o.collated, routing.Collated.Equal) &&
 		slices.EqualFunc(k.views, o.views, routing.ViewSpec.Equal)
 }
 
@@ -36,8 +34,8 @@ func (k *catalog) same(o *catalog) bool {
 func readCatalog(ctx context.Context, c cluster, databases []string, seq uint64) (*catalog, error) {
 	k := &catalog{seq: seq, names: []string{}}
 	for _, db := range databases {
-		viewed, err := k.list(ctx, c, db)
-		if err == nil && viewed {
+		err := k.list(ctx, c, db)
+		if err == nil {
 			err = k.define(ctx, c, db)
 		}
 		if answered(err) {
@@ -48,26 +46,23 @@ func readCatalog(ctx context.Context, c cluster, databases []string, seq uint64)
 		}
 	}
 	slices.Sort(k.names)
-	slices.Sort(k.collated)
+	slices.SortFunc(k.collated, func(a, b routing.Collated) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(k.views, func(a, b routing.ViewSpec) int { return strings.Compare(a.Name, b.Name) })
 	return k, nil
 }
 
-// list reads the names that a database holds; viewed says that some are views'.
-func (k *catalog) list(ctx context.Context, c cluster, db string) (viewed bool, err error) {
+// list reads the names that a database holds.
+func (k *catalog) list(ctx context.Context, c cluster, db string) error {
 	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{}}, {Key: "nameOnly", Value: true}}
-	err = each(ctx, c, db, cmd, func(row wire.Doc) error {
+	return each(ctx, c, db, cmd, func(row wire.Doc) error {
 		if name, ok := lookText(row, "name"); ok && !strings.HasPrefix(name, "tmp.") { // of an $out under way
 			k.names = append(k.names, db+"."+name)
 		}
-		kind, _ := lookText(row, "type")
-		viewed = viewed || kind == "view"
 		return nil
 	})
-	return viewed, err
 }
 
-// define reads what the views of a database are.
+// define reads what the views of a database are, and the collations of its collections.
 func (k *catalog) define(ctx context.Context, c cluster, db string) error {
 	cmd := bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: bson.D{{Key: "$or", Value: bson.A{
 		bson.D{{Key: "type", Value: "view"}}, bson.D{{Key: "options.collation", Value: bson.D{{Key: "$exists", Value: true}}}},
@@ -77,8 +72,9 @@ func (k *catalog) define(ctx context.Context, c cluster, db string) error {
 		options, _ := row.Lookup("options")
 		d, _ := options.Doc()
 		if kind, _ := lookText(row, "type"); kind != "view" {
-			if _, ok := d.Lookup("collation"); ok {
-				k.collated = append(k.collated, db+"."+name)
+			v, _ := d.Lookup("collation")
+			if how, ok := v.Doc(); ok {
+				k.collated = append(k.collated, routing.Collated{Name: db + "." + name, Collation: slices.Clone(how)})
 			}
 			return nil
 		}

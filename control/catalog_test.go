@@ -24,6 +24,7 @@ func (h *house) view(name, on string, pipeline bson.A) {
 func TestReview(t *testing.T) {
 	h := start(t, testConfig("mixed", fileTenant("acme", modeOwn)))
 	h.mustResolve(t, "acme")
+	h.home.coll("app", "orders").options = mustDoc(bson.D{{Key: "collation", Value: bson.D{{Key: "locale", Value: "sv"}}}})
 	h.view("report", "orders", bson.A{bson.D{{Key: "$match", Value: bson.D{{Key: "a", Value: 1}}}}})
 	before := h.home.n
 	at := time.Now()
@@ -36,6 +37,9 @@ func TestReview(t *testing.T) {
 	}
 	if v, err := bson.Raw(s.Views[0].Pipeline).LookupErr("0", "$match", "a"); err != nil || v.AsInt64() != 1 {
 		t.Errorf("its pipeline is %v", bson.Raw(s.Views[0].Pipeline))
+	}
+	if len(s.Collated) != 1 || s.Collated[0].Name != "app.orders" || bson.Raw(s.Collated[0].Collation).Lookup("locale").StringValue() != "sv" {
+		t.Errorf("the collations are %v", s.Collated)
 	}
 	asked := h.home.n
 	if read, err := h.Review(t.Context(), at); err != nil || read.Before(at) || h.home.n != asked || asked != before+2 {

@@ -204,7 +204,7 @@ func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire
 	filter, _ := f.Value.Doc()
 	_, sized := c.req.Field("batchSize")
 	none := sized && c.number("batchSize") == 0 // a first batch of none tells nothing of who has the document
-	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !c.collated() && !none {
+	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !t.Collated(&c.req) && !none {
 		if tx != nil {
 			var err *wire.Error
 			if d, err = c.inOneCluster(t, d, tx, ids[0]); err != nil {
@@ -214,12 +214,6 @@ func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire
 		return c.findOne(t, d, tx, ids[0])
 	}
 	return c.findMany(t, d, tx)
-}
-
-// collated reports whether the command brings its own meaning of equality.
-func (c *clientConn) collated() bool {
-	_, ok := c.req.Field("collation")
-	return ok
 }
 
 // inOneCluster is the decision for a find by _id in a transaction, on the transaction's cluster alone.
@@ -432,7 +426,7 @@ func appendNumber(d []byte, key string, n int64) []byte {
 
 // distinct is every value that some home has, once.
 func (c *clientConn) distinct(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	if c.collated() {
+	if t.Collated(&c.req) {
 		return nil, wire.Errorf(wire.IllegalOperation,
 			"distinct with a collation over the databases of several tenants is not offered; add the tenant field to the query")
 	}

@@ -15,14 +15,15 @@ import (
 //
 //	homes ─▶ prefix, at once ─▶ documents ─▶ { aggregate: 1, pipeline: [{ $documents: … }, rest …] }
 type shipping struct {
-	c      *clientConn
-	t      *routing.Table
-	tx     *txn
-	tenant uint32
-	main   *routing.Segment // that reads the collection which the command names
-	body   wire.Doc         // the command's
-	cur    *cursor          // of the whole command
-	opened []*stream        // all that have been, for their cursors to be ended when the command fails
+	c       *clientConn
+	t       *routing.Table
+	tx      *txn
+	tenant  uint32
+	main    *routing.Segment // that reads the collection which the command names
+	body    wire.Doc         // the command's
+	strings wire.Value       // the collation of the collection, where the command says none
+	cur     *cursor          // of the whole command
+	opened  []*stream        // all that have been, for their cursors to be ended when the command fails
 }
 
 // aggregate answers a pipeline by its segments.
@@ -31,7 +32,7 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 		return nil, err
 	}
 	defer c.letGo()
-	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, cur: c.ownCursor()}
+	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, strings: t.Collation(&c.req), cur: c.ownCursor()}
 	if d.Tenant != nil {
 		s.tenant, s.cur.tenant = d.Tenant.Num, d.Tenant.Num
 	}
@@ -485,6 +486,9 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 			default:
 				d = append(d, s.body[it.Start:it.End()]...)
 			}
+		}
+		if s.strings.Type != 0 {
+			d = s.strings.AppendTo(d, "collation")
 		}
 		return d
 	})

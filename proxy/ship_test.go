@@ -9,6 +9,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/wire"
+	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -154,6 +155,31 @@ func TestShip(t *testing.T) {
 	}
 	if more := g.server.Commands("getMore"); wiretest.Get(wiretest.Decode(more[len(more)-1].Body), "collection") != "$cmd.aggregate" {
 		t.Errorf("the server's cursor is asked for as another: %v", wiretest.Decode(more[len(more)-1].Body))
+	}
+}
+
+// TestShipCollated: what is brought together is compared as in the collection, whose collation documents alone do
+// not have.
+func TestShipCollated(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		a := &aggregates{docs: map[string][]any{"app.orders": numbered(0, 3), "app_t_acme.orders": numbered(3, 5)}}
+		g := newShippingGround(t, a)
+		g.router.Publish(tableOf(t, 2, func(s *routing.Spec) {
+			s.Collated = []routing.Collated{{Name: "app.orders", Collation: wiretest.D(d("locale", "de", "strength", 2, "version", "57.1"))}}
+		}))
+		command, want := d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d()), "de"
+		if !own {
+			command, want = append(command, bson.E{Key: "collation", Value: d("locale", "en")}), "en"
+		}
+		g.client.Run("app", command)
+		sent := g.shipped()
+		if len(sent) != 1 || wiretest.Get(sent[0], "collation", "locale") != want || wiretest.Get(sent[0], "collation", "version") != nil {
+			t.Errorf("sent %v", sent)
+		}
+		r := g.client.Run("app", d("distinct", "orders", "key", "x"))
+		if wiretest.Get(r, "code") != int32(20) {
+			t.Errorf("distinct: %v", r)
+		}
 	}
 }
 

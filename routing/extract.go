@@ -60,7 +60,7 @@ func positional(part []byte) bool {
 type extractor struct {
 	field *fieldPath
 	let   wire.Doc // variables of the command whose values are constants
-	exact bool     // string equality is exact: no collation
+	equality
 	// rebound says that let gives $$CURRENT another meaning, and with it every "$field".
 	rebound bool
 	looked  int // variables that have been looked for in let
@@ -161,14 +161,25 @@ func (x *extractor) predicate(s *tenantSet, v wire.Value) {
 }
 
 func (x *extractor) equal(s *tenantSet, v wire.Value) {
-	if x.says(v) {
+	switch {
+	case null(v) || scalar(v) && x.tells(v):
 		s.keep(v)
+	case scalar(v):
+		like := tenantSet{alike: true}
+		like.add(v)
+		s.and(&like)
 	}
 }
 
-// says reports whether equality with the value tells the tenant: strings under a collation don't.
-func (x *extractor) says(v wire.Value) bool {
-	return null(v) || scalar(v) && (x.exact || v.Type != bsoncore.TypeString)
+// enter takes a value of a list that the tenant field is to be in; false where it says nothing.
+func (x *extractor) enter(list *tenantSet, v wire.Value) bool {
+	if !null(v) && !scalar(v) {
+		return false
+	}
+	list.alike = list.alike || !x.tells(v)
+	list.known = !list.alike
+	list.add(v)
+	return true
 }
 
 func (x *extractor) in(s *tenantSet, v wire.Value) {
@@ -179,10 +190,9 @@ func (x *extractor) in(s *tenantSet, v wire.Value) {
 	list := tenantSet{known: true}
 	it := a.Iter()
 	for it.Next() {
-		if !x.says(it.Value) {
+		if !x.enter(&list, it.Value) {
 			return
 		}
-		list.add(it.Value)
 	}
 	if it.Err() == nil {
 		s.and(&list)
@@ -322,10 +332,9 @@ func (x *extractor) exprIn(s *tenantSet, arg wire.Value) {
 		if written {
 			c, ok = x.constant(c)
 		}
-		if !ok || null(c) || !x.says(c) {
+		if !ok || null(c) || !x.enter(&list, c) {
 			return
 		}
-		list.add(c)
 	}
 	if it.Err() == nil {
 		s.and(&list)
@@ -373,7 +382,7 @@ func (x *extractor) constant(v wire.Value) (wire.Value, bool) {
 		if !ok {
 			return v, false
 		}
-		inner := extractor{field: x.field, exact: x.exact}
+		inner := extractor{field: x.field, equality: x.equality}
 		return inner.constant(bound)
 	}
 	d, ok := v.Doc()

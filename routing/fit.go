@@ -122,13 +122,13 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 		}
 		return t.Fit(in, d, target, p)
 	case InFilter:
-		r.narrowFilter(r.Cmd.Tenant.Path, t.predicate(c, d.Scope, target, r.value(fCollation)), p)
+		r.narrowFilter(r.Cmd.Tenant.Path, t.predicate(c, d.Scope, target, t.collation(r)), p)
 	case InStages:
 		if stage := t.plainWatch(r); stage != nil {
 			r.insertStage(1, stage, p)
 			return nil
 		}
-		return r.narrowStages(t.predicate(c, d.Scope, target, r.value(fCollation)), p)
+		return r.narrowStages(t.predicate(c, d.Scope, target, t.collation(r)), p)
 	case InUpdates, InDeletes:
 		o := r.ops()
 		holders := append(r.within(), o.docs.holder)
@@ -136,7 +136,8 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 			holders = holders[len(holders)-1:]
 		}
 		for o.next() {
-			o.op.Scope, o.op.Coll = d.Scope, c
+			o.op.Scope = d.Scope
+			o.op.of(c, r.Coll())
 			if with := t.FitWrite(&o.op, target); with != nil {
 				p.Replace(o.docs.at, len(o.op.Entry), with, holders...)
 			}
@@ -144,7 +145,8 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 	case InFindAndModify:
 		o := r.ops()
 		for o.next() {
-			o.op.Scope, o.op.Coll = d.Scope, c
+			o.op.Scope = d.Scope
+			o.op.of(c, r.Coll())
 			t.FitOne(r, &o.op, target, p)
 		}
 	}

@@ -240,7 +240,7 @@ func FuzzFilter(f *testing.F) {
 		if d.Check() != nil || bytes.Count(filter, []byte("$")) > 60 {
 			return // an extractor ends at 64 levels
 		}
-		x := extractor{field: &field, exact: true}
+		x := extractor{field: &field}
 		var plain, nested, twice, open tenantSet
 		x.filter(&plain, d, 0)
 		x.filter(&nested, branch("$and", d), 0)

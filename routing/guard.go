@@ -98,13 +98,14 @@ func (t *Table) Ops(r *Request, c *Collection) ([]Op, bool) {
 	names := t.bulkNames(r)
 	for o.next() {
 		op := o.op
-		op.Coll, op.Name = c, r.Coll()
+		at, name := c, r.Coll()
 		if op.kind == InBulkOps {
 			if op.ns < 0 || op.ns >= len(names) {
 				return nil, false
 			}
-			op.Coll, op.Name = names[op.ns].coll, names[op.ns].name
+			at, name = names[op.ns].coll, names[op.ns].name
 		}
+		op.of(at, name)
 		if !op.complete() {
 			return nil, false
 		}
@@ -383,6 +384,8 @@ func (t *Table) Plan(r *Request, op *Op) Plan {
 	}
 	var p Plan
 	switch {
+	case s.alike:
+		op.Open, p.Targets = true, t.near(c, &s)
 	case !s.known:
 		op.Open, p.Targets = true, t.holders(c)
 	case s.n == 0:
@@ -428,7 +431,7 @@ func (t *Table) bar(r *Request, op *Op, p *Plan) {
 func (t *Table) guarded(r *Request, c *Collection, target *Target) *wire.Error {
 	o := r.ops()
 	for o.next() {
-		o.op.Coll = c
+		o.op.of(c, r.Coll())
 		if err := t.Guard(r, &o.op, target); err != nil {
 			return err
 		}

@@ -257,8 +257,8 @@ func (r *Request) definesView() bool {
 	return r.Cmd.Views && (r.index[fViewOn] != 0 || r.index[fPipeline] != 0)
 }
 
-// Redefines reports whether the command may change which views there are, or what they are: then these
-// have to be read again before the next command.
+// Redefines reports whether the command may change which views there are, or what they are, or how a collection
+// compares strings: then these have to be read again before the next command.
 func (t *Table) Redefines(r *Request) bool {
 	if r.Cmd == nil || !r.Cmd.Views || r.Bound != nil || !t.isolating {
 		return false
@@ -268,7 +268,7 @@ func (t *Table) Redefines(r *Request) bool {
 		return false
 	}
 	c := db.collection(r.Coll())
-	return r.definesView() || c.view != nil || r.Value.Type != bsoncore.TypeString
+	return r.definesView() || r.index[fCollation] != 0 || c.view != nil || r.Value.Type != bsoncore.TypeString
 }
 
 // homes collects where the parts of a command belong.
@@ -279,9 +279,11 @@ type homes struct {
 	begun   []uint32     // see [Request.Begun]
 	target  *Target
 	several bool
-	unknown bool // some part names no tenant
-	many    bool // and may change many documents
-	shared  bool // documents without a tenant are asked for
+	unknown bool      // some part names no tenant for certain
+	nobody  bool      // and one of these none at all
+	near    []*Target // where the documents of the others may be
+	many    bool      // some such part may change many documents
+	shared  bool      // documents without a tenant are asked for
 	tenant  *Tenant
 	tenants int
 	held    wire.Value
@@ -362,7 +364,7 @@ func (h *homes) at(target *Target) {
 func (h *homes) set(s *tenantSet) {
 	switch {
 	case !s.known:
-		h.unknown = true
+		h.asks(s)
 	case s.n == 0:
 		if h.target == nil {
 			h.target = h.coll.db.shared // nothing can match; the server still checks the command
@@ -374,24 +376,40 @@ func (h *homes) set(s *tenantSet) {
 	}
 }
 
+// asks notes a part of which is not known whose documents it concerns.
+func (h *homes) asks(s *tenantSet) {
+	h.unknown = true
+	if !s.alike {
+		h.nobody = true
+		return
+	}
+	for i := range s.n {
+		if v := s.at(i); !null(v) {
+			h.note(v)
+		}
+	}
+	h.near = append(h.near, h.t.near(h.coll, s)...)
+}
+
+// holders are the databases that such parts concern.
+func (h *homes) holders() []*Target {
+	if h.nobody {
+		return h.t.holders(h.coll)
+	}
+	at := map[*Target]bool{}
+	for _, x := range h.near {
+		at[x] = true
+	}
+	return h.coll.these(at)
+}
+
 func (t *Table) extractor(r *Request, c *Collection, collation wire.Value) extractor {
-	x := extractor{field: &c.field, exact: simple(collation)}
+	x := extractor{field: &c.field, equality: equalityOf(collation)}
 	if let, ok := r.value(fLet).Doc(); ok {
 		x.let = let
 		_, x.rebound = let.Lookup("CURRENT")
 	}
 	return x
-}
-
-// simple reports whether strings are compared as bytes.
-func simple(collation wire.Value) bool {
-	d, ok := collation.Doc()
-	if !ok {
-		return collation.Type == 0 || null(collation)
-	}
-	locale, _ := d.Lookup("locale")
-	s, _ := locale.Str()
-	return string(s) == "simple"
 }
 
 func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
@@ -489,7 +507,7 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 		if !h.unknown {
 			continue
 		}
-		if err := t.everywhere(r, op.Coll); err != nil {
+		if err := t.everywhere(r, &h); err != nil {
 			return refuseWith(err)
 		}
 		if tn := t.pausedFor(r); tn != nil && h.many {
@@ -516,6 +534,7 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 			if !o.op.complete() {
 				return wire.Errorf(wire.FailedToParse, "a write of the batch lacks a field that it needs: an update q and u, a delete q and limit")
 			}
+			o.op.of(h.coll, r.Coll())
 			t.collectOp(r, h, &o.op)
 		}
 		return o.once()
@@ -541,7 +560,7 @@ func (r *Request) once() *wire.Error {
 
 // filterSays is what a read's filter and comment say about its tenants.
 func (t *Table) filterSays(r *Request, h *homes) (s tenantSet) {
-	x := t.extractor(r, h.coll, r.value(fCollation))
+	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
 	q, _ := r.value(r.Cmd.Tenant.Path).Doc()
 	x.filter(&s, q, 0)
 	h.comment(r, &s)
@@ -670,8 +689,11 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 	c := d.Coll
 	d.Targets, d.Why = t.holders(c), "it names tenants whose databases differ"
 	if h.unknown {
-		d.Open, d.Why = true, "it names no tenant"
-		if err := t.everywhere(r, c); err != nil {
+		d.Open, d.Targets, d.Why = true, h.holders(), "it names no tenant"
+		if !h.nobody {
+			d.Why = "it names a tenant by a collation, under which others may be equal"
+		}
+		if err := t.everywhere(r, h); err != nil {
 			return refuseWith(err)
 		}
 		if tn := t.pausedFor(r); tn != nil && h.many {
@@ -691,9 +713,10 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 
 // everywhere refuses a command that concerns every holder of the collection where that is not
 // wanted.
-func (t *Table) everywhere(r *Request, c *Collection) *wire.Error {
-	switch n := len(t.holders(c)); {
-	case !c.touched():
+func (t *Table) everywhere(r *Request, h *homes) *wire.Error {
+	switch n := len(h.holders()); {
+	case !h.coll.touched():
+	case !h.nobody && (t.maxScatter == 0 || n <= t.maxScatter):
 	case t.without == Reject:
 		return wire.Errorf(wire.IllegalOperation, "%s names no tenant, which without_tenant = \"reject\" does not allow; %s", r.Cmd.Name, addTenant)
 	case t.maxScatter > 0 && n > t.maxScatter:
@@ -773,13 +796,7 @@ func (t *Table) homesOf(c *Collection, values []wire.Value) []*Target {
 	for _, v := range values {
 		at[t.byValue.find(v).home(c)] = true
 	}
-	var homes []*Target
-	for _, x := range c.holders {
-		if at[x] {
-			homes = append(homes, x)
-		}
-	}
-	return homes
+	return c.these(at)
 }
 
 // mergeable refuses what no merging of several databases' answers can give.
@@ -818,6 +835,12 @@ func (c *Collection) Upserted(op *Op) (wire.Value, *wire.Error) {
 	if v, ok := c.field.upsertTenant(op.Update); ok {
 		return v, nil
 	}
+	x := extractor{field: &c.field}
+	var given tenantSet
+	x.equalities(op.Filter, 0, func(v wire.Value) { given.add(v) })
+	if given.n == 1 && scalar(given.at(0)) { // which servers copy
+		return given.at(0), nil
+	}
 	return wire.Value{}, wire.Errorf(wire.ShardKeyNotFound,
 		"the upsert finds no document and says no tenant for a new one; add the tenant field %q to the filter or to $setOnInsert", c.field.name)
 }
@@ -852,7 +875,7 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 		h.target = h.coll.db.shared
 		return nil
 	}
-	x := t.extractor(r, h.coll, r.value(fCollation))
+	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
 	var s tenantSet
 	x.stages(&s, f.Value)
 	h.comment(r, &s)
@@ -866,13 +889,13 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	}
 	for i := range uses {
 		if err == nil {
-			err = t.stageHome(&uses[i], h, x.exact)
+			err = t.stageHome(&uses[i], h, x.equality)
 		}
 	}
 	return err
 }
 
-func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
+func (t *Table) stageHome(u *stageUse, h *homes, how equality) *wire.Error {
 	if u.row == nil {
 		return nil // one target: the server knows it or says that it does not
 	}
@@ -883,7 +906,7 @@ func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
 	case Output:
 		return t.outputHome(u, h)
 	case Join, Union:
-		return h.joinHome(u, exact)
+		return h.joinHome(u, how)
 	}
 	return nil
 }
@@ -893,13 +916,13 @@ func (t *Table) stageHome(u *stageUse, h *homes, exact bool) *wire.Error {
 func (h *homes) oneTenant() bool { return !h.unknown && !h.shared && !h.mixed && h.tenants <= 1 }
 
 // joinHome notes whether a collection that a stage reads is not where the pipeline begins.
-func (h *homes) joinHome(u *stageUse, exact bool) *wire.Error {
+func (h *homes) joinHome(u *stageUse, how equality) *wire.Error {
 	c, err := h.coll.db.read(u)
 	if err != nil || c == nil {
 		return err
 	}
-	h.apart = h.apart || h.tenant.home(c) != h.target || c.touched() && !h.follows(u, c, exact)
-	h.mixed = h.mixed || u.row.Class == Union && !h.narrowed(u, c, exact)
+	h.apart = h.apart || h.tenant.home(c) != h.target || c.touched() && !h.follows(u, c, how)
+	h.mixed = h.mixed || u.row.Class == Union && !h.narrowed(u, c, how)
 	return nil
 }
 
@@ -916,16 +939,16 @@ func (db *Database) read(u *stageUse) (*Collection, *wire.Error) {
 }
 
 // follows reports whether what a stage reads of a tenant collection is the pipeline's own tenant's.
-func (h *homes) follows(u *stageUse, c *Collection, exact bool) bool {
-	return h.oneTenant() && (u.row.Class != Union || h.narrowed(u, c, exact))
+func (h *homes) follows(u *stageUse, c *Collection, how equality) bool {
+	return h.oneTenant() && (u.row.Class != Union || h.narrowed(u, c, how))
 }
 
 // narrowed reports whether a $unionWith of a tenant collection is narrowed to the pipeline's own
 // tenant. Without that it means every tenant's documents.
-func (h *homes) narrowed(u *stageUse, c *Collection, exact bool) bool {
+func (h *homes) narrowed(u *stageUse, c *Collection, how equality) bool {
 	d, _ := u.spec.Doc()
 	sub, _ := d.Lookup("pipeline")
-	x := extractor{field: &c.field, exact: exact}
+	x := extractor{field: &c.field, equality: how}
 	var s tenantSet
 	x.stages(&s, sub)
 	return s.known && s.n == 1 && h.t.byValue.find(s.at(0)) == h.tenant && h.tenant != nil

@@ -99,7 +99,7 @@ func (x *isolation) fitRead(p *wire.Patch) *wire.Error {
 	if !ok && v.Type != 0 && !null(v) {
 		return wire.Errorf(wire.TypeMismatch, "%s must be an object", fieldNames[id])
 	}
-	q, err := x.filtered(x.coll(), q, x.r.value(fCollation), false)
+	q, err := x.filtered(x.coll(), q, x.t.collation(x.r), false)
 	if err == nil && q != nil {
 		x.r.replace(id, bsoncore.AppendDocumentElement(nil, fieldNames[id], bsoncore.Document(q)), p)
 	}
@@ -134,7 +134,7 @@ func (x *isolation) stagesName() *wire.Error {
 	if c == nil || x.pred(c) == nil {
 		return nil
 	}
-	e := x.t.extractor(x.r, c, x.r.value(fCollation))
+	e := x.t.extractor(x.r, c, x.t.collation(x.r))
 	var s tenantSet
 	e.stages(&s, x.r.value(fPipeline))
 	return x.names(&s)

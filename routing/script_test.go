@@ -272,7 +272,7 @@ type tableText struct {
 	Platform      []string            `bson:"platform"`
 	Views         map[string]viewText `bson:"views"`
 	Names         []string            `bson:"names"`
-	Collated      []string            `bson:"collated"`
+	Collated      map[string]bson.Raw `bson:"collated"`
 	WithoutTenant NoTenantRule        `bson:"withoutTenant"`
 	HideOthers    bool                `bson:"hideOthers"`
 	LookUp        bool                `bson:"lookUp"`
@@ -315,7 +315,7 @@ func specOf(t testing.TB, text string) *Spec {
 	}
 	s := &Spec{
 		Version: 1, Epoch: 1, Mode: x.Mode, Home: "home", ControlDB: "tenantry", Field: x.Field, Fields: x.Fields,
-		Collections: x.Collections, Platform: x.Platform, Collated: x.Collated, Names: x.Names, WithoutTenant: x.WithoutTenant,
+		Collections: x.Collections, Platform: x.Platform, Names: x.Names, WithoutTenant: x.WithoutTenant,
 		HideOthers: x.HideOthers, LookUp: x.LookUp, RequireTenant: x.RequireTenant, AllowDrop: x.AllowDrop, StrictUnique: x.StrictUnique, Unique: x.Unique, MaxScatter: x.MaxScatter, Grants: x.Grants,
 	}
 	for _, name := range x.Databases {
@@ -324,6 +324,9 @@ func specOf(t testing.TB, text string) *Spec {
 	for _, name := range sortedKeys(x.Views) {
 		v := x.Views[name]
 		s.Views = append(s.Views, ViewSpec{Name: name, On: v.On, Pipeline: wire.Doc(v.Pipeline.Value), Collation: wire.Doc(v.Collation)})
+	}
+	for _, name := range sortedKeys(x.Collated) {
+		s.Collated = append(s.Collated, Collated{Name: name, Collation: wire.Doc(x.Collated[name])})
 	}
 	for i := range x.Tenants {
 		s.Tenants = append(s.Tenants, x.Tenants[i].spec(uint32(i+1)))

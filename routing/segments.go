@@ -222,11 +222,11 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value,
 	if err != nil {
 		return nil, err
 	}
-	p := planner{t: t, r: r, h: h, alive: true, whole: whole, x: t.extractor(r, h.coll, r.value(fCollation))}
-	first := Segment{Targets: []*Target{h.target}, Coll: name, Reads: true, of: h.coll, collation: r.value(fCollation)}
+	p := planner{t: t, r: r, h: h, alive: true, whole: whole, x: t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))}
+	first := Segment{Targets: []*Target{h.target}, Coll: name, Reads: true, of: h.coll, collation: t.collation(r)}
 	switch {
 	case h.unknown:
-		first.Targets, first.scope.Open = t.holders(h.coll), true
+		first.Targets, first.scope.Open = h.holders(), true
 	case h.several || h.tenants > 1:
 		s := t.stagesSay(r, h, pipeline)
 		p.only = s.values()
@@ -249,7 +249,7 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value,
 
 // stagesSay is what a pipeline and the command's comment say about its tenants.
 func (t *Table) stagesSay(r *Request, h *homes, pipeline wire.Value) (s tenantSet) {
-	x := t.extractor(r, h.coll, r.value(fCollation))
+	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
 	x.stages(&s, pipeline)
 	h.comment(r, &s)
 	return s
@@ -505,7 +505,7 @@ func (p *planner) group(steps []step) (int, *wire.Error) {
 func (p *planner) apart(s *step) bool {
 	spec, _ := s.spec.Doc()
 	id, _ := spec.Lookup("_id")
-	if string(s.name) != "$group" || !p.alive || !p.x.exact || p.x.rebound {
+	if string(s.name) != "$group" || !p.alive || p.x.equality != byBytes || p.x.rebound {
 		return false
 	}
 	if p.x.isField(id) {
@@ -675,8 +675,8 @@ func (p *planner) place(s *step) (target *Target, spread bool, err *wire.Error) 
 		if c == nil {
 			continue
 		}
-		at, follows := c.db.shared, p.h.follows(u, c, p.x.exact)
-		p.h.mixed = p.h.mixed || u.row.Class == Union && !p.h.narrowed(u, c, p.x.exact)
+		at, follows := c.db.shared, p.h.follows(u, c, p.x.equality)
+		p.h.mixed = p.h.mixed || u.row.Class == Union && !p.h.narrowed(u, c, p.x.equality)
 		if c.touched() {
 			if !follows {
 				spread = true
@@ -703,12 +703,12 @@ func (p *planner) joinAll(s *step) *wire.Error {
 	targets := p.t.holders(c)
 	if p.only != nil && !p.h.shared && !p.h.mixed {
 		targets = p.t.homesOf(c, p.only)
-	} else if err := p.t.everywhere(p.r, c); err != nil {
+	} else if err := p.t.everywhere(p.r, &homes{t: p.t, coll: c, unknown: true, nobody: true}); err != nil {
 		return err
 	}
 	p.segs = append(p.segs, Segment{
 		Targets: targets, Stages: []wire.Doc{s.doc}, Reads: true, Joined: as,
-		of: c, scope: Scope{Open: true}, collation: p.r.value(fCollation),
+		of: c, scope: Scope{Open: true}, collation: p.t.collation(p.r),
 	})
 	p.alive = false
 	return nil
@@ -754,7 +754,7 @@ func (p *planner) follow(s *step) *wire.Error {
 		h.target = h.coll.db.shared
 	}
 	if h.unknown {
-		if err := p.t.everywhere(p.r, h.coll); err != nil {
+		if err := p.t.everywhere(p.r, &h); err != nil {
 			return err
 		}
 	}

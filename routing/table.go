@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
 	"github.com/smetasc/tenantry/wire"
 )
 
@@ -54,7 +56,7 @@ type Spec struct {
 	Platform      []string
 	Grants        map[string]Grant // by platform collection: "coll" or "db.coll"
 	Views         []ViewSpec       // of the shared databases
-	Collated      []string         // "db.coll" of what compares strings by a collation of its own; may be empty without Views
+	Collated      []Collated       // what compares strings by a collation of its own
 	Names         []string         // "db.coll" of all that the shared databases hold; nil where that is nobody's business
 	Tenants       []TenantSpec
 	LookUp        bool // tenant values in no entry are looked for before their first command
@@ -122,6 +124,8 @@ type Table struct {
 	byValue    tenantIndex
 	physical   map[string]string // lower-case physical database of a route to its logical one
 	catalog    uint64            // see [Table.Catalog]
+	looksOnce  sync.Once
+	looks      map[look][]*Tenant // made by looksOnce; see alike
 }
 
 // Database is one logical database.
@@ -135,7 +139,7 @@ type Database struct {
 	patterns       []*Collection          // longest first
 	rest           *Collection            // what nothing lists
 	telling        map[string]UniqueIndex // by collection, one of those that tell; see [Table.Telling]
-	collated       map[string]bool        // what compares strings by a collation of its own
+	collated       map[string]wire.Value  // the collations of collections that have one
 	known          map[string]bool        // what shared holds; nil where that is nobody's business
 }
 
@@ -252,7 +256,7 @@ func NewTable(s *Spec) (*Table, error) {
 	for i, d := range s.Databases {
 		db := &Database{
 			Name: d.Name, num: i, prefix: d.Prefix, suffix: d.Suffix, shared: newTarget(s.Home, d.Name, d.Name, nil),
-			exact: map[string]*Collection{}, telling: map[string]UniqueIndex{}, collated: map[string]bool{},
+			exact: map[string]*Collection{}, telling: map[string]UniqueIndex{}, collated: map[string]wire.Value{},
 		}
 		db.holders = []*Target{db.shared}
 		t.databases = append(t.databases, db)
@@ -311,9 +315,9 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 			t.byName[db].addView(v, name, &cols)
 		}
 	}
-	for _, n := range s.Collated {
-		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
-			t.byName[db].collated[name] = true
+	for _, x := range s.Collated {
+		if db, name, ok := strings.Cut(x.Name, "."); ok && t.byName[db] != nil {
+			t.byName[db].collated[name] = wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: unversioned(x.Collation)}
 		}
 	}
 	t.addNames(s.Names)

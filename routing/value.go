@@ -136,6 +136,7 @@ func null(v wire.Value) bool {
 // these values only. A null stands for documents without the field, which live in shared.
 type tenantSet struct {
 	known bool
+	alike bool // it is not known, but each is equal to one of the values under a collation
 	n     int
 	few   [4]wire.Value
 	more  []wire.Value
@@ -202,15 +203,16 @@ func (s *tenantSet) keep(v wire.Value) {
 		s.n, s.more, s.keys = 0, nil, nil
 		return
 	}
-	s.known, s.n, s.few[0], s.more, s.keys = true, 1, v, nil, nil
+	s.known, s.alike, s.n, s.few[0], s.more, s.keys = true, false, 1, v, nil, nil
 }
 
 // and narrows the set to what both say.
 func (s *tenantSet) and(o *tenantSet) {
 	switch {
-	case !o.known:
-	case !s.known:
+	case !o.known && !o.alike:
+	case !s.known && (o.known || !s.alike):
 		*s = *o
+	case !s.known || !o.known: // it says as much, or more
 	default:
 		var both tenantSet
 		both.known = true
@@ -229,9 +231,11 @@ func (s *tenantSet) join(o *tenantSet, first bool) {
 	switch {
 	case first:
 		*s = *o
-	case !s.known || !o.known:
-		s.known = false
+	case !s.known && !s.alike || !o.known && !o.alike:
+		*s = tenantSet{}
 	default:
+		s.alike = s.alike || o.alike
+		s.known = !s.alike
 		for i := range o.n {
 			s.add(o.at(i))
 		}

@@ -27,6 +27,17 @@ func (v ViewSpec) Equal(o ViewSpec) bool {
 	return v.Name == o.Name && v.On == o.On && bytes.Equal(v.Pipeline, o.Pipeline) && bytes.Equal(v.Collation, o.Collation)
 }
 
+// Collated is a collection that compares strings by a collation of its own.
+type Collated struct {
+	Name      string // "db.coll"
+	Collation wire.Doc
+}
+
+// Equal reports whether both are the same collection with the same collation.
+func (x Collated) Equal(o Collated) bool {
+	return x.Name == o.Name && bytes.Equal(x.Collation, o.Collation)
+}
+
 // view is the definition of a view.
 type view struct {
 	on        string
@@ -173,7 +184,7 @@ func (t *Table) expanded(r *Request, db *Database, c *Collection) (wire.Doc, *wi
 		return nil, err
 	}
 	stages = append(stages, own...)
-	return r.asAggregate(coll, stages, x.collation, c.over && db.collated[string(coll)]), nil
+	return r.asAggregate(coll, stages, x.collation, c.over && db.collated[string(coll)].Type != 0), nil
 }
 
 // asStages is the command as the pipeline that it stands for.
@@ -459,7 +470,7 @@ func filters(stages []wire.Doc) bool {
 // it the same there as here.
 func passesAll(stages []wire.Doc, path []byte) bool {
 	field := newFieldPath(string(path))
-	x := extractor{field: &field, exact: true}
+	x := extractor{field: &field}
 	for _, s := range stages {
 		it := s.Iter()
 		if !it.Next() || !x.passes(it.Key, it.Value, false) {
