@@ -40,7 +40,13 @@ func (h *head) less(o *head, down []bool) bool {
 }
 
 // look reads the key of the stream's first document.
-func (h *head) look() { h.key, _ = h.stream.docs[0].Lookup(sortKey) }
+func (h *head) look() *wire.Error {
+	var ok bool
+	if h.key, ok = h.stream.docs[0].Lookup(sortKey); !ok {
+		return wire.Errorf(wire.OperationFailed, "a server has brought a document without its sort key")
+	}
+	return nil
+}
 
 // first is the stream whose first document comes first of all.
 func (c *clientConn) first(cur *cursor, size int, tx *txn) (*stream, *wire.Error) {
@@ -53,7 +59,9 @@ func (c *clientConn) first(cur *cursor, size int, tx *txn) (*stream, *wire.Error
 			}
 			if len(s.docs) > 0 {
 				h := head{stream: s, at: i}
-				h.look()
+				if err := h.look(); err != nil {
+					return nil, err
+				}
 				heap.Push(m.front, h)
 			}
 		}
@@ -68,7 +76,9 @@ func (c *clientConn) first(cur *cursor, size int, tx *txn) (*stream, *wire.Error
 		if len(top.stream.docs) == 0 {
 			heap.Pop(f)
 		} else {
-			top.look()
+			if err := top.look(); err != nil {
+				return nil, err
+			}
 			heap.Fix(f, 0)
 		}
 		m.given = false

@@ -32,15 +32,12 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 		return nil, err
 	}
 	defer c.letGo()
-	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, strings: t.Collation(&c.req), cur: c.ownCursor()}
-	if d.Tenant != nil {
-		s.tenant, s.cur.tenant = d.Tenant.Num, d.Tenant.Num
+	if d.Sorted != nil {
+		if reply, err := c.sorted(t, d, tx); reply != nil || err != nil {
+			return reply, err
+		}
 	}
-	last := &d.Segments[len(d.Segments)-1]
-	s.cur.merged = &merged{skip: last.Skip, left: -1}
-	if last.Limit > 0 {
-		s.cur.merged.left = last.Limit
-	}
+	s := c.newShipping(t, d, &d.Segments[len(d.Segments)-1], tx)
 	streams, err := s.run(d.Segments, true)
 	if err != nil {
 		s.end()
@@ -56,6 +53,19 @@ func (c *clientConn) aggregate(t *routing.Table, d *routing.Decision, tx *txn) (
 	}
 	s.cur.merged.streams = streams
 	return c.firstOfMerged(s.cur, c.cursorSize(), tx)
+}
+
+// newShipping is the shipping of a pipeline, whose documents are those of its last segment.
+func (c *clientConn) newShipping(t *routing.Table, d *routing.Decision, last *routing.Segment, tx *txn) *shipping {
+	s := &shipping{c: c, t: t, tx: tx, main: &d.Segments[0], body: c.msg.Body, strings: t.Collation(&c.req), cur: c.ownCursor()}
+	if d.Tenant != nil {
+		s.tenant, s.cur.tenant = d.Tenant.Num, d.Tenant.Num
+	}
+	s.cur.merged = &merged{skip: last.Skip, left: -1}
+	if last.Limit > 0 {
+		s.cur.merged.left = last.Limit
+	}
+	return s
 }
 
 // summedDocs is one document with the sums of what the documents count; none where there is none.

@@ -2,14 +2,15 @@ package proxy
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
-	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -18,6 +19,7 @@ import (
 type aggregates struct {
 	docs map[string][]any // by "db.coll"
 	fold func(shipped []any, stages bson.A) []any
+	keys func(doc bson.D) any // the sort key of a document, where it is asked for; nil: refused
 
 	mu      sync.Mutex
 	cursors map[int64][]any
@@ -32,7 +34,14 @@ func (a *aggregates) answer(c wiretest.Command) wiretest.Reply {
 	case "aggregate":
 		stages, _ := wiretest.Get(cmd, "pipeline").(bson.A)
 		if coll, ok := wiretest.Get(cmd, "aggregate").(string); ok {
-			return a.open(c.DB+"."+coll, a.docs[c.DB+"."+coll])
+			docs := a.docs[c.DB+"."+coll]
+			if !asksKeys(stages) {
+				return a.open(c.DB+"."+coll, docs)
+			}
+			if a.keys == nil {
+				return wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'")
+			}
+			return a.open(c.DB+"."+coll, a.keyed(docs))
 		}
 		var shipped []any
 		list, _ := wiretest.Get(stages[0].(bson.D), "$documents").(bson.A)
@@ -75,6 +84,21 @@ func (a *aggregates) open(ns string, docs []any) wiretest.Reply {
 	a.next++
 	a.cursors[a.next] = docs[2:]
 	return wiretest.Cursor(ns, a.next, true, docs[:2]...)
+}
+
+// asksKeys reports whether the last stage asks for sort keys.
+func asksKeys(stages bson.A) bool {
+	return len(stages) > 0 && wiretest.Get(stages[len(stages)-1].(bson.D), "$addFields", sortKey, "$meta") == "sortKey"
+}
+
+func (a *aggregates) keyed(docs []any) (all []any) {
+	for _, doc := range docs {
+		if key := a.keys(doc.(bson.D)); key != nil {
+			doc = append(slices.Clone(doc.(bson.D)), bson.E{Key: sortKey, Value: bson.A{key}})
+		}
+		all = append(all, doc)
+	}
+	return all
 }
 
 func (a *aggregates) left() int {

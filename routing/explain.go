@@ -44,6 +44,9 @@ func Explain(t *Table, cmd wire.Doc, db string) (wire.Doc, *wire.Error) {
 		out = bsoncore.AppendStringElement(out, "tenant", d.Tenant.Key)
 	}
 	out = appendTargets(out, targetsOf(&d), &r)
+	if d.Sorted != nil {
+		out = appendSegments(out, "sorted", []Segment{*d.Sorted}, &r)
+	}
 	out = appendSegments(out, "segments", d.Segments, &r)
 	why := d.Why
 	if d.Err != nil {

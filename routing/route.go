@@ -54,7 +54,9 @@ type Decision struct {
 	Fit bool // what is sent differs from what came in more than names: see [Table.Fit]
 	// Segments are the parts of a pipeline that no one database can run whole; nil for any other.
 	Segments []Segment
-	Why      string // for people
+	// Sorted is another way to run a pipeline of Segments, where servers tell by what they sort: see [Segment.Sort].
+	Sorted *Segment
+	Why    string // for people
 }
 
 func refuse(code wire.Code, format string, args ...any) Decision {
@@ -786,7 +788,7 @@ func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
 		d.Fit = d.Fit || d.Only != nil || d.Open && d.Coll.left()
 		return d
 	}
-	d.Action, d.Targets, d.Segments = Scatter, first.Targets, segments
+	d.Action, d.Targets, d.Segments, d.Sorted = Scatter, first.Targets, segments, inOrder(first, r.value(fPipeline))
 	return d
 }
 

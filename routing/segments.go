@@ -25,6 +25,7 @@ type Segment struct {
 	Skip    int64      // of the documents of all targets together
 	Limit   int64      // likewise; 0 for no limit
 	Counts  bool       // each target brings at most one document of numbers, which are to be summed
+	Sort    wire.Doc   // the targets' documents are in this order, and are to be merged by it; nil for any order
 
 	of        *Collection // that Scope is about
 	scope     Scope
@@ -357,6 +358,44 @@ func (p *planner) bring(target *Target) {
 	default:
 		p.segs = append(p.segs, Segment{Targets: []*Target{target}})
 	}
+}
+
+// inOrder is the pipeline of a segment at several homes as one segment whose documents have only to be merged:
+// where nothing but a $sort, and a $skip and a $limit at the end, keeps it from running at each home. Nil where
+// it is another.
+func inOrder(first *Segment, pipeline wire.Value) *Segment {
+	steps, err := stepsOf(pipeline)
+	if err != nil || len(first.Targets) < 2 {
+		return nil
+	}
+	s := *first
+	s.Stages = nil
+	for i := range steps {
+		st := &steps[i]
+		switch {
+		case st.row == nil || len(st.uses) > 0 || readsMeta(st.doc, 0):
+			return nil
+		case st.row.Class == Row && st.row.Over == Each:
+		case st.row.Over == Order && s.Sort == nil:
+			s.Sort, _ = st.spec.Doc()
+		case st.row.Over == Bounds && s.Sort != nil:
+			skip, limit, n := bounds(steps[i:])
+			if n < len(steps)-i {
+				return nil
+			}
+			if s.Skip, s.Limit = skip, limit; limit > 0 {
+				s.Stages = append(s.Stages, counted("$limit", skip+limit))
+			}
+			return &s
+		default:
+			return nil
+		}
+		s.Stages = append(s.Stages, st.doc)
+	}
+	if s.Sort == nil {
+		return nil
+	}
+	return &s
 }
 
 // over takes in a stage at several homes that must not run at each of them as it is.

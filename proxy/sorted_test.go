@@ -1,0 +1,142 @@
+package proxy
+
+import (
+	"fmt"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// sortedHomes are two homes with the even and the odd of ten documents, in their order; down turns it round.
+func sortedHomes(down bool) *aggregates {
+	a := &aggregates{docs: map[string][]any{}, keys: func(doc bson.D) any { return wiretest.Get(doc, "_id") }}
+	for i := range int32(10) {
+		ns := []string{"app.orders", "app_t_acme.orders"}[i%2]
+		if down {
+			a.docs[ns] = append([]any{d("_id", i)}, a.docs[ns]...)
+		} else {
+			a.docs[ns] = append(a.docs[ns], d("_id", i))
+		}
+	}
+	return a
+}
+
+// all are the _ids that a pipeline gives, in batches of three.
+func (g *ground) all(t *testing.T, pipeline bson.A, more ...bson.E) string {
+	t.Helper()
+	r := g.client.Run("app", append(d("aggregate", "orders", "pipeline", pipeline, "cursor", d("batchSize", 3)), more...))
+	text := ids(r, "firstBatch")
+	for {
+		if wiretest.Get(r, "ok") != 1.0 {
+			t.Fatalf("%v", r)
+		}
+		id, _ := wiretest.Get(r, "cursor", "id").(int64)
+		if id == 0 {
+			return text
+		}
+		r = g.client.Run("app", append(d("getMore", id, "collection", "orders", "batchSize", 3), more...))
+		text += ids(r, "nextBatch")
+	}
+}
+
+// TestSortedPipelines: what homes have sorted is merged by what servers say they sorted by, and brought nowhere.
+func TestSortedPipelines(t *testing.T) {
+	up, down := d("$sort", d("x", 1)), d("$sort", d("x", -1))
+	for _, c := range []struct {
+		pipeline bson.A
+		down     bool
+		want     string
+		stages   int // at a home
+	}{
+		{stages(up), false, "0 1 2 3 4 5 6 7 8 9 ", 2},
+		{stages(down), true, "9 8 7 6 5 4 3 2 1 0 ", 2},
+		{stages(d("$match", d("x", 1)), up, d("$project", d("x", 1)), d("$unwind", "$x")), false, "0 1 2 3 4 5 6 7 8 9 ", 5},
+		{stages(up, d("$skip", 2), d("$limit", 3)), false, "2 3 4 ", 3},
+		{stages(down, d("$limit", 4)), true, "9 8 7 6 ", 3},
+		{stages(up, d("$skip", 7)), false, "7 8 9 ", 2},
+	} {
+		t.Run(fmt.Sprint(c.pipeline), func(t *testing.T) {
+			a := sortedHomes(c.down)
+			g := newShippingGround(t, a)
+			if got := g.all(t, c.pipeline); got != c.want {
+				t.Errorf("it gives %s, want %s", got, c.want)
+			}
+			if len(g.shipped()) != 0 || a.left() != 0 {
+				t.Errorf("%v are brought to a server, %d cursors are left", g.shipped(), a.left())
+			}
+			for _, sent := range g.server.Commands("aggregate") {
+				if n := len(sent.Value("pipeline").(bson.A)); n < c.stages || n > c.stages+1 { // shared's has what keeps leftovers out
+					t.Errorf("sent %v", sent.D())
+				}
+			}
+		})
+	}
+}
+
+// TestSortedElsewhere: what needs more than a merge is brought together, and so is what servers tell no keys of.
+func TestSortedElsewhere(t *testing.T) {
+	up := d("$sort", d("x", 1))
+	for _, pipeline := range []bson.A{
+		stages(up, d("$group", d("_id", "$x", "first", d("$first", "$y")))),
+		stages(up, d("$limit", 3), d("$match", d("x", 1))),
+		stages(up, d("$addFields", d("s", d("$meta", "sortKey")))),
+		stages(up, up),
+	} {
+		g := newShippingGround(t, sortedHomes(false))
+		r := g.client.Run("app", d("aggregate", "orders", "pipeline", pipeline, "cursor", d()))
+		for _, sent := range g.server.Commands("aggregate") {
+			if asksKeys(sent.Value("pipeline").(bson.A)) {
+				t.Errorf("%v: sent %v: %v", pipeline, sent.D(), r)
+			}
+		}
+	}
+	for name, keys := range map[string]func(bson.D) any{
+		"refused": nil,
+		"missing": func(bson.D) any { return nil },
+		"missing of one": func(doc bson.D) any {
+			if wiretest.Get(doc, "_id") == int32(1) {
+				return nil
+			}
+			return wiretest.Get(doc, "_id")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := sortedHomes(false)
+			a.keys = keys
+			g := newShippingGround(t, a)
+			for range 2 {
+				if got := g.all(t, stages(up)); got != "0 2 4 6 8 1 3 5 7 9 " {
+					t.Errorf("it gives %s", got)
+				}
+			}
+			asked := 0
+			for _, sent := range g.server.Commands("aggregate") {
+				if asksKeys(sent.Value("pipeline").(bson.A)) {
+					asked++
+				}
+			}
+			if asked != 2 || len(g.shipped()) != 2 || a.left() != 0 {
+				t.Errorf("keys are asked for in %d commands, documents are brought by %d, %d cursors are left", asked, len(g.shipped()), a.left())
+			}
+		})
+	}
+}
+
+// TestSortedInTransaction: a refusal would end the transaction, so keys are asked for where they have been told.
+func TestSortedInTransaction(t *testing.T) {
+	g := newShippingGround(t, sortedHomes(false))
+	pipeline := stages(d("$sort", d("x", 1)))
+	for i, want := range []string{"0 2 4 6 8 1 3 5 7 9 ", "0 1 2 3 4 5 6 7 8 9 "} {
+		tx := func(more ...bson.E) []bson.E {
+			return append(d("lsid", session(1), "txnNumber", int64(i+1), "autocommit", false), more...)
+		}
+		r := g.client.Run("app", append(d("aggregate", "orders", "pipeline", pipeline, "cursor", d()), tx(bson.E{Key: "startTransaction", Value: true})...))
+		if got := ids(r, "firstBatch"); got != want {
+			t.Errorf("transaction %d gives %s: %v", i, got, r)
+		}
+		g.client.Run("admin", append(d("abortTransaction", 1), tx()...))
+		g.all(t, pipeline)
+	}
+}
