@@ -20,6 +20,7 @@ import (
 // monitors, which wait for a hello that changes.
 func TestIdleClientsAreCheap(t *testing.T) {
 	skipShort(t)
+	t.Parallel() // most of the time is waiting for memory to be given back
 	if runtime.GOOS != "linux" {
 		t.Skip("other systems count a process's memory differently")
 	}

@@ -92,6 +92,7 @@ isolation = "database"
 // of the proxy, against a server that has neither and is asked directly. And who may not come in.
 func TestCertificates(t *testing.T) {
 	skipShort(t)
+	t.Parallel()
 	ca, other := wiretest.NewAuthority(t), wiretest.NewAuthority(t)
 	listen := member(ca, "listener")
 	settings := fmt.Sprintf("auth = \"x509\"\ntls = { cert = %q, key = %[1]q, client_ca = %q }\n\n[admin]", listen.File, ca.File)

@@ -43,6 +43,7 @@ func TestWatchTwice(t *testing.T) {
 	proxy.Binary(t)
 	for _, p := range watchers {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel() // most of the time is waiting for events
 			want := p.log(t, secantus.Start(t, secantus.Options{}), "")
 			if n := strings.Count(want, "\n"); n < 30 {
 				t.Fatalf("only %d events:\n%s", n, want)
