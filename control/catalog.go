@@ -45,6 +45,9 @@ func readCatalog(ctx context.Context, c cluster, databases []string, seq uint64)
 			return nil, err
 		}
 	}
+	if err := k.obeyed(ctx, c); err != nil {
+		return nil, err
+	}
 	slices.Sort(k.names)
 	slices.SortFunc(k.collated, func(a, b routing.Collated) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(k.views, func(a, b routing.ViewSpec) int { return strings.Compare(a.Name, b.Name) })
@@ -93,6 +96,36 @@ func (k *catalog) define(ctx context.Context, c cluster, db string) error {
 		k.views = append(k.views, v)
 		return nil
 	})
+}
+
+// obeyed forgets the collations where servers keep them and compare by bytes all the same, as some do that speak
+// the protocol. Any document tells.
+func (k *catalog) obeyed(ctx context.Context, c cluster) error {
+	for i := range k.collated {
+		db, coll, _ := strings.Cut(k.collated[i].Name, ".")
+		apart := bson.D{{Key: "$lt", Value: bson.A{"a", "B"}}} // as letters, and not as bytes
+		cmd := bson.D{{Key: "aggregate", Value: coll}, {Key: "pipeline", Value: bson.A{
+			bson.D{{Key: "$limit", Value: int32(1)}}, bson.D{{Key: "$project", Value: bson.D{{Key: "_id", Value: int32(0)}, {Key: "apart", Value: apart}}}},
+		}}, {Key: "cursor", Value: bson.D{}}}
+		told, obeyed := false, false
+		err := each(ctx, c, db, cmd, func(d wire.Doc) error {
+			v, _ := d.Lookup("apart")
+			told, obeyed = true, v.True()
+			return nil
+		})
+		switch {
+		case answered(err):
+			return nil // it is taken at its word
+		case err != nil:
+			return err
+		case told && !obeyed:
+			k.collated = nil
+			return nil
+		case told:
+			return nil
+		}
+	}
+	return nil
 }
 
 func lookText(d wire.Doc, key string) (string, bool) {

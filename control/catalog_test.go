@@ -42,8 +42,16 @@ func TestReview(t *testing.T) {
 		t.Errorf("the collations are %v", s.Collated)
 	}
 	asked := h.home.n
-	if read, err := h.Review(t.Context(), at); err != nil || read.Before(at) || h.home.n != asked || asked != before+2 {
+	if read, err := h.Review(t.Context(), at); err != nil || read.Before(at) || h.home.n != asked || asked != before+3 {
 		t.Errorf("%v, %d commands for one reading, then %d", err, asked-before, h.home.n-asked)
+	}
+	for _, obeys := range []bool{true, false} {
+		h.home.mu.Lock()
+		h.home.collates, h.home.coll("app", "orders").docs = obeys, []bson.Raw{mustDoc(bson.D{{Key: "_id", Value: 1}})}
+		h.home.mu.Unlock()
+		if _, err := h.Review(t.Context(), time.Now()); err != nil || (len(h.last.Collated) == 1) != obeys {
+			t.Errorf("%v, a server that obeys its collations: %v; the collations are %v", err, obeys, h.last.Collated)
+		}
 	}
 	old := &catalog{seq: 1, names: []string{}}
 	h.mu.Lock()

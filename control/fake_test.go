@@ -18,14 +18,15 @@ import (
 
 // server is an in-memory server with the commands that the control room sends.
 type server struct {
-	mu      sync.Mutex
-	colls   map[string]map[string]*collection // by database and name
-	log     []string                          // commands, "db: name value"
-	fail    func(n int, db, name string) failMode
-	n       int
-	down    bool
-	batch   int // documents in a first batch; the rest comes by getMore
-	cursors map[int64][]bson.Raw
+	mu       sync.Mutex
+	colls    map[string]map[string]*collection // by database and name
+	log      []string                          // commands, "db: name value"
+	fail     func(n int, db, name string) failMode
+	n        int
+	down     bool
+	collates bool // by collations that collections have
+	batch    int  // documents in a first batch; the rest comes by getMore
+	cursors  map[int64][]bson.Raw
 }
 
 type collection struct {
@@ -102,6 +103,12 @@ func (s *server) run(db string, d bson.D, raw bson.Raw) (bson.D, error) {
 	switch d[0].Key {
 	case "find":
 		return s.find(db, name, raw)
+	case "aggregate": // of a document of a collection how it compares strings
+		batch := bson.A{}
+		if len(s.coll(db, name).docs) > 0 {
+			batch = append(batch, bson.D{{Key: "apart", Value: s.collates}})
+		}
+		return bson.D{{Key: "cursor", Value: bson.D{{Key: "id", Value: int64(0)}, {Key: "ns", Value: db + "." + name}, {Key: "firstBatch", Value: batch}}}}, nil
 	case "getMore":
 		return s.getMore(d[0].Value.(int64), db+"."+raw.Lookup("collection").StringValue()), nil
 	case "insert":

@@ -192,7 +192,7 @@ func TestNoWriteFailsWith20(t *testing.T) {
 	}
 	retryable := d("lsid", session(1), "txnNumber", int64(1))
 	open := d("lsid", session(2), "txnNumber", int64(1), "autocommit", false, "startTransaction", true)
-	collated := d("distinct", "orders", "key", "x", "collation", d("locale", "en"))
+	near := d("find", "orders", "filter", d("place", d("$near", d("$geometry", d("type", "Point", "coordinates", bson.A{1, 2})))))
 	entry := d("q", d("_id", 0), "u", d("$set", d("x", 1)))
 	for _, c := range []struct {
 		name string
@@ -210,8 +210,8 @@ func TestNoWriteFailsWith20(t *testing.T) {
 		{name: "renameCollection", cmd: d("renameCollection", "app.orders", "to", "app.other")},
 		{name: "dropDatabase", cmd: d("dropDatabase", 1)},
 		{name: "explain", cmd: d("explain", d("aggregate", "orders", "pipeline", bson.A{d("$out", "other")}, "cursor", d()))},
-		{name: "distinct", cmd: collated, want: 20},
-		{name: "distinct in a transaction", cmd: collated, more: open},
+		{name: "find", cmd: near, want: 20},
+		{name: "find in a transaction", cmd: near, more: open},
 	} {
 		db := "app"
 		if c.name == "bulkWrite" || c.name == "renameCollection" {

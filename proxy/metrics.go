@@ -112,7 +112,7 @@ func (c *clientConn) observe() {
 		if o.tenant != nil {
 			e = e.Str("tenant", o.tenant.Key)
 		}
-		if c.viewed.is {
+		if c.viewed.is && c.viewed.coll != string(c.req.Coll()) {
 			e = e.Str("view", c.viewed.coll)
 		}
 		e.Msg("slow command")

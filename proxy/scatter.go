@@ -134,6 +134,12 @@ func (c *clientConn) spread(t *routing.Table, d *routing.Decision, tx *txn) []*t
 
 // gather serves a read over several homes.
 func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
+	switch again, err := c.asPipeline(t, d); {
+	case err != nil:
+		return c.refuse(err), false
+	case again:
+		return nil, true
+	}
 	return c.overHomes(t, d, func(tx *txn) (reply *wire.Buf, again bool, err *wire.Error) {
 		explained, _ := c.req.Explained()
 		if explained == nil {
@@ -426,10 +432,6 @@ func appendNumber(d []byte, key string, n int64) []byte {
 
 // distinct is every value that some home has, once.
 func (c *clientConn) distinct(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	if t.Collated(&c.req) {
-		return nil, wire.Errorf(wire.IllegalOperation,
-			"distinct with a collation over the databases of several tenants is not offered; add the tenant field to the query")
-	}
 	parts := c.scatter(c.spread(t, d, tx), tx)
 	defer free(parts)
 	if err := c.failed(parts); err != nil {

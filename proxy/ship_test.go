@@ -200,10 +200,26 @@ func TestShipCollated(t *testing.T) {
 		if len(sent) != 1 || wiretest.Get(sent[0], "collation", "locale") != want || wiretest.Get(sent[0], "collation", "version") != nil {
 			t.Errorf("sent %v", sent)
 		}
-		r := g.client.Run("app", d("distinct", "orders", "key", "x"))
-		if wiretest.Get(r, "code") != int32(20) {
-			t.Errorf("distinct: %v", r)
-		}
+	}
+}
+
+// TestDistinctCollated: which values are equal is left to a server.
+func TestDistinctCollated(t *testing.T) {
+	a := &aggregates{
+		docs: map[string][]any{"app.orders": {d("_id", nil, "values", bson.A{"a", "B"})}, "app_t_acme.orders": {d("_id", nil, "values", bson.A{"b"})}},
+		fold: func([]any, bson.A) []any { return []any{d("_id", nil, "values", bson.A{"a", "B"})} },
+	}
+	g := newShippingGround(t, a)
+	r := g.client.Run("app", d("distinct", "orders", "key", "x", "query", d("y", 1), "collation", d("locale", "de", "strength", 2)))
+	if got := fmt.Sprint(wiretest.Get(r, "values")); got != fmt.Sprint(bson.A{"a", "B"}) {
+		t.Errorf("%s: %v", got, r)
+	}
+	sent := g.shipped()
+	if len(sent) != 1 || wiretest.Get(sent[0], "collation", "strength") != int32(2) {
+		t.Errorf("sent %v", sent)
+	}
+	for _, c := range g.server.Commands("distinct") {
+		t.Errorf("sent %v", c.D())
 	}
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,10 +16,16 @@ import (
 // merge of what they bring, however much that is. Not all that speak the protocol do, and none says so before it
 // is asked: it is found out by the first pipeline, which is then run by its segments.
 
-// keyless remembers the clusters whose servers tell no sort keys in pipelines, and those that do.
+// keyless remembers the clusters whose servers tell no sort keys, and those that do.
 type keyless struct {
 	mu sync.Mutex
-	by map[string]keysTold // by cluster
+	by map[keysOf]keysTold
+}
+
+// keysOf is where a cluster is asked for sort keys: in pipelines, or under a collation.
+type keysOf struct {
+	cluster string
+	collate bool
 }
 
 type keysTold struct {
@@ -29,21 +36,21 @@ type keysTold struct {
 // keylessFor is how long a cluster that told no keys is not asked again: servers may be replaced by newer ones.
 const keylessFor = 10 * time.Minute
 
-// ask reports whether a cluster is to be asked for sort keys; sure says that it has told some.
-func (k *keyless) ask(cluster string) (ask, sure bool) {
+// told reports whether they have been told, and whether that is known.
+func (k *keyless) told(of keysOf) (told, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	x, known := k.by[cluster]
-	return !known || x.told || time.Since(x.at) > keylessFor, known && x.told
+	x, known := k.by[of]
+	return x.told, known && (x.told || time.Since(x.at) < keylessFor)
 }
 
-func (k *keyless) note(cluster string, told bool) {
+func (k *keyless) note(of keysOf, told bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.by == nil {
-		k.by = map[string]keysTold{}
+		k.by = map[keysOf]keysTold{}
 	}
-	k.by[cluster] = keysTold{told, time.Now()}
+	k.by[of] = keysTold{told, time.Now()}
 }
 
 // sorted answers a pipeline by merging what its homes have sorted; nil without an error where their servers do
@@ -51,20 +58,18 @@ func (k *keyless) note(cluster string, told bool) {
 func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	certain := true
 	for _, x := range d.Sorted.Targets {
-		ask, sure := c.srv.keyless.ask(x.Cluster)
-		if !ask {
+		told, known := c.srv.keyless.told(keysOf{cluster: x.Cluster})
+		if known && !told {
 			return nil, nil
 		}
-		certain = certain && sure
+		certain = certain && known
 	}
 	if tx != nil && !certain { // a transaction ends with the first command that a server refuses
 		return nil, nil
 	}
 	seg := *d.Sorted
 	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], build(func(d []byte) []byte {
-		i, d := bsoncore.AppendDocumentElementStart(d, "$addFields")
-		d, _ = bsoncore.AppendDocumentEnd(appendSortKey(d), i)
-		return d
+		return appendSub(d, "$addFields", appendSortKey)
 	}))
 	s := c.newShipping(t, d, &seg, tx)
 	s.main = &seg
@@ -74,9 +79,9 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 		if certain || err.Reply == nil {
 			return nil, err
 		}
-		if strings.Contains(err.Text, "$meta") || strings.Contains(err.Text, "sortKey") {
+		if keysRefused(err) {
 			for _, x := range seg.Targets {
-				c.srv.keyless.note(x.Cluster, false)
+				c.srv.keyless.note(keysOf{cluster: x.Cluster}, false)
 			}
 		}
 		return nil, nil // what else is wrong with it is said of its segments
@@ -87,7 +92,7 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 			continue
 		}
 		_, ok := x.docs[0].Lookup(sortKey)
-		c.srv.keyless.note(x.target.Cluster, ok)
+		c.srv.keyless.note(keysOf{cluster: x.target.Cluster}, ok)
 		told = told && ok
 	}
 	if !told {
@@ -96,4 +101,82 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	}
 	s.cur.merged.streams, s.cur.merged.down = streams, directions(seg.Sort)
 	return c.firstOfMerged(s.cur, c.cursorSize(), tx)
+}
+
+// keysRefused reports whether a server has said that it knows no sort keys.
+func keysRefused(err *wire.Error) bool {
+	return strings.Contains(err.Text, "$meta") || strings.Contains(err.Text, "sortKey")
+}
+
+// asPipeline puts the pipeline that it stands for in the place of a find over several homes that sorts under a
+// collation, where servers do not tell by what: a key that is the string itself says nothing of its order. again
+// says that it has.
+func (c *clientConn) asPipeline(t *routing.Table, d *routing.Decision) (again bool, err *wire.Error) {
+	f, ok := c.req.Field("sort")
+	sort, _ := f.Value.Doc()
+	if !ok || c.req.Cmd.Merge != routing.MergeCursor || d.Segments != nil || directions(sort) == nil || !t.Collated(&c.req) {
+		return false, nil
+	}
+	told := true
+	for i, x := range d.Targets {
+		if slices.ContainsFunc(d.Targets[:i], func(o *routing.Target) bool { return o.Cluster == x.Cluster }) {
+			continue
+		}
+		one, err := c.tellsCollated(x)
+		if err != nil {
+			return false, err
+		}
+		told = told && one
+	}
+	if told {
+		return false, nil
+	}
+	x, err := t.AsPipeline(&c.req, d.Coll)
+	if err == nil {
+		err = c.expand(x)
+	}
+	return err == nil, err
+}
+
+// tellsCollated finds out whether servers of the target's cluster tell collation keys. Those that know no
+// $documents are old ones, which do.
+func (c *clientConn) tellsCollated(x *routing.Target) (told bool, err *wire.Error) {
+	of := keysOf{cluster: x.Cluster, collate: true}
+	if told, known := c.srv.keyless.told(of); known {
+		return told, nil
+	}
+	const text = "a"
+	body := build(func(d []byte) []byte {
+		d = bsoncore.AppendInt32Element(d, "aggregate", 1)
+		d = routing.AppendStages(d, "pipeline", []wire.Doc{
+			documents([]wire.Doc{build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "v", text) })}),
+			build(func(d []byte) []byte {
+				return appendSub(d, "$sort", func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "v", 1) })
+			}),
+			build(func(d []byte) []byte { return appendSub(d, "$addFields", appendSortKey) }),
+		})
+		d = appendSub(d, "cursor", func(d []byte) []byte { return d })
+		d = appendSub(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "en") })
+		return bsoncore.AppendStringElement(d, "$db", x.DB)
+	})
+	tr := ownTrip(x, func() wire.Doc { return body })
+	parts := c.scatter([]*trip{tr}, nil)
+	defer free(parts)
+	err = c.failed(parts)
+	switch {
+	case err != nil && err.Reply == nil:
+		return false, err
+	case err != nil:
+		told = !keysRefused(err)
+	default:
+		docs, _, _ := firstBatch(tr.facts.cursor)
+		for _, doc := range docs {
+			key, _ := doc.Lookup(sortKey)
+			first, _ := wire.Doc(key.Data).Lookup("0")
+			s, ok := first.Str()
+			told = ok && string(s) != text
+		}
+	}
+	c.srv.keyless.note(of, told)
+	return told, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -138,5 +139,55 @@ func TestSortedInTransaction(t *testing.T) {
 		}
 		g.client.Run("admin", append(d("abortTransaction", 1), tx()...))
 		g.all(t, pipeline)
+	}
+}
+
+// TestSortedByLetters: a find that sorts under a collation is merged where servers tell collation keys, and else
+// brought to one that sorts.
+func TestSortedByLetters(t *testing.T) {
+	for name, c := range map[string]struct {
+		probe wiretest.Reply
+		again bool // it is found out once
+		finds int
+	}{
+		"told":            {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", "a", sortKey, bson.A{")\x01\x05\x01\x05"})), false, 4},
+		"the string":      {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", "a", sortKey, bson.A{"a"})), false, 0},
+		"none":            {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", "a")), false, 0},
+		"refused":         {wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'"), false, 0},
+		"an old server":   {wiretest.Fail(40324, "Unrecognized pipeline stage name: '$documents'"), false, 4},
+		"not to be asked": {wiretest.HangUp(), true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := sortedHomes(false)
+			a.keys = nil
+			g := newGround(t, nil)
+			probes := 0
+			g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+				switch {
+				case cmd.Name == "aggregate" && asksKeys(cmd.Value("pipeline").(bson.A)) && cmd.Value("aggregate") == int32(1):
+					probes++
+					return c.probe
+				case cmd.Name == "find":
+					return wiretest.Cursor(cmd.DB+".orders", 0, true)
+				}
+				return a.answer(cmd)
+			})
+			for range 2 {
+				r := g.client.Run("app", d("find", "orders", "filter", d(), "sort", d("x", 1), "collation", d("locale", "de")))
+				switch {
+				case c.again:
+					if wiretest.Get(r, "code") != int32(6) {
+						t.Errorf("it answers %v", r)
+					}
+				case wiretest.Get(r, "ok") != 1.0 || wiretest.Get(r, "cursor", "ns") != "app.orders":
+					t.Errorf("it answers %v", r)
+				case c.finds == 0 && ids(r, "firstBatch") != "0 2 4 6 8 1 3 5 7 9 ":
+					t.Errorf("it gives %v", r)
+				}
+			}
+			if n := len(g.server.Commands("find")); n != c.finds || !c.again && probes != 1 {
+				t.Errorf("%d finds are sent, and the server is asked %d times", n, probes)
+			}
+		})
 	}
 }

@@ -746,6 +746,9 @@ func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 		return d
 	}
+	if r.Cmd.Merge == MergeDistinct && t.Collated(r) {
+		return t.standsFor(r, d, "only a server can tell which values are equal under the collation")
+	}
 	if r.Cmd.Merge == MergeNone {
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}

@@ -155,12 +155,26 @@ func (t *Table) expand(r *Request, db *Database, d Decision) Decision {
 	if d.Coll.over && r.Watches() {
 		return refuseWith(onView(db, r.Coll()))
 	}
-	command, err := t.expanded(r, db, d.Coll)
+	return t.standsFor(r, d, "it reads a view")
+}
+
+// standsFor has the aggregate run that the command stands for.
+func (t *Table) standsFor(r *Request, d Decision, why string) Decision {
+	x, err := t.AsPipeline(r, d.Coll)
 	if err != nil {
 		return refuseWith(err)
 	}
-	d.Action, d.Expanded, d.Why = Expand, &Expanded{Command: command, Shape: r.Cmd.View.Shape}, "it reads a view"
+	d.Action, d.Expanded, d.Why = Expand, x, why
 	return d
+}
+
+// AsPipeline is what a read of the collection, or view, stands for. The error says what no pipeline offers.
+func (t *Table) AsPipeline(r *Request, c *Collection) (*Expanded, *wire.Error) {
+	command, err := t.expanded(r, c.db, c)
+	if err != nil {
+		return nil, err
+	}
+	return &Expanded{Command: command, Shape: r.Cmd.View.Shape}, nil
 }
 
 // expanded is the aggregate that the command stands for.
@@ -600,7 +614,7 @@ func distinctBy(v wire.Value) ([]wire.Doc, *wire.Error) {
 		part, _, more := bytes.Cut(key[at:], []byte("."))
 		if len(part) > 0 && part[0] >= '0' && part[0] <= '9' {
 			return nil, wire.Errorf(wire.IllegalOperation,
-				"distinct of a view by %q is not offered while tenants of the collection behind it have databases of their own: %q may be a "+
+				"distinct by %q is not offered of a view, or under a collation, while tenants have databases of their own: %q may be a "+
 					"place in an array; use $group in an aggregate", key, part)
 		}
 		at += len(part)
@@ -610,20 +624,24 @@ func distinctBy(v wire.Value) ([]wire.Doc, *wire.Error) {
 			return bsoncore.AppendBooleanElement(d, "preserveNullAndEmptyArrays", true)
 		}))
 		if more {
-			all = append(all, ofType(path, "object"))
+			all = append(all, typed("$eq", path, "object"))
 		}
 	}
-	return append(all, stage("$group", func(d []byte) []byte {
+	path := "$" + string(key)
+	return append(all, typed("$ne", path, "missing"), stage("$group", func(d []byte) []byte {
+		return bsoncore.AppendStringElement(d, "_id", path)
+	}), stage("$group", func(d []byte) []byte {
 		d = bsoncore.AppendNullElement(d, "_id")
-		return appendDoc(d, shaped, func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$addToSet", "$"+string(key)) })
+		return appendDoc(d, shaped, func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$push", "$_id") })
 	})), nil
 }
 
-// ofType is a $match of the documents whose field has the type, by the name of it.
-func ofType(path, name string) wire.Doc {
+// typed is a $match by the type of a field, by the name of it: "$eq" of the documents that have it, "$ne" of
+// the others.
+func typed(operator, path, name string) wire.Doc {
 	return stage("$match", func(d []byte) []byte {
 		return appendDoc(d, "$expr", func(d []byte) []byte {
-			return appendArray(d, "$eq", func(d []byte) []byte {
+			return appendArray(d, operator, func(d []byte) []byte {
 				d = appendDoc(d, "0", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$type", path) })
 				return bsoncore.AppendStringElement(d, "1", name)
 			})
