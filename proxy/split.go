@@ -29,6 +29,7 @@ type split struct {
 	numbered bool // retryable
 	stmts    []int32
 	guessed  bool   // the only write's home is where its document was seen last
+	sent     bool   // some write may have come to a server
 	try      uint64 // the number of this try, where it is told
 	race     race
 	held     wire.Value // the tenant that the command has to wait for when it is in flight no more
@@ -51,6 +52,9 @@ func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bo
 		s := &split{c: c, t: t, d: d, tx: tx, ordered: true}
 		reply, again, err := s.run()
 		held = s.held
+		if s.sent && err != nil {
+			err = err.WithoutLabel(wire.LabelNoWrites) // of this part, and not of the others
+		}
 		return reply, again, err
 	})
 	if !again || held.Type == 0 {
@@ -343,6 +347,7 @@ func (s *split) sendAll(batches []batch) *wire.Error {
 	defer free(parts)
 	for i := range parts {
 		p := &parts[i]
+		s.sent = s.sent || p.err == nil || !slices.Contains(p.err.Labels, wire.LabelNoWrites)
 		switch {
 		case p.err != nil || !p.tr.facts.ok:
 		case s.result.bulk:

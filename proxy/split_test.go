@@ -125,6 +125,20 @@ func TestSplitLostReply(t *testing.T) {
 	}
 }
 
+// A part that has come to no server says nothing of the others, which may have been written.
+func TestSplitHalfSent(t *testing.T) {
+	for _, tenants := range [][]string{{"globex", "acme"}, {"acme", "globex"}, {"acme"}} {
+		g := twoClusters(t)
+		g.big.Close()
+		r := g.client.Run("app", d("insert", "orders", "documents", docsOf(tenants...), "ordered", false, "lsid", session(1), "txnNumber", int64(1)))
+		labels, _ := wiretest.Get(r, "errorLabels").(bson.A)
+		written := len(g.server.Docs("app", "orders")) > 0
+		if wiretest.Get(r, "code") != int32(6) || !slices.Contains(labels, any("RetryableWriteError")) || slices.Contains(labels, any("NoWritesPerformed")) == written {
+			t.Errorf("%v, something is written: %v: %v", tenants, written, r)
+		}
+	}
+}
+
 // A retry that goes another way than the first try, since a hint has been learnt meanwhile, still is
 // taken for one.
 func TestSplitRetryGoesElsewhere(t *testing.T) {

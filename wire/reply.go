@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
@@ -134,6 +135,13 @@ func Errorf(code Code, format string, args ...any) *Error {
 func (e *Error) WithLabels(labels ...string) *Error {
 	c := *e
 	c.Labels = append(append([]string(nil), e.Labels...), labels...)
+	return &c
+}
+
+// WithoutLabel returns a copy that does not carry the label; one in a server's own words keeps what it has.
+func (e *Error) WithoutLabel(label string) *Error {
+	c := *e
+	c.Labels = slices.DeleteFunc(slices.Clone(e.Labels), func(l string) bool { return l == label })
 	return &c
 }
 
