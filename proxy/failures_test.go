@@ -232,3 +232,32 @@ func TestNoWriteFailsWith20(t *testing.T) {
 		}
 	}
 }
+
+// Who has the document answers, also where another cluster that could have it says nothing.
+func TestFindOneWaitsForNobody(t *testing.T) {
+	hung := make(chan struct{})
+	defer close(hung)
+	for name, fail := range map[string]func(*ground){
+		"gone": func(g *ground) { g.big.Close() },
+		"hung": func(g *ground) {
+			g.big.Handle(func(c wiretest.Command) wiretest.Reply {
+				if c.Name == "find" {
+					return wiretest.Pass().After(hung)
+				}
+				return wiretest.Pass()
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := twoClusters(t)
+			g.insert(t, 1, "globex")
+			g.client.Run("app", d("find", "orders", "filter", d("_id", 7))) // so that there are connections
+			fail(g)
+			start := time.Now()
+			r := g.client.Run("app", d("find", "orders", "filter", d("_id", 1)))
+			if took := time.Since(start); ids(r, "firstBatch") != "1 " || took > 1500*time.Millisecond {
+				t.Errorf("after %v it gives %v", took, r)
+			}
+		})
+	}
+}

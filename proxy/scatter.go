@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
@@ -63,7 +65,10 @@ func (c *clientConn) pinAll(tx *txn, trips []*trip) *wire.Error {
 // scatter sends every trip's command, at once within the width, one after the other in a
 // transaction, and returns when all are back. In a transaction the first failure ends it on the server:
 // what would come behind it is not sent, and has no part.
-func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
+func (c *clientConn) scatter(trips []*trip, tx *txn) []part { return c.scatterUntil(nil, trips, tx) }
+
+// scatterUntil is scatter where one part may be enough: then it does not wait for the others for long.
+func (c *clientConn) scatterUntil(enough func(*part) bool, trips []*trip, tx *txn) []part {
 	parts := make([]part, len(trips))
 	var first []part
 	var err *wire.Error
@@ -79,7 +84,7 @@ func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 		}
 		return parts
 	case first != nil:
-		return append(first, c.scatter(trips[1:], nil)...)
+		return append(first, c.scatterUntil(enough, trips[1:], nil)...)
 	}
 	if tx != nil || len(trips) == 1 {
 		for i, tr := range trips {
@@ -91,7 +96,7 @@ func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 			}
 		}
 	} else {
-		c.atOnce(trips, parts)
+		c.atOnce(enough, trips, parts)
 	}
 	for i := range parts {
 		if parts[i].err == nil {
@@ -102,11 +107,29 @@ func (c *clientConn) scatter(trips []*trip, tx *txn) []part {
 	return parts
 }
 
-func (c *clientConn) atOnce(trips []*trip, parts []part) {
+// until is how long one of several parts is waited for, where one may be enough.
+type until struct {
+	lent    context.Context // as long as it waits for a connection
+	replied context.Context // as long as it waits for a reply
+}
+
+// lateReply is how long a reply may take longer than the one that is enough. Its connection is lost then.
+const lateReply = 100 * time.Millisecond
+
+func (c *clientConn) atOnce(enough func(*part) bool, trips []*trip, parts []part) {
 	room := make(chan struct{}, c.srv.settings.Load().width)
 	var wg sync.WaitGroup
+	var u *until
+	end := func() {}
+	if enough != nil {
+		lent, unwait := context.WithCancel(c.srv.ctx)
+		replied, cut := context.WithCancel(c.srv.ctx)
+		u, end = &until{lent, replied}, sync.OnceFunc(func() { unwait(); time.AfterFunc(lateReply, cut) })
+		defer unwait()
+		defer cut()
+	}
 	for i, tr := range trips {
-		parts[i].tr = tr
+		parts[i].tr, tr.until = tr, u
 		if tr.frame, parts[i].err = c.request(tr); parts[i].err != nil {
 			continue
 		}
@@ -116,7 +139,9 @@ func (c *clientConn) atOnce(trips []*trip, parts []part) {
 			defer wg.Done()
 			defer func() { <-room }()
 			defer c.caught(&p.err)
-			p.reply, p.err = c.send(p.tr)
+			if p.reply, p.err = c.send(p.tr); enough != nil && enough(p) {
+				end()
+			}
 		}(&parts[i])
 	}
 	wg.Wait()
@@ -287,7 +312,7 @@ func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id 
 		}
 		free(parts)
 	}
-	parts := c.scatter(c.spread(t, d, tx), tx)
+	parts := c.scatterUntil(found, c.spread(t, d, tx), tx)
 	pick := pickFound(parts)
 	for i := range parts {
 		if i != pick {

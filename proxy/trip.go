@@ -28,6 +28,7 @@ type trip struct {
 	sub     *subRequest       // sent as if the client had; nil for the client's command
 	fit     *routing.Decision // what to change for the target beside names; nil for nothing
 	aside   bool              // the client's frame stays as it is: others need it too
+	until   *until            // how long it is waited for; nil for as long as it takes
 	edit    func(*wire.Patch) // further changes of the client's frame
 	names   routing.ReplyKind // where the reply names namespaces
 	cursor  *cursor           // whose next batch this is
@@ -163,6 +164,9 @@ func (c *clientConn) repeats(tr *trip, a *attempt) bool {
 	return tr.sel.Address == "" && c.harmless(tr, a.sent(), a.err)
 }
 
+// late reports whether the trip is waited for no more.
+func (tr *trip) late() bool { return tr.until != nil && tr.until.lent.Err() != nil }
+
 // sent reports whether a server may have got the command.
 func (a *attempt) sent() bool {
 	var be *backend.Error
@@ -175,6 +179,9 @@ func (c *clientConn) judged(cluster *backend.Cluster, tr *trip, a *attempt) (*wi
 		return a.reply, nil
 	}
 	sent := a.sent()
+	if tr.late() {
+		return nil, wire.Errorf(wire.HostUnreachable, "another part of the command was enough")
+	}
 	if cluster.Ready() && tr.sel.Pref != nil && errors.Is(a.err, backend.ErrNoServer) {
 		return nil, wire.Errorf(wire.FailedToSatisfyReadPref, "the cluster %q has no server for %s", tr.target.Cluster, tr.sel)
 	}
@@ -203,7 +210,7 @@ func (c *clientConn) atFault(tr *trip, sent bool, err error) bool {
 // harmless reports whether a failed command may be sent once more: nothing of it has reached a
 // server, or it changes nothing.
 func (c *clientConn) harmless(tr *trip, sent bool, err error) bool {
-	if errors.Is(err, backend.ErrNoServer) || errors.Is(err, backend.ErrBusy) || errors.Is(err, backend.ErrClosed) || c.srv.ctx.Err() != nil {
+	if errors.Is(err, backend.ErrNoServer) || errors.Is(err, backend.ErrBusy) || errors.Is(err, backend.ErrClosed) || c.srv.ctx.Err() != nil || tr.late() {
 		return false
 	}
 	return !sent || tr.txn == nil && tr.cursor == nil && !c.req.Writes() && c.req.Cmd != nil && c.req.Cmd.Access == routing.Read
@@ -211,7 +218,11 @@ func (c *clientConn) harmless(tr *trip, sent bool, err error) bool {
 
 // exchange is one round trip on one connection.
 func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Buf) attempt {
-	conn, err := cluster.Acquire(c.srv.ctx, tr.sel, tr.tenant)
+	ctx := c.srv.ctx
+	if tr.until != nil {
+		ctx = tr.until.lent
+	}
+	conn, err := cluster.Acquire(ctx, tr.sel, tr.tenant)
 	if err != nil {
 		return attempt{err: err}
 	}
@@ -222,7 +233,11 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 func (c *clientConn) exchangeOn(conn *backend.Conn, tr *trip, frame *wire.Buf) attempt {
 	defer conn.Release()
 	if tr.aside {
-		defer context.AfterFunc(c.srv.ctx, conn.Interrupt)()
+		ctx := c.srv.ctx
+		if tr.until != nil {
+			ctx = tr.until.replied
+		}
+		defer context.AfterFunc(ctx, conn.Interrupt)()
 	} else {
 		c.uses(conn)
 	}
