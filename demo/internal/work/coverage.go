@@ -1,6 +1,7 @@
 package work
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -209,6 +210,15 @@ func (c *Coverage) String() string {
 // none for one that no route touches.
 func kindsOf(r *Routing, l Line) []string {
 	n, c := name(l.Command), coll(l.Command)
+	if explains(l.Command) {
+		if n != "explain" {
+			return []string{"explain of aggregate, as its option"}
+		}
+		for _, kind := range kindsOf(r, Line{Command: inner(l.Command)}) {
+			return []string{"explain of " + kind}
+		}
+		return nil
+	}
 	if n == "aggregate" && !r.moved(c) && slices.ContainsFunc(array(get(l.Command, "pipeline")), func(s any) bool { return joins(r, doc(s)) }) {
 		return []string{"aggregate of platform data joined with tenants'"}
 	}
@@ -232,6 +242,8 @@ func kindsOf(r *Routing, l Line) []string {
 		kinds = append(kinds, n+extra+of)
 	}
 	switch {
+	case l.Unheard:
+		return []string{n + where + ", unheard"}
 	case l.Again:
 		kinds = append(kinds, n+" twice with one number")
 	case commentTenant(l.Command) != nil:
@@ -278,15 +290,29 @@ func (r *Routing) spans(c string) bool {
 	return slices.ContainsFunc(r.Tenants, func(t Tenant) bool { return t.Home == "big" && r.separate(&t, c) })
 }
 
+// joins reports whether a stage reads a collection that some tenant has elsewhere, also within.
 func joins(r *Routing, stage bson.D) bool {
-	if len(stage) != 1 || stage[0].Key != "$lookup" && stage[0].Key != "$unionWith" {
+	if len(stage) != 1 {
 		return false
 	}
-	from, _ := get(doc(stage[0].Value), "from").(string)
-	if from == "" {
-		from, _ = get(doc(stage[0].Value), "coll").(string)
+	spec := doc(stage[0].Value)
+	within := bson.A{get(spec, "pipeline")}
+	switch stage[0].Key {
+	case "$facet":
+		for _, e := range spec {
+			within = append(within, e.Value)
+		}
+	case "$lookup", "$graphLookup", "$unionWith":
+		from, _ := cmp.Or(get(spec, "from"), get(spec, "coll")).(string)
+		if r.moved(from) {
+			return true
+		}
+	default:
+		return false
 	}
-	return r.moved(from)
+	return slices.ContainsFunc(within, func(stages any) bool {
+		return slices.ContainsFunc(array(stages), func(s any) bool { return joins(r, doc(s)) })
+	})
 }
 
 // subjects collects whose documents a command is about, read from the top level of its filters alone.
@@ -301,7 +327,7 @@ type subjects struct {
 
 func subjectsOf(command bson.D) *subjects {
 	s, c := &subjects{extras: map[string]bool{}}, coll(command)
-	for _, key := range []string{"sort", "skip", "limit", "collation", "projection"} {
+	for _, key := range []string{"sort", "skip", "limit", "collation", "projection", "hint", "min", "max", "let", "arrayFilters"} {
 		if get(command, key) != nil {
 			s.extras[" with "+key] = true
 		}
@@ -371,6 +397,16 @@ func (s *subjects) write(c string, filter any, entry bson.D) {
 	if u == nil {
 		u = get(entry, "update")
 	}
+	for _, e := range doc(u) {
+		if strings.HasPrefix(e.Key, "$") {
+			s.extras[" by "+e.Key] = true
+		}
+	}
+	for _, key := range []string{"sort", "arrayFilters"} {
+		if get(entry, key) != nil {
+			s.extras[" with "+key] = true
+		}
+	}
 	_, pipeline := u.(bson.A)
 	switch {
 	case pipeline:
@@ -384,9 +420,29 @@ func (s *subjects) write(c string, filter any, entry bson.D) {
 	}
 }
 
+// operators are those of a filter, wherever they stand in it.
+func (s *subjects) operators(v any) {
+	switch v := v.(type) {
+	case bson.D:
+		for _, e := range v {
+			if strings.HasPrefix(e.Key, "$") {
+				s.extras[" filtered by "+e.Key] = true
+			}
+			if e.Key != "$expr" {
+				s.operators(e.Value)
+			}
+		}
+	case bson.A:
+		for _, e := range v {
+			s.operators(e)
+		}
+	}
+}
+
 func (s *subjects) filter(c string, filter any) {
 	f := doc(filter)
 	s.parts++
+	s.operators(f)
 	v := get(f, tenantField(c))
 	if d, ok := v.(bson.D); ok {
 		if in, isIn := get(d, "$in").(bson.A); isIn {
