@@ -45,8 +45,7 @@ func withoutTexts(errs bson.A) bson.A {
 	var out bson.A
 	for _, e := range errs {
 		d := slices.DeleteFunc(slices.Clone(doc(e)), func(e bson.E) bool { return e.Key == "errmsg" })
-		slices.SortFunc(d, func(a, b bson.E) int { return strings.Compare(a.Key, b.Key) })
-		out = append(out, d)
+		out = append(out, byKey(d))
 	}
 	return out
 }

@@ -34,7 +34,8 @@ var tolerated = []refusal{
 	{"", 115, rejection},
 	{"aggregate", 115, "which only a $lookup can whose array is no path"},
 	{"aggregate", 20, "which only a $lookup can whose array is no path"},
-	{"aggregate", 20, "aggregate over the databases of several tenants is not offered"},
+	{"aggregate", 20, "$documents joined with a collection whose tenants have databases of their own"},
+	{"aggregate", 20, "which the view's pipeline makes or may make"},
 	{"aggregate", 115, "is not offered of what the databases of several tenants bring together"},
 	{"aggregate", 115, "would not be where the tenant's are"},
 }

@@ -2,6 +2,7 @@ package work
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -173,6 +174,9 @@ func (w *world) upsert(c string) (filter, update bson.D) {
 	}
 	if w.p.Routing.Without == "shared" && o.id != nil { // else it is not looked for in the tenant's own database
 		return append(filter, bson.E{Key: tenantField(c), Value: w.spell(o.id)}), is("$set", w.fields(c, o))
+	}
+	if o.id != nil && w.often("seldom upsert", 2) {
+		return w.seldomUpsert(c, o)
 	}
 	switch w.between("upsert", 0, 5) {
 	case 5: // of which no server makes a field
@@ -357,7 +361,7 @@ func (w *world) transaction(session int) []Line {
 		case 9:
 			add(w.distinct(c))
 		case 10:
-			add(w.bulkWrite(c))
+			add(slices.DeleteFunc(w.bulkWrite(c), func(e bson.E) bool { return e.Key == "ordered" })) // the test server goes on where a server ends
 		case 11:
 			out = append(out, w.cursorIn(session, c)...)
 		case 0, 1:
