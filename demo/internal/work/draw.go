@@ -340,7 +340,9 @@ func (w *world) definitions() []Line {
 func (w *world) create(c string) bson.D {
 	d := bson.D{{Key: "create", Value: c}}
 	if w.often("validator", 5) {
-		d = append(d, bson.E{Key: "validator", Value: bson.D{{Key: "s", Value: bson.D{{Key: "$ne", Value: "b"}}}}})
+		d = append(d, bson.E{Key: "validator", Value: draw(w, "validator",
+			is("s", is("$ne", "b")), is("s", is("$ne", "b")), is(tenantField(c), is("$ne", "stranger")),
+			is("$jsonSchema", bson.D{{Key: "required", Value: bson.A{"_id", "user"}}}))})
 	}
 	return d
 }
@@ -437,7 +439,10 @@ func (w *world) with(command bson.D) bson.D {
 		{Key: "$readPreference", Value: is("mode", "primaryPreferred")},
 	}
 	switch name(command) {
-	case "insert", "update", "delete", "findAndModify":
+	case "insert", "update", "findAndModify":
+		more = append(more, bson.E{Key: "bypassDocumentValidation", Value: true})
+		fallthrough
+	case "delete":
 		more = append(more, bson.E{Key: "writeConcern", Value: is("w", "majority")})
 	case "find", "aggregate", "count", "distinct":
 		more = append(more, bson.E{Key: "readConcern", Value: is("level", draw(w, "level", "local", "majority", "available"))})

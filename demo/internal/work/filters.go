@@ -75,7 +75,6 @@ func (w *world) oddly(f string, v, other any) bson.D {
 		is("$nin", bson.A{v, nil}),
 		is("$in", bson.A{nil, v}),
 		is("$in", bson.A{}),
-		is("$in", bson.A{bson.Regex{Pattern: "^a"}, v}),
 		is("$gt", v),
 		bson.D{{Key: "$gte", Value: v}, {Key: "$lte", Value: v}},
 		bson.D{{Key: "$eq", Value: v}, {Key: "$ne", Value: other}},
@@ -169,7 +168,7 @@ func (w *world) seldom(c string, o owner) bson.D {
 		is("sub", is("a", int32(1))),
 		is("s", is("$not", is("$regex", "^a"))),
 		is("s", is("$nin", bson.A{"a", "b"})),
-		is("s", is("$in", bson.A{bson.Regex{Pattern: "^A$", Options: "i"}, "b"})),
+		is("s", bson.Regex{Pattern: "^A$", Options: "i"}), // which in "$in" the test server does not find by an index
 		is("amount", bson.D{{Key: "$gt", Value: int32(-2)}, {Key: "$lt", Value: 2.5}}),
 		is("_id", is(draw(w, "than", "$gt", "$lte"), w.anyID(c, o))),
 		is("_id", is("$nin", bson.A{w.anyID(c, o)})),
