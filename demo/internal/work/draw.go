@@ -543,6 +543,8 @@ func (w *world) aside(c string) []Line {
 		return []Line{w.as(w.bounded(c))}
 	case 3:
 		return []Line{w.as(w.aggregateWith(c))}
+	case 4:
+		return w.sessions()
 	}
 	return []Line{{Command: w.figures(c)}}
 }
