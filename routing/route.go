@@ -425,11 +425,16 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		return t.watch(r, db, d)
 	}
 	if db == nil || d.Coll == nil {
-		if row := stages[string(r.firstStage())]; row != nil && row.Class == Info && r.Operations() && string(r.DB) == "admin" {
+		row := stages[string(r.firstStage())]
+		switch {
+		case row == nil:
+		case row.Class == Info && r.Operations() && string(r.DB) == "admin":
 			d.Action = Clusters
 			return d
-		} else if row != nil && row.Class == Info {
+		case row.Class == Info:
 			return refuse(wire.CommandNotSupported, "%s is not offered by a router of tenants: it tells what servers do for all of them", row.Name)
+		case row.Class == Source && db != nil:
+			return t.ofDocuments(r, db, d)
 		}
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
@@ -457,6 +462,26 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 			return refuseWith(err)
 		}
 	}
+	return d
+}
+
+// ofDocuments decides for a pipeline of no collection, which begins with documents of its own. It is
+// shared's where all that it reads beside them is.
+func (t *Table) ofDocuments(r *Request, db *Database, d Decision) Decision {
+	h := homes{t: t, coll: &Collection{db: db}, target: db.shared, unknown: true}
+	uses, err := r.stages()
+	for i := range uses {
+		if err == nil {
+			err = t.stageHome(&uses[i], &h, false)
+		}
+	}
+	switch {
+	case err != nil:
+		return refuseWith(err)
+	case h.apart:
+		return refuse(r.Cmd.Refuse.Code, "$documents joined with a collection whose tenants have databases of their own is not offered; begin with the collection")
+	}
+	d.Action, d.Target, d.Why = Forward, db.shared, "it reads no tenant's documents"
 	return d
 }
 

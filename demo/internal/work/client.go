@@ -18,9 +18,10 @@ type client struct {
 }
 
 const (
-	opMsg     = 2013
-	headerLen = 16
-	doLimit   = 30 * time.Second
+	opMsg      = 2013
+	headerLen  = 16
+	moreToCome = 2 // the flag of a message that is not replied to
+	doLimit    = 30 * time.Second
 )
 
 func dial(address string) (*client, error) {
@@ -47,6 +48,20 @@ func (c *client) do(command bson.D, sections bool) (bson.D, error) {
 		return nil, err
 	}
 	return c.read()
+}
+
+// tell sends a command of which no reply is wanted.
+func (c *client) tell(command bson.D, sections bool) error {
+	frame, err := c.frame(command, sections)
+	if err != nil {
+		return err
+	}
+	frame[headerLen] = moreToCome
+	if err := c.nc.SetDeadline(time.Now().Add(doLimit)); err != nil {
+		return err
+	}
+	_, err = c.nc.Write(frame)
+	return err
 }
 
 func (c *client) frame(command bson.D, sections bool) ([]byte, error) {

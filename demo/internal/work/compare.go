@@ -45,21 +45,39 @@ func withoutTexts(errs bson.A) bson.A {
 	var out bson.A
 	for _, e := range errs {
 		d := slices.DeleteFunc(slices.Clone(doc(e)), func(e bson.E) bool { return e.Key == "errmsg" })
-		slices.SortFunc(d, func(a, b bson.E) int { return strings.Compare(a.Key, b.Key) })
-		out = append(out, d)
+		out = append(out, byKey(d))
 	}
 	return out
 }
 
-// equals has every number in one type: which of equal ones a distinct tells is open.
+// equals has every number in one type: which of equal ones a distinct tells is open. The test server
+// tells a decimal beside the number that it equals.
 func equals(a bson.A) bson.A {
-	a = slices.Clone(a)
-	for i, v := range a {
-		if n, ok := number(v); ok {
-			a[i] = n
+	out := bson.A{}
+	for _, v := range a {
+		n, ok := number(v)
+		if !ok {
+			out = append(out, v)
+			continue
+		}
+		if _, isDecimal := v.(bson.Decimal128); !isDecimal || !slices.Contains(numbers(a), n) {
+			out = append(out, n)
 		}
 	}
-	return a
+	return out
+}
+
+// numbers are those that are no decimals.
+func numbers(a bson.A) (out []float64) {
+	for _, v := range a {
+		if _, isDecimal := v.(bson.Decimal128); isDecimal {
+			continue
+		}
+		if n, ok := number(v); ok {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // bag is the array in an order of our own, where the server promises none.
@@ -83,10 +101,16 @@ func orderOf(command bson.D) order {
 	case "find":
 		o.sort(doc(get(command, "sort")))
 	case "aggregate":
-		for _, s := range array(get(command, "pipeline")) {
-			if d := doc(s); len(d) == 1 {
-				o.stage(d[0].Key, d[0].Value)
-			}
+		o = within(get(command, "pipeline"))
+	}
+	return o
+}
+
+// within is the order of what a pipeline's stages bring.
+func within(stages any) (o order) {
+	for _, s := range array(stages) {
+		if d := doc(s); len(d) == 1 {
+			o.stage(d[0].Key, d[0].Value)
 		}
 	}
 	return o
@@ -115,25 +139,28 @@ func (o *order) stage(name string, spec any) {
 			}
 		}
 		o.total, o.keys = false, nil
-	case "$sortByCount", "$unionWith":
+	case "$bucket", "$bucketAuto":
+		o.total = false // of the documents of a bucket
+		o.stage("$group", get(doc(spec), "output"))
+		o.total = true // by _id
+	case "$sortByCount", "$setWindowFields", "$sample", "$densify", "$fill":
 		o.total, o.keys = false, nil
-	case "$lookup":
+	case "$unionWith":
+		o.bags = append(o.bags, within(get(doc(spec), "pipeline")).bags...)
+		o.total, o.keys = false, nil
+	case "$lookup", "$graphLookup":
 		as, _ := get(doc(spec), "as").(string)
 		o.bags = append(o.bags, as[strings.LastIndexByte(as, '.')+1:])
+		o.bags = append(o.bags, within(get(doc(spec), "pipeline")).bags...)
 	case "$facet":
 		for _, e := range doc(spec) {
-			var of order
-			for _, s := range array(e.Value) {
-				if d := doc(s); len(d) == 1 {
-					of.stage(d[0].Key, d[0].Value)
-				}
-			}
+			of := within(e.Value)
 			if !of.total {
 				o.bags = append(o.bags, e.Key)
 			}
 			o.bags = append(o.bags, of.bags...)
 		}
-	case "$unwind", "$project", "$replaceWith":
+	case "$unwind", "$project", "$replaceRoot", "$replaceWith":
 		o.keys = nil // the fields may be gone; a total order stays one
 	}
 }

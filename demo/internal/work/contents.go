@@ -67,6 +67,13 @@ func ask(server *client, database string, command bson.D) (bson.A, error) {
 	return array(get(cursor, "firstBatch")), nil
 }
 
+// byKey is a document of which the order of fields says nothing.
+func byKey(d bson.D) bson.D {
+	d = slices.Clone(d)
+	slices.SortFunc(d, func(a, b bson.E) int { return strings.Compare(a.Key, b.Key) })
+	return d
+}
+
 const allAtOnce = int32(100000) // documents in one batch
 
 func read(server *client, database string) (map[string]*collection, error) {
@@ -77,7 +84,7 @@ func read(server *client, database string) (map[string]*collection, error) {
 	out := map[string]*collection{}
 	for _, row := range list {
 		name, _ := get(doc(row), "name").(string)
-		c := &collection{options: text(doc(get(doc(row), "options"))), docs: map[string]bson.D{}}
+		c := &collection{options: text(byKey(doc(get(doc(row), "options")))), docs: map[string]bson.D{}}
 		if get(doc(row), "type") == "view" {
 			out[name] = c // its documents are others'
 			continue

@@ -1,6 +1,7 @@
 package work
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -60,25 +61,38 @@ func (r *run) note(l Line, no *refusals) {
 // mustServe are the kinds that no run may leave out; what the proxy learns to serve is added.
 var mustServe = []string{
 	"abortTransaction",
+	"aggregate filtered by $not over homes",
 	"aggregate for the comment's tenant",
-	"aggregate of one home",
-	"aggregate of platform data joined with tenants'",
 	"aggregate joined with a view",
 	"aggregate of a view",
+	"aggregate of one home",
+	"aggregate of platform data joined with tenants'",
 	"aggregate of several homes",
+	"aggregate with $bucket over homes",
+	"aggregate with $bucketAuto over homes",
 	"aggregate with $count over homes",
 	"aggregate with $facet over homes",
+	"aggregate with $fill over homes",
+	"aggregate with $graphLookup over homes",
 	"aggregate with $group of $addToSet over homes",
 	"aggregate with $group of $avg over homes",
+	"aggregate with $group of $count over homes",
 	"aggregate with $group of $max over homes",
 	"aggregate with $group of $min over homes",
 	"aggregate with $group of $push over homes",
+	"aggregate with $group of $stdDevPop over homes",
 	"aggregate with $group of $sum over homes",
 	"aggregate with $group of one home",
 	"aggregate with $limit over homes",
 	"aggregate with $lookup of platform data over homes",
 	"aggregate with $lookup of tenant data of one home",
 	"aggregate with $lookup of tenant data over homes",
+	"aggregate with $redact over homes",
+	"aggregate with $replaceRoot over homes",
+	"aggregate with $replaceWith over homes",
+	"aggregate with $sample over homes",
+	"aggregate with $set over homes",
+	"aggregate with $setWindowFields over homes",
 	"aggregate with $skip and $limit over homes",
 	"aggregate with $skip over homes",
 	"aggregate with $sort and $limit over homes",
@@ -86,7 +100,9 @@ var mustServe = []string{
 	"aggregate with $sortByCount over homes",
 	"aggregate with $unionWith of one home",
 	"aggregate with $unionWith over homes",
+	"aggregate with $unset over homes",
 	"aggregate with $unwind over homes",
+	"aggregate with let over homes",
 	"aggregate without a tenant",
 	"aggregate without a tenant, beside what was left in shared",
 	"bulkWrite but for writes that are refused",
@@ -94,11 +110,13 @@ var mustServe = []string{
 	"bulkWrite of two collections",
 	"bulkWrite with an upsert",
 	"collMod",
+	"collStats",
 	"commitTransaction",
 	"count for the comment's tenant",
 	"count of a view",
 	"count of one home",
 	"count of several homes",
+	"count with hint over homes",
 	"count with limit over homes",
 	"count with skip over homes",
 	"count without a tenant",
@@ -107,9 +125,11 @@ var mustServe = []string{
 	"create",
 	"create of a view",
 	"createIndexes",
+	"dbStats",
 	"delete by _id",
 	"delete by _id, beside what was left in shared",
 	"delete by _id, in shared alone",
+	"delete by _id, unheard",
 	"delete for the comment's tenant",
 	"delete of one home",
 	"delete of one home, many",
@@ -122,15 +142,30 @@ var mustServe = []string{
 	"drop",
 	"drop of a view",
 	"dropIndexes",
+	"endSessions",
+	"explain of aggregate, as its option",
+	"explain of count without a tenant",
+	"explain of find without a tenant",
+	"explain of findAndModify by _id",
+	"explain of update by _id",
 	"find by _id",
 	"find by _id, beside what was left in shared",
 	"find by _id, in shared alone",
+	"find filtered by $expr over homes",
+	"find filtered by $nor over homes",
+	"find filtered by $not over homes",
+	"find filtered by $regex over homes",
+	"find filtered by $type over homes",
 	"find for the comment's tenant",
 	"find of a view",
 	"find of one home",
 	"find of several homes",
 	"find with collation over homes",
+	"find with hint over homes",
+	"find with let over homes",
 	"find with limit over homes",
+	"find with max over homes",
+	"find with min over homes",
 	"find with projection over homes",
 	"find with skip over homes",
 	"find with sort over homes",
@@ -139,29 +174,39 @@ var mustServe = []string{
 	"find without a tenant, in shared alone",
 	"findAndModify by _id",
 	"findAndModify of one home",
+	"findAndModify with arrayFilters over homes",
+	"findAndModify with let over homes",
 	"findAndModify with sort over homes",
 	"getMore",
 	"in a transaction, on two clusters: find by _id",
 	"in a transaction, on two clusters: insert of one home",
 	"in a transaction, on two clusters: update by _id",
 	"in a transaction: delete by _id",
+	"in a transaction: distinct without a tenant",
 	"in a transaction: find by _id",
 	"in a transaction: find of one home",
 	"in a transaction: find without a tenant",
 	"in a transaction: findAndModify by _id",
+	"in a transaction: getMore",
 	"in a transaction: insert of one home",
 	"in a transaction: update by _id",
 	"in a transaction: update without a tenant, many",
 	"insert of one home",
+	"insert of one home, unheard",
 	"insert of several homes",
 	"insert twice with one number",
 	"killCursors",
+	"killSessions",
 	"listCollections",
 	"listIndexes",
 	"update but for writes that are refused",
+	"update by $addToSet over homes",
+	"update by $mul over homes",
+	"update by $rename over homes",
 	"update by _id",
 	"update by _id, beside what was left in shared",
 	"update by _id, in shared alone",
+	"update by _id, unheard",
 	"update by a pipeline over homes",
 	"update by replacement over homes",
 	"update for the comment's tenant",
@@ -169,11 +214,15 @@ var mustServe = []string{
 	"update of one home, many",
 	"update of several homes",
 	"update twice with one number",
+	"update with arrayFilters over homes",
+	"update with let over homes",
+	"update with sort over homes",
 	"update without a tenant, many",
 	"update without a tenant, many, beside what was left in shared",
 	"update, upsert of many, of one home",
 	"update, upsert of many, over homes",
 	"update, upsert, over homes",
+	"validate",
 }
 
 // Unserved are the kinds that a run has served never, and would have had to.
@@ -209,13 +258,22 @@ func (c *Coverage) String() string {
 // none for one that no route touches.
 func kindsOf(r *Routing, l Line) []string {
 	n, c := name(l.Command), coll(l.Command)
+	if explains(l.Command) {
+		if n != "explain" {
+			return []string{"explain of aggregate, as its option"}
+		}
+		for _, kind := range kindsOf(r, Line{Command: inner(l.Command)}) {
+			return []string{"explain of " + kind}
+		}
+		return nil
+	}
 	if n == "aggregate" && !r.moved(c) && slices.ContainsFunc(array(get(l.Command, "pipeline")), func(s any) bool { return joins(r, doc(s)) }) {
 		return []string{"aggregate of platform data joined with tenants'"}
 	}
 	if n == "bulkWrite" {
 		return bulkKinds(r, l)
 	}
-	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections", "listDatabases"}, n) {
+	if !r.moved(c) && !slices.Contains([]string{"getMore", "killCursors", "commitTransaction", "abortTransaction", "listCollections", "listDatabases", "dbStats", "endSessions", "killSessions", "refreshSessions"}, n) {
 		return nil
 	}
 	s := subjectsOf(l.Command)
@@ -232,6 +290,8 @@ func kindsOf(r *Routing, l Line) []string {
 		kinds = append(kinds, n+extra+of)
 	}
 	switch {
+	case l.Unheard:
+		return []string{n + where + ", unheard"}
 	case l.Again:
 		kinds = append(kinds, n+" twice with one number")
 	case commentTenant(l.Command) != nil:
@@ -278,15 +338,29 @@ func (r *Routing) spans(c string) bool {
 	return slices.ContainsFunc(r.Tenants, func(t Tenant) bool { return t.Home == "big" && r.separate(&t, c) })
 }
 
+// joins reports whether a stage reads a collection that some tenant has elsewhere, also within.
 func joins(r *Routing, stage bson.D) bool {
-	if len(stage) != 1 || stage[0].Key != "$lookup" && stage[0].Key != "$unionWith" {
+	if len(stage) != 1 {
 		return false
 	}
-	from, _ := get(doc(stage[0].Value), "from").(string)
-	if from == "" {
-		from, _ = get(doc(stage[0].Value), "coll").(string)
+	spec := doc(stage[0].Value)
+	within := bson.A{get(spec, "pipeline")}
+	switch stage[0].Key {
+	case "$facet":
+		for _, e := range spec {
+			within = append(within, e.Value)
+		}
+	case "$lookup", "$graphLookup", "$unionWith":
+		from, _ := cmp.Or(get(spec, "from"), get(spec, "coll")).(string)
+		if r.moved(from) {
+			return true
+		}
+	default:
+		return false
 	}
-	return r.moved(from)
+	return slices.ContainsFunc(within, func(stages any) bool {
+		return slices.ContainsFunc(array(stages), func(s any) bool { return joins(r, doc(s)) })
+	})
 }
 
 // subjects collects whose documents a command is about, read from the top level of its filters alone.
@@ -301,7 +375,7 @@ type subjects struct {
 
 func subjectsOf(command bson.D) *subjects {
 	s, c := &subjects{extras: map[string]bool{}}, coll(command)
-	for _, key := range []string{"sort", "skip", "limit", "collation", "projection"} {
+	for _, key := range []string{"sort", "skip", "limit", "collation", "projection", "hint", "min", "max", "let", "arrayFilters"} {
 		if get(command, key) != nil {
 			s.extras[" with "+key] = true
 		}
@@ -371,6 +445,16 @@ func (s *subjects) write(c string, filter any, entry bson.D) {
 	if u == nil {
 		u = get(entry, "update")
 	}
+	for _, e := range doc(u) {
+		if strings.HasPrefix(e.Key, "$") {
+			s.extras[" by "+e.Key] = true
+		}
+	}
+	for _, key := range []string{"sort", "arrayFilters"} {
+		if get(entry, key) != nil {
+			s.extras[" with "+key] = true
+		}
+	}
 	_, pipeline := u.(bson.A)
 	switch {
 	case pipeline:
@@ -384,9 +468,29 @@ func (s *subjects) write(c string, filter any, entry bson.D) {
 	}
 }
 
+// operators are those of a filter, wherever they stand in it.
+func (s *subjects) operators(v any) {
+	switch v := v.(type) {
+	case bson.D:
+		for _, e := range v {
+			if strings.HasPrefix(e.Key, "$") {
+				s.extras[" filtered by "+e.Key] = true
+			}
+			if e.Key != "$expr" {
+				s.operators(e.Value)
+			}
+		}
+	case bson.A:
+		for _, e := range v {
+			s.operators(e)
+		}
+	}
+}
+
 func (s *subjects) filter(c string, filter any) {
 	f := doc(filter)
 	s.parts++
+	s.operators(f)
 	v := get(f, tenantField(c))
 	if d, ok := v.(bson.D); ok {
 		if in, isIn := get(d, "$in").(bson.A); isIn {

@@ -125,7 +125,11 @@ func (w *world) owners() []owner {
 
 func (w *world) tenant() owner {
 	if w.often("unlisted", 1) {
-		return draw(w, "owner", w.owners()...)
+		o := draw(w, "owner", w.owners()...)
+		if o.prefix == "stranger" { // of whatever type
+			o.id = draw[any](w, "stranger", o.id, o.id, "", true, 1.5, int64(43), bson.DateTime(86400000))
+		}
+		return o
 	}
 	return draw(w, "tenant", w.owners()[:len(w.p.Routing.Tenants)]...)
 }
@@ -156,7 +160,7 @@ func (w *world) spell(v any) any {
 	if !ok {
 		return v
 	}
-	return draw[any](w, "spelling", n, n, int64(n), float64(n))
+	return draw[any](w, "spelling", n, n, n, n, int64(n), int64(n), float64(n), float64(n), decimal(n))
 }
 
 // owned adds the tenant field to a document.
@@ -336,7 +340,9 @@ func (w *world) definitions() []Line {
 func (w *world) create(c string) bson.D {
 	d := bson.D{{Key: "create", Value: c}}
 	if w.often("validator", 5) {
-		d = append(d, bson.E{Key: "validator", Value: bson.D{{Key: "s", Value: bson.D{{Key: "$ne", Value: "b"}}}}})
+		d = append(d, bson.E{Key: "validator", Value: draw(w, "validator",
+			is("s", is("$ne", "b")), is("s", is("$ne", "b")), is(tenantField(c), is("$ne", "stranger")),
+			is("$jsonSchema", bson.D{{Key: "required", Value: bson.A{"_id", "user"}}}))})
 	}
 	return d
 }
@@ -409,7 +415,7 @@ func repeatable(command bson.D) bool {
 		if _, pipeline := get(e, "u").(bson.A); pipeline {
 			return false
 		}
-		id := text(get(e, "_id")) + text(get(doc(get(e, "q")), "_id"))
+		id := plainID(get(e, "_id")) + plainID(get(doc(get(e, "q")), "_id"))
 		if seen[id] {
 			return false
 		}
@@ -433,10 +439,16 @@ func (w *world) with(command bson.D) bson.D {
 		{Key: "$readPreference", Value: is("mode", "primaryPreferred")},
 	}
 	switch name(command) {
-	case "insert", "update", "delete", "findAndModify":
+	case "insert", "update", "findAndModify":
+		more = append(more, bson.E{Key: "bypassDocumentValidation", Value: true})
+		fallthrough
+	case "delete":
 		more = append(more, bson.E{Key: "writeConcern", Value: is("w", "majority")})
 	case "find", "aggregate", "count", "distinct":
-		more = append(more, bson.E{Key: "readConcern", Value: is("level", "local")})
+		more = append(more, bson.E{Key: "readConcern", Value: is("level", draw(w, "level", "local", "majority", "available"))})
+	}
+	if name(command) == "aggregate" {
+		more = append(more, bson.E{Key: "allowDiskUse", Value: true})
 	}
 	return append(command, draw(w, "field", more...))
 }
@@ -448,7 +460,7 @@ func mayNarrow(command bson.D) bool {
 	switch name(command) {
 	case "find", "count", "distinct", "update", "delete", "findAndModify", "aggregate":
 		return moduleOf(coll(command)) != "" && !strings.Contains(text, `"upsert"`) &&
-			!strings.Contains(text, "$lookup") && !strings.Contains(text, "$unionWith") &&
+			!strings.Contains(text, "ookup\"") && !strings.Contains(text, "$unionWith") &&
 			!strings.Contains(text, "$no") // of which the test server knows when it meets a document
 	}
 	return false
@@ -468,7 +480,17 @@ func isMany(command bson.D) bool {
 func (w *world) step() []Line {
 	c := w.collection()
 	one := func(of func(string) bson.D) []Line { return []Line{w.as(of(c))} }
-	switch w.between("step", 0, 33) {
+	switch w.between("step", 0, 40) {
+	case 34, 35, 36:
+		return one(w.aggregate)
+	case 37:
+		return w.aside(c)
+	case 38:
+		return []Line{w.unheard(c)}
+	case 39:
+		return one(w.explained)
+	case 40:
+		return one(w.find)
 	case 30, 31, 32, 33:
 		if w.p.Routing.Without == "" {
 			return w.view()
@@ -508,6 +530,23 @@ func (w *world) step() []Line {
 		return w.wrong(c)
 	}
 	return w.transactions()
+}
+
+// aside is a command that programs send more seldom.
+func (w *world) aside(c string) []Line {
+	switch w.between("aside", 0, 5) {
+	case 0:
+		return []Line{{Command: w.documents()}}
+	case 1:
+		return []Line{{Command: w.store(c)}}
+	case 2:
+		return []Line{w.as(w.bounded(c))}
+	case 3:
+		return []Line{w.as(w.aggregateWith(c))}
+	case 4:
+		return w.sessions()
+	}
+	return []Line{{Command: w.figures(c)}}
 }
 
 // given is a document that changes hands as applications do it, deleted here and inserted there, and is
@@ -574,11 +613,64 @@ func (w *world) wrong(c string) []Line {
 	return []Line{w.as(command)}
 }
 
+// kindOfIndex is an index that holds not all documents or not as they are, and what becomes of it.
+func (w *world) kindOfIndex(c string) []Line {
+	spec := draw(w, "kind",
+		bson.D{{Key: "key", Value: is("amount", int32(1))}, {Key: "name", Value: "part"}, {Key: "partialFilterExpression", Value: is("n", is("$gt", int32(1)))}},
+		bson.D{{Key: "key", Value: is("seen", int32(1))}, {Key: "name", Value: "seen_1"}, {Key: "expireAfterSeconds", Value: int32(3600)}},
+		bson.D{{Key: "key", Value: is("sub.$**", int32(1))}, {Key: "name", Value: "wild"}},
+		bson.D{{Key: "key", Value: is("user", "hashed")}, {Key: "name", Value: "user_hashed"}},
+		bson.D{{Key: "key", Value: is("s", int32(1))}, {Key: "name", Value: "s_en"}, {Key: "collation", Value: collation}})
+	lines := []Line{{Command: bson.D{{Key: "createIndexes", Value: c}, {Key: "indexes", Value: bson.A{spec}}}}}
+	switch w.between("then", 0, 3) {
+	case 0:
+		lines = append(lines, Line{Command: bson.D{{Key: "dropIndexes", Value: c}, {Key: "index", Value: get(spec, "name")}}})
+	case 1:
+		if get(spec, "expireAfterSeconds") != nil {
+			later := bson.D{{Key: "name", Value: "seen_1"}, {Key: "expireAfterSeconds", Value: int32(7200)}}
+			lines = append(lines, Line{Command: bson.D{{Key: "collMod", Value: c}, {Key: "index", Value: later}}})
+		}
+	case 2:
+		lines = append(lines, Line{Command: bson.D{{Key: "collMod", Value: c}, {Key: "validator", Value: is("s", is("$ne", "b"))}, {Key: "validationLevel", Value: draw(w, "level", "moderate", "off", "strict")}, {Key: "validationAction", Value: draw(w, "action", "warn", "error")}}})
+	}
+	return append(lines, Line{Command: bson.D{{Key: "listIndexes", Value: c}}})
+}
+
+// inBatches reads definitions by a cursor.
+func (w *world) inBatches(c string) []Line {
+	title := fmt.Sprint("c", w.between("cursor", 1, 1<<20))
+	some := is("batchSize", int32(1))
+	command := draw(w, "in batches",
+		bson.D{{Key: "listIndexes", Value: c}, {Key: "cursor", Value: some}},
+		bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "nameOnly", Value: true}, {Key: "cursor", Value: some}},
+		bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: is("type", draw(w, "type", "collection", "view"))}, {Key: "cursor", Value: some}},
+		bson.D{{Key: "listCollections", Value: int32(1)}, {Key: "filter", Value: is("name", is("$regex", "^(o|seen)"))}, {Key: "nameOnly", Value: true}, {Key: "authorizedCollections", Value: true}})
+	return []Line{{Cursor: title, Command: command}, {Command: w.find(c)}}
+}
+
+// sessions are told of, in the midst of a transaction too: ended or killed it has none any more.
+func (w *world) sessions() []Line {
+	n := w.between("session", 1, 2)
+	of := Line{Session: n, Command: is(draw(w, "of sessions", "refreshSessions", "endSessions", "killSessions"), bson.A{"$lsid"})}
+	if w.often("alone", 4) {
+		return []Line{of}
+	}
+	lines := w.transaction(n)
+	at := w.between("at", 0, len(lines)-1)
+	return append(append(append([]Line{}, lines[:at]...), of), lines[at:]...)
+}
+
 // definition is one that may come late. A collection is created again only where shared has it
 // already: what isolated tenants alone have, shared does not know of (docs/differences.md).
 func (w *world) definition(c string) []Line {
 	command := w.createIndexes(c, false)
-	switch w.between("definition", 0, 9) {
+	switch w.between("definition", 0, 13) {
+	case 10:
+		return w.kindOfIndex(c)
+	case 11:
+		return w.inBatches(c)
+	case 12:
+		return w.sessions()
 	case 0:
 		stranger := w.owners()[len(w.p.Routing.Tenants)]
 		return []Line{{Command: insert(c, w.batch(c, stranger, 1))}, {Command: w.create(c)}}

@@ -43,7 +43,7 @@ func (p *pipeline) stage() {
 		p.after()
 		return
 	}
-	switch p.between("stage", 0, 14) {
+	switch p.between("stage", 0, 21) {
 	case 0, 1:
 		p.add("$sort", p.sort(true))
 		p.ordered = true
@@ -75,6 +75,10 @@ func (p *pipeline) stage() {
 		p.union()
 	case 13, 14:
 		p.page()
+	case 15:
+		p.correlated()
+	default:
+		p.further()
 	}
 }
 
@@ -90,11 +94,11 @@ func (p *pipeline) page() {
 
 // after is for documents that have lost their fields.
 func (p *pipeline) after() {
-	if p.ordered {
+	if p.ordered && p.often("cut", 6) {
 		p.cut()
 		return
 	}
-	p.add("$addFields", is("seen", true))
+	p.grouped()
 }
 
 func (p *pipeline) cut() {
@@ -118,12 +122,18 @@ func (p *pipeline) group() {
 	if p.ordered {
 		all = append(all, bson.E{Key: "first", Value: is("$first", "$_id")}, bson.E{Key: "last", Value: is("$last", "$s")})
 	}
+	if p.often("further accumulators", 4) {
+		all = p.accumulators()
+	}
 	for _, e := range all {
 		if p.often(e.Key, 3) {
 			spec = append(spec, e)
 		}
 	}
 	p.add("$group", spec)
+	if get(spec, "deviation") != nil { // of which the last digits are those of an order
+		p.add("$addFields", is("deviation", is("$round", bson.A{"$deviation", int32(6)})))
+	}
 	p.whole, p.ordered = false, false
 	if p.often("sort groups", 4) {
 		p.add("$sort", is("_id", draw(p.world, "direction", int32(1), int32(-1))))
@@ -158,7 +168,7 @@ func (p *pipeline) facet() {
 	branch := func() bson.A {
 		sub := &pipeline{world: p.world, coll: p.coll, owner: p.owner, whole: true, ordered: p.ordered}
 		for range p.between("branch", 1, 2) {
-			switch p.between("branch's stage", 0, 3) {
+			switch p.between("branch's stage", 0, 6) {
 			case 0:
 				sub.add("$match", p.what(p.coll, p.owner))
 			case 1:
@@ -168,6 +178,17 @@ func (p *pipeline) facet() {
 				sub.cut()
 			case 3:
 				sub.add("$count", "n")
+				return sub.pipeline()
+			case 4:
+				sub.group()
+				return sub.pipeline()
+			case 5:
+				sub.joinOne()
+				return sub.pipeline()
+			case 6:
+				if !isView(p.coll) { // which the test server does not read within
+					sub.union()
+				}
 				return sub.pipeline()
 			}
 		}
@@ -183,7 +204,28 @@ func (p *pipeline) union() {
 	if from == "users" || p.p.Routing.Without != "shared" && p.often("everybody's", 2) {
 		match = bson.D{}
 	}
-	p.add("$unionWith", bson.D{{Key: "coll", Value: from}, {Key: "pipeline", Value: bson.A{is("$match", match)}}})
+	stages := bson.A{is("$match", match)}
 	p.ordered = false
 	p.whole = from == p.coll
+	switch p.between("union's", 0, 5) {
+	case 0:
+		stages = append(stages, is("$group", bson.D{{Key: "_id", Value: "$s"}, {Key: "sum", Value: is("$sum", "$amount")}}))
+		p.whole = false
+	case 1:
+		stages = append(stages, is("$sort", is("_id", int32(-1))), is("$limit", int32(2)))
+	case 2:
+		stages = append(stages, is("$lookup", bson.D{{Key: "from", Value: "users"}, {Key: "localField", Value: "user"}, {Key: "foreignField", Value: "_id"}, {Key: "as", Value: "who"}}))
+	}
+	p.add("$unionWith", bson.D{{Key: "coll", Value: from}, {Key: "pipeline", Value: stages}})
+}
+
+// aggregateWith is a pipeline that says by an option what it means.
+func (w *world) aggregateWith(c string) bson.D {
+	o := w.tenant()
+	match := both(is("$expr", is("$eq", bson.A{"$s", "$$s"})), w.whose(c, o))
+	d := bson.D{{Key: "aggregate", Value: c}, {Key: "pipeline", Value: bson.A{is("$match", match), is("$sort", w.sort(true)), is("$set", is("asked", "$$s"))}}, {Key: "cursor", Value: bson.D{}}, {Key: "let", Value: is("s", w.s())}}
+	if w.often("hint", 3) {
+		d = append(d, bson.E{Key: "hint", Value: is("_id", int32(1))})
+	}
+	return d
 }

@@ -27,6 +27,7 @@ type Line struct {
 	Txn     bool   // in the session's transaction, which the first such line begins
 	Number  bool   // a retryable write
 	Again   bool   // sent twice with one number, as by a driver that lost the reply
+	Unheard bool   // sent without wanting a reply
 	Left    bool   // put into shared behind the proxy's back, as a move leaves it there
 	Cursor  string // how later lines call the cursor that it opens
 	Command bson.D
@@ -45,6 +46,7 @@ type Line struct {
 //	r2 {"update": …}                         in session 2, with a number; "r2 again" sends it twice
 //	s1 =c {"find": "orders", "batchSize": 2}
 //	s1 {"getMore": "c", "collection": "orders"}
+//	unheard {"insert": "orders", …}          without a reply
 //	left {"insert": "orders", …}             straight into shared: nobody may see or touch it
 func (p *Program) String() string {
 	var b strings.Builder
@@ -76,6 +78,9 @@ func (l Line) String() string {
 	}
 	if l.Again {
 		words += "again "
+	}
+	if l.Unheard {
+		words += "unheard "
 	}
 	if l.Left {
 		words += "left "
@@ -124,6 +129,8 @@ func parseLine(line string) (l Line, err error) {
 			l.Cursor = name
 		case word == "again":
 			l.Again = true
+		case word == "unheard":
+			l.Unheard = true
 		case word == "left":
 			l.Left = true
 		case strings.ContainsRune("str", rune(word[0])):

@@ -34,6 +34,10 @@ var tolerated = []refusal{
 	{"", 115, rejection},
 	{"aggregate", 115, "which only a $lookup can whose array is no path"},
 	{"aggregate", 20, "which only a $lookup can whose array is no path"},
+	{"aggregate", 20, "$documents joined with a collection whose tenants have databases of their own"},
+	{"aggregate", 20, "which the view's pipeline makes or may make"},
+	{"aggregate", 115, "is not offered of what the databases of several tenants bring together"},
+	{"aggregate", 115, "would not be where the tenant's are"},
 }
 
 // refusals are what the proxy has said no to in a way that is tolerated: the whole command, or some
@@ -72,7 +76,7 @@ func tolerates(command, e bson.D) *refusal {
 	}
 	for i := range tolerated {
 		t := &tolerated[i]
-		if t.code == code && (t.command == "" || t.command == name(command)) && strings.Contains(msg, t.phrase) {
+		if t.code == code && (t.command == "" || t.command == name(inner(command))) && strings.Contains(msg, t.phrase) {
 			return t
 		}
 	}

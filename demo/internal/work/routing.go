@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -94,6 +95,9 @@ func number(v any) (float64, bool) {
 		return float64(n), true
 	case float64:
 		return n, true
+	case bson.Decimal128:
+		f, err := strconv.ParseFloat(n.String(), 64)
+		return f, err == nil
 	}
 	return 0, false
 }

@@ -189,7 +189,10 @@ func (r *run) line(l Line) error {
 	if l.Left {
 		return r.leave(l)
 	}
-	if r.unsure(l.Command) {
+	if l.Unheard {
+		return r.tell(l)
+	}
+	if r.unsure(l.Command) || r.counts(l.Command) {
 		return nil
 	}
 	times := 1
@@ -202,6 +205,9 @@ func (r *run) line(l Line) error {
 	if done, err := r.cursorLine(l); done {
 		return err
 	}
+	if slices.Contains(ofSessions[1:], name(l.Command)) {
+		r.forget(l.Session) // cursors of a transaction that is over
+	}
 	if ends(l) {
 		if x := r.got.sessions[l.Session]; x == nil || !x.open {
 			return nil // drivers send nothing then
@@ -212,6 +218,19 @@ func (r *run) line(l Line) error {
 	}
 	for n := range times {
 		if err := r.both(l, n > 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell sends a line's command on both sides, to which nobody replies. What it has done is seen by all that
+// comes behind it on the same connection.
+func (r *run) tell(l Line) error {
+	r.note(l, &refusals{})
+	l.Command = append(named(l.Command, r.database).(bson.D), bson.E{Key: "$db", Value: r.database})
+	for _, s := range []*side{&r.got, &r.want} {
+		if err := s.tell(l.Command, r.p.Routing.Sections); err != nil {
 			return err
 		}
 	}
@@ -255,6 +274,15 @@ func (r *run) both(l Line, again bool) error {
 	}
 	r.learn(want, got)
 	got = r.same(got).(bson.D)
+	want, got = shortened(l.Command, want), shortened(l.Command, got)
+	if err := r.outcome(l, want, got); err != nil || !l.Txn || name(l.Command) != "bulkWrite" || len(failures(want)) == 0 {
+		return err
+	}
+	return r.lost(l) // a server ends the transaction, as of every write that fails; the test server goes on with it
+}
+
+// outcome compares the replies to a command that the proxy has not refused as a whole.
+func (r *run) outcome(l Line, want, got bson.D) error {
 	if brokenOff(l.Command, want) || brokenOff(l.Command, got) {
 		if err := r.compare(l, uncounted(l.Command, want), uncounted(l.Command, got)); err != nil || l.Txn {
 			return err
@@ -475,6 +503,10 @@ func ends(l Line) bool {
 	return n == "commitTransaction" || n == "abortTransaction"
 }
 
+// ofSessions are commands about the line's session, which they name in the place of "$lsid": all
+// but the first end it.
+var ofSessions = []string{"refreshSessions", "endSessions", "killSessions"}
+
 // ofAdmin are commands of the database "admin". They name the program's own as "$db".
 var ofAdmin = []string{"commitTransaction", "abortTransaction", "bulkWrite", "listDatabases"}
 
@@ -534,6 +566,10 @@ func (s *side) send(r *run, l Line, again bool) (bson.D, error) {
 func (s *side) sign(command bson.D, l Line, again bool) bson.D {
 	x := s.sessions[l.Session]
 	if x == nil {
+		return command
+	}
+	if slices.Contains(ofSessions, name(command)) {
+		command[0].Value = bson.A{x.lsid}
 		return command
 	}
 	add := func(key string, v any) { command = append(command, bson.E{Key: key, Value: v}) }

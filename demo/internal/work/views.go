@@ -68,7 +68,13 @@ func (w *world) viewOf(name string) bson.D {
 func (w *world) viewStages(c string) bson.A {
 	stages := bson.A{}
 	for range w.between("view's stages", 0, 2) {
-		switch w.between("view's stage", 0, 7) {
+		switch w.between("view's stage", 0, 10) {
+		case 8: // which tenants' documents these are, all tenants' decide
+			stages = append(stages, is("$sort", is("_id", draw(w, "direction", int32(1), int32(-1)))), is(draw(w, "cut", "$limit", "$skip"), int32(w.between("many", 1, 5))))
+		case 9:
+			stages = append(stages, is("$redact", is("$cond", bson.A{is("$eq", bson.A{"$s", "b"}), "$$PRUNE", "$$KEEP"})))
+		case 10:
+			stages = append(stages, is("$replaceWith", bson.D{{Key: "_id", Value: "$_id"}, {Key: "user", Value: "$user"}, {Key: "tenantId", Value: "$tenantId"}, {Key: "s", Value: "$s"}}))
 		case 7: // everybody's documents as one tenant's
 			stages = append(stages, is("$project", bson.D{{Key: "user", Value: int32(1)}, {Key: "n", Value: int32(1)}, {Key: "tenantId", Value: is("$literal", w.tenant().id)}}))
 		case 0, 1:

@@ -101,17 +101,17 @@ func (r *Routing) ofShared(command bson.D) bson.D {
 // rejects reports whether "reject" refuses the command; sure is false where that can not be told here:
 // for an upsert, whose update may name the tenant, and for joins.
 func (r *Routing) rejects(command bson.D) (yes, sure bool) {
-	if commentTenant(command) != nil && moduleOf(coll(command)) != "" {
+	if commentTenant(inner(command)) != nil && moduleOf(coll(inner(command))) != "" {
 		return false, true
 	}
 	sure = true
-	narrow(command, func(c string, filter, entry bson.D) bson.D {
+	narrow(inner(command), func(c string, filter, entry bson.D) bson.D {
 		open := r.open(c, filter)
 		stages := text(get(entry, "pipeline"))
 		switch {
 		case get(entry, "upsert") == true:
 			sure = sure && !open
-		case strings.Contains(stages, `"$lookup"`), strings.Contains(stages, `"$unionWith"`):
+		case strings.Contains(stages, `ookup"`), strings.Contains(stages, `"$unionWith"`):
 			sure = false
 		default:
 			yes = yes || open

@@ -49,10 +49,44 @@ func TestOrder(t *testing.T) {
 		{bson.D{{Key: "find", Value: "c"}, {Key: "sort", Value: is("n", 1)}}, bson.A{a, b, c}, bson.A{c, b, a}, true},
 		{bson.D{{Key: "aggregate", Value: "c"}, {Key: "pipeline", Value: bson.A{is("$sort", is("_id", 1)), is("$match", bson.D{})}}}, bson.A{a, b}, bson.A{b, a}, true},
 		{bson.D{{Key: "aggregate", Value: "c"}, {Key: "pipeline", Value: bson.A{is("$sort", is("_id", 1)), is("$group", is("_id", "$n"))}}}, bson.A{a, b}, bson.A{b, a}, false},
+		{bson.D{{Key: "aggregate", Value: "c"}, {Key: "pipeline", Value: bson.A{is("$bucket", is("groupBy", "$n"))}}}, bson.A{a, b}, bson.A{b, a}, true},
+		{bson.D{{Key: "aggregate", Value: "c"}, {Key: "pipeline", Value: bson.A{is("$sort", is("_id", 1)), is("$setWindowFields", bson.D{})}}}, bson.A{a, b}, bson.A{b, a}, false},
 	} {
 		p := pair{line: Line{Command: test.command}, order: orderOf(test.command), want: half{docs: test.want}, got: half{docs: test.got}}
 		if err := p.compare(); (err != nil) != test.differ {
 			t.Errorf("%s: %v", text(test.command), err)
+		}
+	}
+}
+
+// Arrays that joins within joins bring have no order either.
+func TestOrderWithin(t *testing.T) {
+	inner := is("$lookup", is("as", "inner"))
+	o := within(bson.A{is("$facet", is("one", bson.A{is("$lookup", bson.D{{Key: "as", Value: "sub.outer"}, {Key: "pipeline", Value: bson.A{inner}}})}))})
+	if want := []string{"one", "outer", "inner"}; !slices.Equal(o.bags, want) {
+		t.Errorf("without an order are %q, want %q", o.bags, want)
+	}
+}
+
+// Equal numbers are one, a decimal beside another one too, and no two others are.
+func TestEquals(t *testing.T) {
+	if got := equals(bson.A{int32(42), decimal(42), "42", int64(7)}); text(got) != text(bson.A{42.0, "42", 7.0}) {
+		t.Errorf("equals are %s", text(got))
+	}
+	if got := equals(bson.A{int32(42), int64(42), decimal(7)}); text(got) != text(bson.A{42.0, 42.0, 7.0}) {
+		t.Errorf("what is told twice is told as %s", text(got))
+	}
+}
+
+// Of plans and figures no more is compared than what servers have in common.
+func TestShortened(t *testing.T) {
+	reply := bson.D{{Key: "ns", Value: "a.c"}, {Key: "count", Value: int32(2)}, {Key: "nindexes", Value: int32(1)}, {Key: "ok", Value: 1.0}}
+	for _, test := range []struct {
+		command bson.D
+		fields  int
+	}{{is("collStats", "c"), 3}, {is("explain", is("find", "c")), 1}, {bson.D{{Key: "aggregate", Value: "c"}, {Key: "explain", Value: true}}, 1}, {is("find", "c"), 4}} {
+		if got := shortened(test.command, reply); len(got) != test.fields {
+			t.Errorf("of %s is left %s", text(test.command), text(got))
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package work
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -37,13 +39,16 @@ func independent(command bson.D) bool {
 				id, of = get(d, "_id"), text(e[0].Value)
 			}
 		}
-		if _, several := id.(bson.D); id == nil || several || seen[of+text(id)] {
+		if _, several := id.(bson.D); id == nil || several || seen[of+plainID(id)] {
 			return len(entries) == 1
 		}
-		seen[of+text(id)] = true
+		seen[of+plainID(id)] = true
 	}
 	return true
 }
+
+// plainID is the text of an _id, equal ones' alike.
+func plainID(id any) string { return text(equals(bson.A{id})) }
 
 // says is the field of an update that names the tenant, or the object that it lies in.
 func (w *world) says(c string, o owner) bson.D {
@@ -56,7 +61,7 @@ func (w *world) says(c string, o owner) bson.D {
 // change is an update of one document, or with many of whichever.
 func (w *world) change(c string, o owner, many bool) any {
 	set := func(d bson.D) bson.D { return is("$set", d) }
-	switch w.between("change", 0, 16) {
+	switch w.between("change", 0, 21) {
 	case 0, 1, 2, 3:
 		return set(w.fields(c, o))
 	case 4:
@@ -85,6 +90,8 @@ func (w *world) change(c string, o owner, many bool) any {
 		return is("$unset", is(tenantField(c), ""))
 	case 13:
 		return set(is("tags.0", "z"))
+	case 17, 18, 19, 20, 21:
+		return w.seldomChange(c, o)
 	}
 	if many {
 		return set(is("s", w.s()))
@@ -118,7 +125,16 @@ func (w *world) updateEntry(c string, many bool) bson.D {
 		if w.often("of most", 4) {
 			e[0].Value = w.broad(c)
 		}
+		if w.collated() {
+			e = append(e, bson.E{Key: "collation", Value: collation})
+		}
 		return append(e, bson.E{Key: "multi", Value: true})
+	}
+	switch {
+	case w.often("positional", 1):
+		return w.positional(c, o)
+	case w.often("sorted", 1):
+		return w.sorted(c, o)
 	}
 	e[0].Value = w.one(c, o)
 	if w.often("upsert", 2) {
@@ -159,6 +175,9 @@ func (w *world) upsert(c string) (filter, update bson.D) {
 	if w.p.Routing.Without == "shared" && o.id != nil { // else it is not looked for in the tenant's own database
 		return append(filter, bson.E{Key: tenantField(c), Value: w.spell(o.id)}), is("$set", w.fields(c, o))
 	}
+	if o.id != nil && w.often("seldom upsert", 2) {
+		return w.seldomUpsert(c, o)
+	}
 	switch w.between("upsert", 0, 5) {
 	case 5: // of which no server makes a field
 		if o.id != nil {
@@ -184,6 +203,9 @@ func (w *world) upsert(c string) (filter, update bson.D) {
 }
 
 func (w *world) update(c string) bson.D {
+	if w.often("variables", 1) {
+		return w.withVariables(c, w.tenant())
+	}
 	var entries bson.A
 	switch w.between("update", 0, 9) {
 	case 0, 1: // documents saved one by one, sent as a batch
@@ -204,7 +226,11 @@ func (w *world) delete(c string) bson.D {
 	var entries bson.A
 	for range w.between("deletes", 1, 3) {
 		if w.often("many", 3) {
-			entries = append(entries, bson.D{{Key: "q", Value: w.filter(c)}, {Key: "limit", Value: int32(0)}})
+			e := bson.D{{Key: "q", Value: w.filter(c)}, {Key: "limit", Value: int32(0)}}
+			if w.collated() {
+				e = append(e, bson.E{Key: "collation", Value: collation})
+			}
+			entries = append(entries, e)
 		} else {
 			entries = append(entries, bson.D{{Key: "q", Value: w.one(c, w.tenant())}, {Key: "limit", Value: int32(1)}})
 		}
@@ -233,16 +259,27 @@ func (w *world) findAndModify(c string) bson.D {
 	} else {
 		add("query", w.one(c, o))
 	}
-	if w.often("remove", 3) {
+	switch {
+	case w.often("remove", 3):
 		add("remove", true)
-	} else {
+	case w.often("elements", 1):
+		d[1].Value = both(doc(d[1].Value), bson.D{{Key: "tags", Value: is("$type", "array")}, {Key: "tags.0", Value: is("$exists", true)}})
+		add("update", is("$set", is("tags.$[tag]", "q")))
+		add("arrayFilters", bson.A{is("tag", is("$ne", "x"))})
+	case w.often("variables", 1):
+		add("update", bson.A{is("$set", is("s", "$$becomes"))})
+		add("let", is("becomes", w.s()))
+	default:
 		add("update", w.change(c, o, false))
-		if w.often("new", 5) {
-			add("new", true)
-		}
+	}
+	if get(d, "remove") == nil && w.often("new", 5) {
+		add("new", true)
 	}
 	if w.often("fields", 2) {
-		add("fields", is("s", int32(1)))
+		add("fields", w.projection())
+	}
+	if w.often("hint", 1) {
+		add("hint", is("_id", int32(1)))
 	}
 	return d
 }
@@ -276,6 +313,11 @@ func (w *world) bulkWrite(c string) bson.D {
 			ops = append(ops, bson.D{{Key: "update", Value: int32(n)}, {Key: "filter", Value: filter}, {Key: "updateMods", Value: mods}, {Key: "multi", Value: many}})
 		}
 	}
+	if w.often("elements", 2) {
+		e := w.positional(spaces[0], w.tenant())
+		op := bson.D{{Key: "update", Value: int32(0)}, {Key: "filter", Value: e[0].Value}, {Key: "updateMods", Value: e[1].Value}, {Key: "multi", Value: false}}
+		ops = append(ops, append(op, e[2:]...))
+	}
 	info := bson.A{is("ns", "$db."+spaces[0]), is("ns", "$db."+spaces[1])}
 	if spaces[0] == spaces[1] {
 		info = bson.A{info[0]}
@@ -283,7 +325,11 @@ func (w *world) bulkWrite(c string) bson.D {
 			op.(bson.D)[0].Value = int32(0)
 		}
 	}
-	return w.ordered(bson.D{{Key: "bulkWrite", Value: int32(1)}, {Key: "ops", Value: ops}, {Key: "nsInfo", Value: info}})
+	d := w.ordered(bson.D{{Key: "bulkWrite", Value: int32(1)}, {Key: "ops", Value: ops}, {Key: "nsInfo", Value: info}})
+	if w.often("errors only", 2) {
+		d = append(d, bson.E{Key: "errorsOnly", Value: true})
+	}
+	return d
 }
 
 // transactions are one, or two whose commands come mixed with each other's.
@@ -309,7 +355,15 @@ func (w *world) transaction(session int) []Line {
 	o := w.tenant() // most transactions are one tenant's
 	for range w.between("commands", 1, 4) {
 		c := w.collection()
-		switch w.between("command", 0, 7) {
+		switch w.between("command", 0, 11) {
+		case 8:
+			add(w.aggregate(c))
+		case 9:
+			add(w.distinct(c))
+		case 10:
+			add(slices.DeleteFunc(w.bulkWrite(c), func(e bson.E) bool { return e.Key == "ordered" })) // the test server goes on where a server ends
+		case 11:
+			out = append(out, w.cursorIn(session, c)...)
 		case 0, 1:
 			add(insert(c, w.batch(c, o, 2)))
 		case 2:
@@ -328,10 +382,21 @@ func (w *world) transaction(session int) []Line {
 			add(w.find(c))
 		}
 		if w.often("aside", 2) {
-			out = append(out, Line{Command: w.find(c)})
+			out = append(out, Line{Command: draw(w, "read", w.find, w.find, w.aggregate, w.count, w.distinct)(c)})
 		}
 	}
 	end := draw(w, "end", "commitTransaction", "commitTransaction", "abortTransaction")
 	add(bson.D{{Key: end, Value: int32(1)}})
+	return out
+}
+
+// cursorIn reads a result in several batches within a transaction.
+func (w *world) cursorIn(session int, c string) []Line {
+	title := fmt.Sprint("c", w.between("cursor", 1, 1<<20))
+	find := bson.D{{Key: "find", Value: c}, {Key: "filter", Value: w.filter(c)}, {Key: "batchSize", Value: int32(w.between("batch", 1, 2))}}
+	out := []Line{{Session: session, Txn: true, Cursor: title, Command: find}}
+	for range w.between("more", 1, 2) {
+		out = append(out, Line{Session: session, Txn: true, Command: bson.D{{Key: "getMore", Value: title}, {Key: "collection", Value: c}}})
+	}
 	return out
 }
