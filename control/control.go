@@ -253,6 +253,9 @@ func (c *Control) load(ctx context.Context, r *rules, next clusters) (*inputs, e
 		if in.routes, err = s.confirmed(ctx); err != nil {
 			return nil, err
 		}
+		if err = c.keepRoutes(ctx, &s, in.routes, home == c.cluster(r.cfg.Routing.Home)); err != nil {
+			return nil, err
+		}
 	}
 	if in.rows, err = readRows(ctx, home, r.cfg.TenantsFrom, nil); err != nil {
 		return nil, err
@@ -321,6 +324,39 @@ func (c *Control) install(r *rules, in *inputs, next clusters) error {
 	c.reviewed = time.Time{} // what was read since may have been read of another home
 	c.put(table, spec, gen, c.counts())
 	next.commit()
+	return nil
+}
+
+// keepRoutes writes those known routes again that are not among the ones read: a process that is started without
+// them would not find their tenants' documents. In the control database of another home they are to be there:
+// what is lacking there may be of another deployment.
+func (c *Control) keepRoutes(ctx context.Context, s *store, read map[tenantID]*Route, sameHome bool) error {
+	c.mu.Lock()
+	var lost []*Route
+	for id, route := range c.routes {
+		if route.own() && read[id].epoch() < route.Epoch {
+			lost = append(lost, route)
+		}
+	}
+	c.mu.Unlock()
+	if len(lost) == 0 {
+		return nil
+	}
+	var keys []string
+	for _, route := range lost {
+		keys = append(keys, route.Key)
+	}
+	slices.Sort(keys)
+	if !sameHome {
+		return permanentf("the home cluster is another one, and the database %q there lacks the routes of tenants whose documents are in databases "+
+			"of their own (%s): copy it with the others, or bring these tenants home first", s.db, some(keys))
+	}
+	for _, route := range lost {
+		if err := s.writeRoute(ctx, route, read[idOf(route.ID)]); err != nil && !errors.Is(err, errConflict) {
+			return err
+		}
+	}
+	c.log.Warn().Str("database", s.db).Str("tenants", some(keys)).Msg("routes were not in the control database any more, and have been written again; nothing but tenantry may change it")
 	return nil
 }
 

@@ -715,17 +715,19 @@ func TestOtherClusters(t *testing.T) {
 		next     *config.Config
 		down     bool // the other home
 		held     bool // documents in acme's database
+		copied   bool // the other home has the control database, too
 		want     string
 		away     bool
 		accepted bool
 	}{
-		{name: "refused", now: guarded("mixed"), next: refused, want: "[platform] lists now"},
+		{name: "refused", now: guarded("mixed"), next: refused, copied: true, want: "[platform] lists now"},
 		{name: "away", now: guarded("mixed"), next: guarded("forced"), down: true, want: "no eligible server", away: true},
 		{name: "static, away", now: static, next: static, down: true, want: "no eligible server", away: true},
 		{name: "static", now: static, next: static, accepted: true},
-		{name: "disabled, held", now: guarded("mixed"), next: guarded("disabled"), held: true, want: "1 tenants"},
-		{name: "disabled", now: guarded("mixed"), next: guarded("disabled"), accepted: true},
-		{name: "accepted", now: guarded("mixed"), next: guarded("forced"), held: true, accepted: true},
+		{name: "disabled, held", now: guarded("mixed"), next: guarded("disabled"), held: true, copied: true, want: "1 tenants"},
+		{name: "disabled", now: guarded("mixed"), next: guarded("disabled"), copied: true, accepted: true},
+		{name: "accepted", now: guarded("mixed"), next: guarded("forced"), held: true, copied: true, accepted: true},
+		{name: "another deployment", now: guarded("mixed"), next: guarded("mixed"), held: true, want: `the database "tenantry" there lacks the routes of tenants whose documents are in databases of their own (acme)`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := start(t, test.now)
@@ -734,6 +736,11 @@ func TestOtherClusters(t *testing.T) {
 				h.home.put("app_acme", "orders", bson.D{{Key: "_id", Value: 1}})
 			}
 			other, running, table := newServer(), h.cluster, h.router.Current()
+			if test.copied {
+				for _, name := range []string{routesColl, keysColl, countersColl} {
+					other.coll("tenantry", name).docs = h.home.docs("tenantry", name)
+				}
+			}
 			other.setDown(test.down)
 			find := func(name string) cluster {
 				if name == "home" {
@@ -755,8 +762,40 @@ func TestOtherClusters(t *testing.T) {
 			if (commits == 1) != test.accepted || (h.router.Current() != table) != test.accepted {
 				t.Errorf("%d commits, table changed: %v", commits, h.router.Current() != table)
 			}
+			if test.copied {
+				return
+			}
 			if len(other.docs("tenantry", "routes")) != 0 || len(other.docs("tenantry", "keys")) != 0 {
 				t.Error("the other home has been written to")
+			}
+		})
+	}
+}
+
+// TestRoutesStay: a route that was deleted by hand is written again, by a reload and by what is read now and then.
+func TestRoutesStay(t *testing.T) {
+	cfg := testConfig("mixed", fileTenant("acme", modeOwn))
+	for name, look := range map[string]func(*house) error{
+		"reload": func(h *house) error { return h.Apply(t.Context(), cfg) },
+		"refresh": func(h *house) error {
+			h.mu.Lock()
+			h.polled.read = time.Now().Add(-2 * routesAnyway)
+			h.mu.Unlock()
+			h.refresh(t.Context())
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, cfg)
+			h.mustResolve(t, "acme")
+			h.home.clear("tenantry", routesColl)
+			if err := look(h); err != nil {
+				t.Fatal(err)
+			}
+			again := open(t, h.home, h.big)
+			again.mustApply(t, testConfig("mixed")) // which does not list the tenant any more
+			if s := again.status1(t, "acme"); s.State != StateIsolated {
+				t.Errorf("after a restart it is %+v", s)
 			}
 		})
 	}

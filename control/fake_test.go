@@ -103,6 +103,18 @@ func (s *server) run(db string, d bson.D, raw bson.Raw) (bson.D, error) {
 	switch d[0].Key {
 	case "find":
 		return s.find(db, name, raw)
+	case "listDatabases":
+		all := bson.A{}
+		for name := range s.colls {
+			all = append(all, bson.D{{Key: "name", Value: name}})
+		}
+		return bson.D{{Key: "databases", Value: all}}, nil
+	case "dbStats":
+		n := 0
+		for _, c := range s.colls[db] {
+			n += len(c.docs)
+		}
+		return bson.D{{Key: "objects", Value: n}}, nil
 	case "aggregate": // of a document of a collection how it compares strings
 		batch := bson.A{}
 		if len(s.coll(db, name).docs) > 0 {

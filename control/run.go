@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -32,6 +33,7 @@ type poll struct {
 func (c *Control) Run(ctx context.Context) error {
 	defer c.close()
 	wait := firstRetry
+	var orphans sync.Once
 	for {
 		c.mu.Lock()
 		waiting, loaded := c.pending != nil, c.rules != nil
@@ -39,6 +41,7 @@ func (c *Control) Run(ctx context.Context) error {
 		switch {
 		case loaded:
 			c.refresh(ctx)
+			orphans.Do(func() { c.work.Go(func() { c.warnOfOrphans(c.life) }) })
 			wait = c.interval()
 		case waiting:
 			if err := c.retry(ctx); err != nil {
@@ -172,6 +175,9 @@ func (c *Control) readRoutes(ctx context.Context, r *rules) (map[tenantID]*Route
 		return nil, nil
 	}
 	routes, err := s.routes(ctx)
+	if err == nil {
+		err = c.keepRoutes(ctx, s, routes, true)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -150,7 +150,7 @@ func (c *clientConn) firstOfMerged(cur *cursor, batchSize wire.Value, tx *txn) (
 		return nil, err
 	}
 	id := int64(0)
-	if cur.merged.done() || c.boolean("singleBatch") {
+	if cur.merged.done() || c.boolean("singleBatch") || c.viewed.once {
 		c.killStreams(cur)
 	} else {
 		id = c.keep(cur)

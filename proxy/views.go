@@ -16,11 +16,12 @@ type viewed struct {
 	coll  string        // the view, by which the client knows its cursor
 	shape routing.Shape // of the reply
 	is    bool
+	once  bool // its first batch is all that the client wants
 }
 
 // expand puts the command that a read of a view stands for in the place of the client's.
 func (c *clientConn) expand(x *routing.Expanded) *wire.Error {
-	v := viewed{coll: string(c.req.Coll()), shape: x.Shape, is: true}
+	v := viewed{coll: string(c.req.Coll()), shape: x.Shape, is: true, once: c.boolean("singleBatch")}
 	frame := wire.NewMessage(c.msg.RequestID, 0, 0, x.Command)
 	if err := c.msg.Parse(frame.B); err != nil {
 		frame.Free()

@@ -472,7 +472,7 @@ func (t *Table) ofDocuments(r *Request, db *Database, d Decision) Decision {
 	uses, err := r.stages()
 	for i := range uses {
 		if err == nil {
-			err = t.stageHome(&uses[i], &h, false)
+			err = t.stageHome(&uses[i], &h, byLetters)
 		}
 	}
 	switch {

@@ -190,7 +190,7 @@ func (t *Table) expanded(r *Request, db *Database, c *Collection) (wire.Doc, *wi
 			return nil, err
 		}
 	}
-	own, err := r.asStages()
+	own, err := r.asStages(c.over)
 	if err == nil {
 		own, err = x.all(own, 0)
 	}
@@ -201,12 +201,15 @@ func (t *Table) expanded(r *Request, db *Database, c *Collection) (wire.Doc, *wi
 	return r.asAggregate(coll, stages, x.collation, c.over && db.collated[string(coll)].Type != 0), nil
 }
 
-// asStages is the command as the pipeline that it stands for.
-func (r *Request) asStages() (all []wire.Doc, err *wire.Error) {
+// whenRead are fields that say how a cursor is read, and not what of.
+var whenRead = fields("noCursorTimeout allowPartialResults singleBatch")
+
+// asStages is the command as the pipeline that it stands for, which is a view's where servers have it so.
+func (r *Request) asStages(view bool) (all []wire.Doc, err *wire.Error) {
 	how := r.Cmd.View
 	for it := r.Msg.Body.Iter(); it.Next(); {
 		id := idOf(it.Key)
-		if how.Deny.has(id) && says(it.Value) && !r.onlyOne(id) {
+		if how.Deny.has(id) && (view || !whenRead.has(id)) && says(it.Value) && !r.onlyOne(id) {
 			return nil, wire.Errorf(wire.InvalidPipelineOperator, "Option %s not supported in aggregation.", it.Key)
 		}
 	}

@@ -20,7 +20,7 @@ var volatile = []string{
 }
 
 // outline is what must be equal of two replies, by field.
-func outline(reply bson.D) []string {
+func outline(command, reply bson.D) []string {
 	var out []string
 	for _, e := range reply {
 		if slices.Contains(volatile, e.Key) {
@@ -31,6 +31,9 @@ func outline(reply bson.D) []string {
 		case e.Key == "writeErrors":
 			v = withoutTexts(array(v))
 		case e.Key == "values":
+			if get(command, "collation") != nil {
+				v = folded(array(v))
+			}
 			v = bag(equals(array(v)))
 		case e.Key == "cursorsKilled", e.Key == "cursorsNotFound":
 			v = int32(len(array(v)))
@@ -46,6 +49,18 @@ func withoutTexts(errs bson.A) bson.A {
 	for _, e := range errs {
 		d := slices.DeleteFunc(slices.Clone(doc(e)), func(e bson.E) bool { return e.Key == "errmsg" })
 		out = append(out, byKey(d))
+	}
+	return out
+}
+
+// folded has strings without case: which of those that a collation has equal a distinct tells is open.
+func folded(a bson.A) bson.A {
+	out := bson.A{}
+	for _, v := range a {
+		if s, ok := v.(string); ok {
+			v = strings.ToLower(s)
+		}
+		out = append(out, v)
 	}
 	return out
 }

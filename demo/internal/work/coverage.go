@@ -160,6 +160,7 @@ var mustServe = []string{
 	"find of a view",
 	"find of one home",
 	"find of several homes",
+	"distinct with collation over homes",
 	"find with collation over homes",
 	"find with hint over homes",
 	"find with let over homes",

@@ -127,7 +127,7 @@ func (w *world) tenant() owner {
 	if w.often("unlisted", 1) {
 		o := draw(w, "owner", w.owners()...)
 		if o.prefix == "stranger" { // of whatever type
-			o.id = draw[any](w, "stranger", o.id, o.id, "", true, 1.5, int64(43), bson.DateTime(86400000))
+			o.id = draw[any](w, "stranger", o.id, o.id, "", "ACME", "A-cme", true, 1.5, int64(43), bson.DateTime(86400000))
 		}
 		return o
 	}

@@ -126,7 +126,7 @@ func (w *world) updateEntry(c string, many bool) bson.D {
 			e[0].Value = w.broad(c)
 		}
 		if w.collated() {
-			e = append(e, bson.E{Key: "collation", Value: collation})
+			e = append(e, bson.E{Key: "collation", Value: w.how()})
 		}
 		return append(e, bson.E{Key: "multi", Value: true})
 	}
@@ -228,7 +228,7 @@ func (w *world) delete(c string) bson.D {
 		if w.often("many", 3) {
 			e := bson.D{{Key: "q", Value: w.filter(c)}, {Key: "limit", Value: int32(0)}}
 			if w.collated() {
-				e = append(e, bson.E{Key: "collation", Value: collation})
+				e = append(e, bson.E{Key: "collation", Value: w.how()})
 			}
 			entries = append(entries, e)
 		} else {
