@@ -127,7 +127,8 @@ func (s *split) locateThose(which []int, ids []wire.Value) (held wire.Value, err
 		rest = rest[n:]
 	}
 	for k, i := range which {
-		if p, ok := found[keyOf(ids[k])]; ok && held.Type == 0 {
+		p, ok := found[keyOf(ids[k])]
+		if s.absent[i] = !ok; ok && held.Type == 0 {
 			held = s.settle(i, p)
 		}
 	}
@@ -512,23 +513,41 @@ func (s *split) firstOf(op *routing.Op) func([]byte, *routing.Target) []byte {
 	}
 }
 
-// nowhere makes a write whose document no home has: an upsert makes it; a retried write is offered
-// to every home, since the one that has made it before its reply was lost answers from its history. None
-// writes to a document that has come since: which home that may be written to in nobody has looked at.
+// nowhere makes a write whose document no home has: an upsert makes it.
 func (s *split) nowhere(i int) *wire.Error {
-	s.ops[i].Located = routing.Located{}
 	if s.ops[i].Upsert {
+		s.ops[i].Located = routing.Located{}
 		return s.upsert(i)
 	}
-	s.ops[i].None = true
-	targets := s.plans[i].Targets
-	if !s.numbered {
-		targets = targets[:1] // for what the server has to say of the write itself
-	}
-	for _, x := range targets {
-		if done, err := s.hits(i, x); done || err != nil {
-			return err
+	return s.nothing([]int{i})
+}
+
+// nothing makes writes whose documents no home has, and which make none. A retried write is offered to every
+// home, since the one that has made it before its reply was lost answers from its history. None writes to a
+// document that has come since: which home that may be written to in nobody has looked at.
+func (s *split) nothing(ops []int) *wire.Error {
+	n, any := s.result.n, s.result.any
+	var batches []batch
+	for _, i := range ops {
+		s.ops[i].Located, s.ops[i].None = routing.Located{}, true
+		targets := s.plans[i].Targets
+		if !s.numbered {
+			targets = targets[:1] // for what the server has to say of the write itself
 		}
+		for _, x := range targets {
+			batches = into(batches, x, i)
+		}
+	}
+	if err := s.sendAll(batches); err != nil {
+		return err
+	}
+	done := s.result.n > n
+	for _, i := range ops {
+		s.result.join(i)
+		done = done || s.result.failed(i)
+	}
+	if !done {
+		s.result.any = any // it has done nothing, and the command may still begin anew
 	}
 	return nil
 }

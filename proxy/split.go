@@ -25,6 +25,8 @@ type split struct {
 	ops      []routing.Op
 	plans    []routing.Plan
 	homes    []*routing.Target // of the writes whose one home is known
+	absent   []bool            // of those by _id that was looked for and is nowhere
+	makes    bool              // some write may make a document
 	ordered  bool
 	numbered bool // retryable
 	stmts    []int32
@@ -77,8 +79,9 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	}
 	_, s.numbered = s.c.req.TxnNumber()
 	s.numbered, s.stmts = s.numbered && s.tx == nil, s.c.statements()
-	s.plans, s.homes = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops))
+	s.plans, s.homes, s.absent = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops)), make([]bool, len(s.ops))
 	for i := range s.ops {
+		s.makes = s.makes || s.ops[i].Makes()
 		s.plans[i] = s.t.Plan(&s.c.req, &s.ops[i])
 		p := &s.plans[i]
 		if p.Err == nil && !p.Several() {
@@ -171,7 +174,7 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 			return false, nil
 		}
 		n := 1
-		for i+n < len(s.ops) && s.homes[i] != nil && s.homes[i+n] == s.homes[i] && !s.strips(i) && !s.strips(i+n) {
+		for i+n < len(s.ops) && s.together(i, i+n) {
 			n++
 		}
 		if again, err = s.tried(i, n); again || err != nil {
@@ -180,6 +183,20 @@ func (s *split) inOrder() (again bool, err *wire.Error) {
 		i += n
 	}
 	return false, nil
+}
+
+// together reports whether two writes can be sent at once.
+func (s *split) together(i, k int) bool {
+	if s.gone(i) {
+		return s.gone(k)
+	}
+	return s.homes[i] != nil && s.homes[k] == s.homes[i] && !s.strips(i) && !s.strips(k)
+}
+
+// gone reports whether a write finds no document, and makes none: there was none in any home, and no other
+// write of the batch may have made one.
+func (s *split) gone(i int) bool {
+	return s.absent[i] && !s.makes && s.homes[i] == nil && s.plans[i].Err == nil
 }
 
 // tried is some, for which writes before it may have been made: then what can not be found out of
@@ -192,8 +209,8 @@ func (s *split) tried(i, n int) (again bool, err *wire.Error) {
 	return again, nil
 }
 
-// some makes the n writes from the i-th on, which have one home, or the one of which that is not
-// known.
+// some makes the n writes from the i-th on, which have one home, or none at all, or the one of which that is
+// not known.
 func (s *split) some(i, n int) (again bool, err *wire.Error) {
 	switch {
 	case s.refused(i):
@@ -204,6 +221,8 @@ func (s *split) some(i, n int) (again bool, err *wire.Error) {
 		return s.upsertThere(i)
 	case s.homes[i] != nil:
 		return false, s.sendAll([]batch{{s.homes[i], span(i, n)}})
+	case s.gone(i):
+		return false, s.nothing(span(i, n))
 	case s.ops[i].Many:
 		return false, s.everywhere(i)
 	}
@@ -302,22 +321,23 @@ func span(i, n int) []int {
 // anyOrder makes the writes whose homes are known at once, then each of the others.
 func (s *split) anyOrder() (again bool, err *wire.Error) {
 	var batches []batch
+	var gone []int
 	for i, home := range s.homes {
-		if home == nil || s.strips(i) {
-			continue
+		switch {
+		case s.gone(i):
+			gone = append(gone, i)
+		case home != nil && !s.strips(i):
+			batches = into(batches, home, i)
 		}
-		at := slices.IndexFunc(batches, func(b batch) bool { return b.home == home })
-		if at < 0 {
-			at = len(batches)
-			batches = append(batches, batch{home: home})
-		}
-		batches[at].ops = append(batches[at].ops, i)
 	}
 	if err := s.sendAll(batches); err != nil {
 		return false, err
 	}
+	if err := s.nothing(gone); err != nil {
+		return false, err
+	}
 	for i, home := range s.homes {
-		if home != nil && !s.strips(i) {
+		if home != nil && !s.strips(i) || s.gone(i) {
 			continue
 		}
 		if again, err := s.tried(i, 1); again || err != nil {
@@ -331,6 +351,17 @@ func (s *split) anyOrder() (again bool, err *wire.Error) {
 type batch struct {
 	home *routing.Target
 	ops  []int
+}
+
+// into adds a write to its home's batch.
+func into(batches []batch, home *routing.Target, i int) []batch {
+	at := slices.IndexFunc(batches, func(b batch) bool { return b.home == home })
+	if at < 0 {
+		at = len(batches)
+		batches = append(batches, batch{home: home})
+	}
+	batches[at].ops = append(batches[at].ops, i)
+	return batches
 }
 
 // sendAll sends batches and takes in what became of them.

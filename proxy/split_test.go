@@ -700,7 +700,13 @@ func TestSplitUnacknowledged(t *testing.T) {
 // A document that can not be looked for does not take back what the writes before it have done: the
 // client is told of both.
 func TestSplitLooksInVain(t *testing.T) {
-	for name, q := range map[string]bson.D{"by x": d("x", 1), "by _id": d("_id", 7)} {
+	for name, cmd := range map[string]struct {
+		q    bson.D
+		want string
+	}{
+		"by x":                                {d("x", 1), "n 1, 1: 8000"},
+		"by _id, which was looked for before": {d("_id", 7), "n 1"},
+	} {
 		g := newGround(t, nil)
 		g.insert(t, 0, "acme")
 		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
@@ -710,9 +716,34 @@ func TestSplitLooksInVain(t *testing.T) {
 			return wiretest.Pass()
 		})
 		inc := d("$inc", d("x", 1))
-		r := g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("x", 0), "u", inc), d("q", q, "u", inc)}))
-		if got := outcomeOf(r); got != "n 1, 1: 8000" {
+		r := g.client.Run("app", d("update", "orders", "updates", bson.A{d("q", d("x", 0), "u", inc), d("q", cmd.q, "u", inc)}))
+		if got := outcomeOf(r); got != cmd.want {
 			t.Errorf("%s: %s: %v", name, got, r)
+		}
+	}
+}
+
+// Writes by _ids that are nowhere cost one question and one batch for each home, however many they are.
+func TestSplitOfNothing(t *testing.T) {
+	retryable := d("lsid", session(1), "txnNumber", int64(1))
+	for _, c := range []struct {
+		name    string
+		ordered bool
+		more    bson.D
+		writes  int
+	}{{"ordered", true, nil, 1}, {"unordered", false, nil, 1}, {"retryable", true, retryable, 2}, {"retryable, unordered", false, retryable, 2}} {
+		g := newGround(t, nil)
+		var entries bson.A
+		for i := range 50 {
+			entries = append(entries, d("q", d("_id", i), "u", d("$inc", d("x", 1))))
+		}
+		r := g.client.Run("app", append(d("update", "orders", "updates", entries, "ordered", c.ordered), c.more...))
+		if got := outcomeOf(r); got != "n 0" {
+			t.Errorf("%s: %s: %v", c.name, got, r)
+		}
+		finds, writes := len(g.server.Commands("find")), len(g.server.Commands("update"))
+		if finds != 2 || writes != c.writes {
+			t.Errorf("%s: %d finds and %d updates are sent", c.name, finds, writes)
 		}
 	}
 }

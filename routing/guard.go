@@ -338,6 +338,9 @@ func (f *fieldPath) changes(u wire.Value, yield func(wire.Value)) bool {
 	return hit
 }
 
+// Makes reports whether the write may make a document.
+func (op *Op) Makes() bool { return op.Upsert || op.inserts() }
+
 // Unsettles reports whether what is known of a document, that it is there and whose it is, may not hold
 // any more after the write.
 func (op *Op) Unsettles() bool {
