@@ -901,9 +901,8 @@ func (c *Collection) Database() string { return c.db.Name }
 // same home. A join follows the tenant: the foreign collection is read where that tenant's is.
 func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	f, ok := r.field(fPipeline)
-	if !ok {
-		h.target = h.coll.db.shared
-		return nil
+	if !ok { // which some servers take for an empty one, of one database then
+		return wire.Errorf(wire.FailedToParse, "BSON field 'aggregate.pipeline' is missing but a required field")
 	}
 	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
 	var s tenantSet

@@ -107,6 +107,7 @@ type order struct {
 	total bool     // one order only
 	keys  []string // else: documents follow each other by these fields, equal ones as they come
 	bags  []string // fields of documents that hold arrays without an order
+	any   []string // fields of documents that hold one of several numbers that are equal
 }
 
 // orderOf reads it from the command. A sort that has _id in it leaves no ties.
@@ -149,8 +150,13 @@ func (o *order) stage(name string, spec any) {
 		o.sort(doc(spec))
 	case "$group":
 		for _, e := range doc(spec) {
-			if acc := doc(e.Value); len(acc) == 1 && (acc[0].Key == "$addToSet" || acc[0].Key == "$push" && !o.total) {
+			acc := doc(e.Value)
+			switch {
+			case len(acc) != 1:
+			case acc[0].Key == "$addToSet", acc[0].Key == "$push" && !o.total:
 				o.bags = append(o.bags, e.Key)
+			case acc[0].Key == "$min", acc[0].Key == "$max":
+				o.any = append(o.any, e.Key)
 			}
 		}
 		o.total, o.keys = false, nil
@@ -161,26 +167,31 @@ func (o *order) stage(name string, spec any) {
 	case "$sortByCount", "$setWindowFields", "$sample", "$densify", "$fill":
 		o.total, o.keys = false, nil
 	case "$unionWith":
-		o.bags = append(o.bags, within(get(doc(spec), "pipeline")).bags...)
+		o.inside(within(get(doc(spec), "pipeline")))
 		o.total, o.keys = false, nil
 	case "$lookup", "$graphLookup":
 		as, _ := get(doc(spec), "as").(string)
 		o.bags = append(o.bags, as[strings.LastIndexByte(as, '.')+1:])
-		o.bags = append(o.bags, within(get(doc(spec), "pipeline")).bags...)
+		o.inside(within(get(doc(spec), "pipeline")))
 	case "$facet":
 		for _, e := range doc(spec) {
 			of := within(e.Value)
 			if !of.total {
 				o.bags = append(o.bags, e.Key)
 			}
-			o.bags = append(o.bags, of.bags...)
+			o.inside(of)
 		}
 	case "$unwind", "$project", "$replaceRoot", "$replaceWith":
 		o.keys = nil // the fields may be gone; a total order stays one
 	}
 }
 
-// settle puts the arrays that have no order into one.
+// inside takes in what is open of documents within these.
+func (o *order) inside(of order) {
+	o.bags, o.any = append(o.bags, of.bags...), append(o.any, of.any...)
+}
+
+// settle puts the arrays that have no order into one, and numbers of which type is open into one type.
 func (o *order) settle(v any) any {
 	switch v := v.(type) {
 	case bson.D:
@@ -189,6 +200,9 @@ func (o *order) settle(v any) any {
 			out[i].Value = o.settle(e.Value)
 			if a, ok := out[i].Value.(bson.A); ok && slices.Contains(o.bags, e.Key) {
 				out[i].Value = bag(a)
+			}
+			if n, ok := number(out[i].Value); ok && slices.Contains(o.any, e.Key) {
+				out[i].Value = n
 			}
 		}
 		return out
