@@ -261,3 +261,20 @@ func TestFindOneWaitsForNobody(t *testing.T) {
 		})
 	}
 }
+
+// An outage does not fill the disk with one line for each command.
+func TestOutageIsToldOf(t *testing.T) {
+	g := newGround(t, nil)
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "insert" {
+			return wiretest.HangUp()
+		}
+		return wiretest.Pass()
+	})
+	for i := range 50 {
+		g.client.Run("app", d("insert", "orders", "documents", bson.A{d("_id", i, "tenantId", "acme")}))
+	}
+	if n := strings.Count(g.log.String(), "no answer from the cluster"); n < outageLines.Count || n > 2*outageLines.Count {
+		t.Errorf("%d lines of 50", n)
+	}
+}

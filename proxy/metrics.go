@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
@@ -184,12 +185,23 @@ func outcomeName(code wire.Code) string {
 	return code.Name()
 }
 
+// outageLines bounds the lines about one cluster: while it is away every command has one.
+var outageLines = auth.Limit{Count: 10, Period: 10 * time.Second}
+
 // unreachable counts and logs a command that its cluster did not answer.
 func (s *Server) unreachable(c *clientConn, cluster string, err error) {
 	s.metrics.lost.WithLabelValues(cluster).Inc()
 	e := c.log.Warn()
-	if errors.Is(err, backend.ErrClosed) {
+	switch {
+	case errors.Is(err, backend.ErrClosed):
 		e = c.log.Debug()
+	case !s.outages.Take(cluster, outageLines, time.Now()):
+		s.outagesLeft.Add(1)
+		return
+	default:
+		if n := s.outagesLeft.Swap(0); n > 0 {
+			e = e.Int64("left_out", n)
+		}
 	}
 	e.Err(err).Str("cluster", cluster).Bytes("command", c.req.Name).Msg("no answer from the cluster")
 }

@@ -872,7 +872,8 @@ func (c *Collection) Upserted(op *Op) (wire.Value, *wire.Error) {
 		return given.at(0), nil
 	}
 	return wire.Value{}, wire.Errorf(wire.ShardKeyNotFound,
-		"the upsert finds no document and says no tenant for a new one; add the tenant field %q to the filter or to $setOnInsert", c.field.name)
+		"the upsert finds no document and says no tenant for a new one; add the tenant field %q to the filter or to $setOnInsert, "+
+			"or list the collection in [platform] where its documents belong to no tenant", c.field.name)
 }
 
 // TenantOf is the value of the tenant field of a stored document of the collection; null where it
