@@ -19,6 +19,9 @@ type place struct {
 	twice  bool       // so was another one, with the same _id
 }
 
+// made reports whether it is where a first try has made a document: its retry is sent as that was.
+func (p *place) made() bool { return p.id.Type == 0 }
+
 // locateByID finds the homes of those writes of a batch that name their documents by _id, and no
 // tenant: a single one's where its document was seen last, else all of them by one question to each
 // home. What none has stays without a home, and so does a write whose document an earlier one of the
@@ -267,11 +270,11 @@ func (s *split) question(op *routing.Op, targets []*routing.Target, sorted bool,
 	in, out := byCluster(targets, cluster)
 	told := 0
 	err := s.questionIn(s.tx, op, in, sorted, fill, func(p place) *wire.Error { told++; return tell(p) })
-	if err != nil || told > 0 {
+	if err != nil || told > 0 && !sorted {
 		return err
 	}
 	return s.questionIn(nil, op, out, sorted, fill, func(p place) *wire.Error {
-		if cluster != "" {
+		if cluster != "" && !sorted {
 			return spans()
 		}
 		return tell(p)
@@ -356,6 +359,10 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 				return false, s.broken([]int{i}, s.c.moving())
 			}
 			return true, s.wait(p.tenant, nil)
+		}
+		if p.made() {
+			op.Tenant, op.Made = p.tenant, true
+			return false, s.sendAll([]batch{{p.home, []int{i}}})
 		}
 		op.Located = routing.Located{ID: p.id, Tenant: p.tenant, Exists: true}
 		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
@@ -486,13 +493,32 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	op.Located = routing.Located{}
 	sort, _ := op.Sort.Doc()
 	down := directions(sort)
+	if err := s.orderTold(op, down, s.plans[i].Targets); err != nil {
+		return p, false, err
+	}
 	err = s.question(op, s.plans[i].Targets, down != nil, s.firstOf(op), func(at place) *wire.Error {
 		if !ok || keyLess(at.key, p.key, down) {
 			p, ok = at, true
 		}
 		return nil
 	})
+	if ok && err == nil && s.tx != nil && s.tx.pinned() != "" && p.home.Cluster != s.tx.pinned() {
+		return p, false, spans() // the first of all is on another cluster
+	}
 	return p, ok, err
+}
+
+// orderTold refuses to choose by keys that say nothing of the order: see tellsCollated.
+func (s *split) orderTold(op *routing.Op, down []bool, targets []*routing.Target) *wire.Error {
+	if down == nil || !op.Collated() {
+		return nil
+	}
+	told, err := s.c.tellCollated(targets)
+	if err == nil && !told {
+		err = wire.Errorf(wire.IllegalOperation,
+			"this cluster's servers tell no collation keys, so that the first of several databases' documents can not be found; add the tenant field to the filter")
+	}
+	return err
 }
 
 // firstOf asks a home for the first document that the write would be for there.

@@ -58,6 +58,11 @@ func (s *split) one() (reply *wire.Buf, again bool, err *wire.Error) {
 		if s.waits(p.tenant) {
 			return nil, true, s.wait(p.tenant, nil)
 		}
+		if p.made() {
+			op.Tenant, op.Made = p.tenant, true
+			reply, _, err = s.modify(p.home)
+			return reply, false, err
+		}
 		op.Located = routing.Located{ID: p.id, Tenant: p.tenant, Exists: true}
 		if err := s.t.Guard(&s.c.req, op, p.home); err != nil {
 			return nil, false, err

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -117,25 +116,23 @@ func (c *clientConn) asPipeline(t *routing.Table, d *routing.Decision) (again bo
 	if !ok || c.req.Cmd.Merge != routing.MergeCursor || d.Segments != nil || directions(sort) == nil || !t.Collated(&c.req) {
 		return false, nil
 	}
-	told := true
-	for i, x := range d.Targets {
-		if slices.ContainsFunc(d.Targets[:i], func(o *routing.Target) bool { return o.Cluster == x.Cluster }) {
-			continue
-		}
-		one, err := c.tellsCollated(x)
-		if err != nil {
-			return false, err
-		}
-		told = told && one
-	}
-	if told {
-		return false, nil
+	if told, err := c.tellCollated(d.Targets); told || err != nil {
+		return false, err
 	}
 	x, err := t.AsPipeline(&c.req, d.Coll)
 	if err == nil {
 		err = c.expand(x)
 	}
 	return err == nil, err
+}
+
+// tellCollated reports whether all of the targets' clusters tell collation keys.
+func (c *clientConn) tellCollated(targets []*routing.Target) (told bool, err *wire.Error) {
+	told = true
+	for i := 0; i < len(targets) && told && err == nil; i++ {
+		told, err = c.tellsCollated(targets[i])
+	}
+	return told, err
 }
 
 // tellsCollated finds out whether servers of the target's cluster tell collation keys. Those that know no

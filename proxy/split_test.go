@@ -986,3 +986,60 @@ func TestSplitLookRefused(t *testing.T) {
 		}
 	})
 }
+
+// The first document of all by a sort is not taken from a transaction's own cluster where another one's comes
+// before it: no part of the transaction can be there.
+func TestTransactionTakesNoSecond(t *testing.T) {
+	for theirs, want := range map[int]any{3: int32(263), 9: nil} {
+		g := twoClusters(t)
+		g.insert(t, 1, "globex")
+		answer := func(id, key int, tenant string) func(wiretest.Command) wiretest.Reply {
+			return func(c wiretest.Command) wiretest.Reply {
+				if c.Name == "findAndModify" {
+					return wiretest.OK(d("lastErrorObject", d("n", 1), "value", d("_id", 1))...)
+				}
+				if c.Name == "find" && c.Value("sort") != nil {
+					return wiretest.Cursor(c.DB+".orders", 0, true, d("_id", id, "tenantId", tenant, sortKey, bson.A{key}))
+				}
+				return wiretest.Pass()
+			}
+		}
+		g.server.Handle(answer(1, 5, "globex"))
+		g.big.Handle(answer(2, theirs, "acme"))
+		in := func(cmd bson.D, start ...any) bson.D {
+			return g.client.Run("app", append(append(cmd, d("lsid", session(3), "txnNumber", int64(1), "autocommit", false)...), d(start...)...))
+		}
+		in(d("find", "orders", "filter", d("tenantId", "globex")), "startTransaction", true)
+		r := in(d("findAndModify", "orders", "query", d(), "sort", d("n", 1), "remove", true))
+		if wiretest.Get(r, "code") != want || len(g.big.Commands("findAndModify")) != 0 {
+			t.Errorf("where another cluster's key is %d: %v", theirs, r)
+		}
+	}
+}
+
+// An upsert that is sent again is sent as it was: a server takes another command for no retry of it.
+func TestUpsertAgain(t *testing.T) {
+	change := d("$inc", d("x", 1), "$setOnInsert", d("tenantId", "acme"))
+	for name, cmd := range map[string]bson.D{
+		"findAndModify": d("findAndModify", "orders", "query", d("y", 61), "update", change, "upsert", true),
+		"update":        d("update", "orders", "updates", bson.A{d("q", d("y", 61), "u", change, "upsert", true)}),
+	} {
+		g := newGround(t, nil)
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			switch c.Name {
+			case "findAndModify":
+				return wiretest.OK(d("lastErrorObject", d("n", 1, "updatedExisting", false, "upserted", 5), "value", nil)...)
+			case "update":
+				return wiretest.OK(d("n", 1, "nModified", 0, "upserted", bson.A{d("index", 0, "_id", 5)})...)
+			}
+			return wiretest.Pass()
+		})
+		for range 2 {
+			g.client.Run("app", append(cmd[:len(cmd):len(cmd)], d("lsid", session(1), "txnNumber", int64(1))...))
+		}
+		sent := g.server.Commands(name)
+		if len(sent) != 2 || string(sent[0].Body) != string(sent[1].Body) || sent[0].DB != "app_t_acme" {
+			t.Errorf("%s: %d are sent: %v", name, len(sent), sent)
+		}
+	}
+}

@@ -102,6 +102,9 @@ func (t *Table) Collation(r *Request) wire.Value {
 // Collated reports whether the request may take strings for equal that are not.
 func (t *Table) Collated(r *Request) bool { return !simple(t.collation(r)) }
 
+// Collated reports whether the write may take strings for equal that are not.
+func (op *Op) Collated() bool { return !simple(op.Collation) }
+
 // of makes the write one to a collection.
 func (op *Op) of(c *Collection, name []byte) {
 	op.Coll, op.Name = c, name

@@ -269,7 +269,7 @@ func (t *Table) Filter(op *Op, target *Target) wire.Doc {
 	switch filter := t.fitFilter(op, target); {
 	case filter != nil:
 		return filter
-	case op.Filter != nil:
+	case len(op.Filter) > 0: // null is none to servers
 		return op.Filter
 	}
 	return wire.Doc{5, 0, 0, 0, 0}

@@ -24,6 +24,7 @@ var tolerated = []refusal{
 	{"", 66, "would compute the tenant field"},
 	{"", 61, "says no tenant for a new one"},
 	{"", 61, "would lack the tenant field"},
+	{"", 115, "tell no collation keys"},
 	{"", 263, "can not look on several clusters"},
 	{"", 263, "a transaction can not span clusters"},
 	{"", 2, "may not hold an array"},
