@@ -91,12 +91,12 @@ func (s *split) guessHome() (held wire.Value) {
 func (s *split) locateAsking(which ...int) (held wire.Value, err *wire.Error) {
 	for len(which) > 0 && held.Type == 0 {
 		var ids []wire.Value
-		var same, others []int // same: those of the first one's collection
+		var same, others []int // same: those of the first one's collection, in the same homes
 		for _, i := range which {
 			id, ok := s.byID(i)
 			switch {
 			case !ok:
-			case len(same) > 0 && !s.ops[i].SameColl(&s.ops[same[0]]):
+			case len(same) > 0 && !(s.ops[i].SameColl(&s.ops[same[0]]) && slices.Equal(s.plans[i].Targets, s.plans[same[0]].Targets)):
 				others = append(others, i)
 			default:
 				same, ids = append(same, i), append(ids, id)
@@ -113,14 +113,9 @@ func (s *split) locateAsking(which ...int) (held wire.Value, err *wire.Error) {
 	return held, nil
 }
 
-// locateThose asks for the documents of writes to one collection.
+// locateThose asks for the documents of writes to one collection, in the homes that each of them may be in.
 func (s *split) locateThose(which []int, ids []wire.Value) (held wire.Value, err *wire.Error) {
-	var targets []*routing.Target
-	for _, i := range which {
-		if len(s.plans[i].Targets) > len(targets) {
-			targets = s.plans[i].Targets
-		}
-	}
+	targets := s.plans[which[0]].Targets
 	found := map[string]place{}
 	for rest := ids; len(rest) > 0; {
 		n := fitting(rest)
@@ -571,6 +566,9 @@ func (s *split) nothing(ops []int) *wire.Error {
 	for _, i := range ops {
 		s.result.join(i)
 		done = done || s.result.failed(i)
+	}
+	if s.ordered {
+		s.result.endWithFirst() // the homes know nothing of each other
 	}
 	if !done {
 		s.result.any = any // it has done nothing, and the command may still begin anew

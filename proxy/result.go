@@ -171,6 +171,16 @@ func (w *writeResult) join(i int) {
 	w.fail(i, wire.Errorf(wire.MultipleErrorsOccurred, "several databases have refused the write, for different reasons"))
 }
 
+// endWithFirst leaves out what was said of the writes behind the first that has failed.
+func (w *writeResult) endWithFirst() {
+	if len(w.errors) == 0 {
+		return
+	}
+	first := slices.MinFunc(w.errors, func(a, b indexed) int { return cmp.Compare(a.index, b.index) }).index
+	behind := func(x indexed) bool { return x.index > first }
+	w.errors, w.rows = slices.DeleteFunc(w.errors, behind), slices.DeleteFunc(w.rows, behind)
+}
+
 func codeOf(d wire.Doc) wire.Code {
 	v, _ := d.Lookup("code")
 	n, _ := v.Int()

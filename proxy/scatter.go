@@ -113,8 +113,9 @@ type until struct {
 	replied context.Context // as long as it waits for a reply
 }
 
-// lateReply is how long a reply may take longer than the one that is enough. Its connection is lost then.
-const lateReply = 100 * time.Millisecond
+// lateReply is how long a reply may take longer than the one that is enough. Its connection is lost then, so that
+// it is more than a far cluster takes.
+const lateReply = time.Second
 
 func (c *clientConn) atOnce(enough func(*part) bool, trips []*trip, parts []part) {
 	room := make(chan struct{}, c.srv.settings.Load().width)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -161,11 +162,11 @@ func TestSortedByLetters(t *testing.T) {
 			a := sortedHomes(false)
 			a.keys = nil
 			g := newGround(t, nil)
-			probes := 0
+			var probes atomic.Int32
 			g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
 				switch {
 				case cmd.Name == "aggregate" && asksKeys(cmd.Value("pipeline").(bson.A)) && cmd.Value("aggregate") == int32(1):
-					probes++
+					probes.Add(1)
 					return c.probe
 				case cmd.Name == "find":
 					return wiretest.Cursor(cmd.DB+".orders", 0, true)
@@ -185,8 +186,8 @@ func TestSortedByLetters(t *testing.T) {
 					t.Errorf("it gives %v", r)
 				}
 			}
-			if n := len(g.server.Commands("find")); n != c.finds || !c.again && probes != 1 {
-				t.Errorf("%d finds are sent, and the server is asked %d times", n, probes)
+			if n := len(g.server.Commands("find")); n != c.finds || !c.again && probes.Load() != 1 {
+				t.Errorf("%d finds are sent, and the server is asked %d times", n, probes.Load())
 			}
 		})
 	}

@@ -1043,3 +1043,46 @@ func TestUpsertAgain(t *testing.T) {
 		}
 	}
 }
+
+// Writes that name tenants of different homes are each looked for where those are.
+func TestSplitLooksForEach(t *testing.T) {
+	for _, ordered := range []bool{true, false} {
+		g := newGround(t, nil)
+		g.router.Publish(tableOf(t, 2, func(s *routing.Spec) {
+			s.Tenants = append(s.Tenants, routing.TenantSpec{ID: wire.StringValue("beta"), Key: "beta", Num: 3, Route: &routing.RouteSpec{Cluster: "home", Collections: []string{"orders"}}})
+		}))
+		g.insert(t, 1, "acme")
+		g.insert(t, 2, "beta")
+		of := func(id int, tenants ...any) bson.D {
+			return d("q", d("_id", id, "tenantId", d("$in", bson.A(tenants))), "u", d("$inc", d("x", 1)))
+		}
+		r := g.client.Run("app", d("update", "orders", "updates", bson.A{of(1, "acme", "globex"), of(2, "beta", "globex")}, "ordered", ordered))
+		if got := outcomeOf(r); got != "n 2" {
+			t.Errorf("ordered %v: %s: %v", ordered, got, r)
+		}
+	}
+}
+
+// An ordered batch ends with its first error, also where writes that find nothing go to several homes at once.
+func TestSplitOfNothingFails(t *testing.T) {
+	for ordered, want := range map[bool]string{true: "n 0, 0: 9", false: "n 0, 0: 9, 1: 9"} {
+		g := newGround(t, nil)
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name != "update" {
+				return wiretest.Pass()
+			}
+			errs := bson.A{}
+			for i := range c.Docs("updates") {
+				if errs = append(errs, d("index", i, "code", 9, "errmsg", "Unknown modifier: $bad")); c.Value("ordered") != false {
+					break
+				}
+			}
+			return wiretest.OK(d("n", 0, "nModified", 0, "writeErrors", errs)...)
+		})
+		bad := func(id int) bson.D { return d("q", d("_id", id), "u", d("$bad", d("x", 1))) }
+		r := g.client.Run("app", d("update", "orders", "updates", bson.A{bad(1), bad(2)}, "ordered", ordered, "lsid", session(1), "txnNumber", int64(1)))
+		if got := outcomeOf(r); got != want {
+			t.Errorf("ordered %v: %s: %v", ordered, got, r)
+		}
+	}
+}

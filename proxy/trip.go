@@ -237,7 +237,16 @@ func (c *clientConn) exchangeOn(conn *backend.Conn, tr *trip, frame *wire.Buf) a
 		if tr.until != nil {
 			ctx = tr.until.replied
 		}
-		defer context.AfterFunc(ctx, conn.Interrupt)()
+		cut := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			conn.Interrupt()
+			close(cut)
+		})
+		defer func() {
+			if !stop() {
+				<-cut // before another command gets the connection
+			}
+		}()
 	} else {
 		c.uses(conn)
 	}
