@@ -101,7 +101,7 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	if held, err := s.locateByID(); held.Type != 0 || err != nil {
 		return nil, true, s.wait(held, err)
 	}
-	if s.ordered || s.tx != nil {
+	if s.ordered || s.tx != nil || len(s.ops) == 1 { // one alone may be a guess
 		again, err = s.inOrder()
 	} else {
 		again, err = s.anyOrder()

@@ -1086,3 +1086,17 @@ func TestSplitOfNothingFails(t *testing.T) {
 		}
 	}
 }
+
+// A write alone in its batch is looked for where a guess was wrong, whether or not the batch is ordered.
+func TestGuessAlone(t *testing.T) {
+	for _, ordered := range []bool{true, false} {
+		for name, cmd := range map[string]bson.D{
+			"update": d("update", "orders", "updates", bson.A{d("q", d("_id", 0), "u", d("$set", d("x", 2)))}, "ordered", ordered),
+			"delete": d("delete", "orders", "deletes", bson.A{d("q", d("_id", 0), "limit", 1)}, "ordered", ordered),
+		} {
+			if got := outcomeOf(learnt(t).client.Run("app", cmd)); got != "n 1" {
+				t.Errorf("%s, ordered %v: %s", name, ordered, got)
+			}
+		}
+	}
+}
