@@ -83,6 +83,18 @@ func badField(name string) string {
 // Name is the database of the tenant with this key: the pattern with the key in it.
 func (d Database) Name(key string) string { return strings.Replace(d.Tenant, keySlot, key, 1) }
 
+// Around is what stands before and behind the key in the names of tenants' databases.
+func (d Database) Around() (before, after string) {
+	before, after, _ = strings.Cut(d.Tenant, keySlot)
+	return before, after
+}
+
+// IsOwn reports whether the name is that of a tenant's database: some key makes the pattern this name.
+func (d Database) IsOwn(name string) bool {
+	before, after := d.Around()
+	return pattern{before, after}.has(name)
+}
+
 // pattern is a tenant_database around its key.
 type pattern struct{ before, after string }
 
@@ -91,9 +103,11 @@ func splitPattern(text string) (pattern, bool) {
 	return pattern{fold(before), fold(after)}, ok && !strings.Contains(after, keySlot)
 }
 
-// gives reports whether some key would make the pattern this name.
-func (p pattern) gives(name string) bool {
-	name = fold(name)
+// gives reports whether some key would make the pattern what the server takes for this name.
+func (p pattern) gives(name string) bool { return p.has(fold(name)) }
+
+// has reports whether some key would make the pattern this name.
+func (p pattern) has(name string) bool {
 	return len(name) > len(p.before)+len(p.after) &&
 		strings.HasPrefix(name, p.before) && strings.HasSuffix(name, p.after)
 }

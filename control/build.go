@@ -3,7 +3,6 @@ package control
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
@@ -97,7 +96,7 @@ func (r *rules) buildSpec(tenants []*tenant, k *catalog, epoch uint64, mark func
 		s.ControlDB = cfg.Control.Database
 	}
 	for _, d := range cfg.Routing.Databases {
-		prefix, suffix, _ := strings.Cut(d.Tenant, "{key}")
+		prefix, suffix := d.Around()
 		s.Databases = append(s.Databases, routing.DatabaseSpec{Name: d.Shared, Prefix: prefix, Suffix: suffix})
 	}
 	for _, m := range cfg.Modules {

@@ -118,10 +118,10 @@ func (k *catalog) obeyed(ctx context.Context, c cluster) error {
 			return nil // it is taken at its word
 		case err != nil:
 			return err
-		case told && !obeyed:
-			k.collated = nil
-			return nil
 		case told:
+			if !obeyed {
+				k.collated = nil
+			}
 			return nil
 		}
 	}

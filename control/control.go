@@ -237,8 +237,9 @@ func (c *Control) load(ctx context.Context, r *rules, next clusters) (*inputs, e
 		return nil, permanent{fmt.Errorf("there is no cluster %q", r.cfg.Routing.Home)}
 	}
 	in := &inputs{seq: c.nextSeq()}
+	same := home == c.cluster(r.cfg.Routing.Home)
 	// A static table needs no server. But one that is to take over from another has to be there.
-	static := !r.guarded() && home == c.cluster(r.cfg.Routing.Home)
+	static := !r.guarded() && same
 	if static && r.cfg.TenantsFrom == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, staticWait)
@@ -253,7 +254,7 @@ func (c *Control) load(ctx context.Context, r *rules, next clusters) (*inputs, e
 		if in.routes, err = s.confirmed(ctx); err != nil {
 			return nil, err
 		}
-		if err = c.keepRoutes(ctx, &s, in.routes, home == c.cluster(r.cfg.Routing.Home)); err != nil {
+		if err = c.keepRoutes(ctx, &s, in.routes, same); err != nil {
 			return nil, err
 		}
 	}

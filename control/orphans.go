@@ -3,10 +3,10 @@ package control
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/wire"
 )
 
@@ -54,13 +54,7 @@ func (r *rules) isOwnName(db string) bool {
 	if slices.Contains(r.databases, db) || r.cfg.Control.Enabled && db == r.cfg.Control.Database {
 		return false
 	}
-	for _, d := range r.cfg.Routing.Databases {
-		prefix, suffix, _ := strings.Cut(d.Tenant, "{key}")
-		if len(db) > len(prefix)+len(suffix) && strings.HasPrefix(db, prefix) && strings.HasSuffix(db, suffix) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.cfg.Routing.Databases, func(d config.Database) bool { return d.IsOwn(db) })
 }
 
 // belongs reports whether a database is some tenant's.

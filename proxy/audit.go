@@ -10,13 +10,38 @@ import (
 	"github.com/smetasc/tenantry/wire"
 )
 
+// thinned are lines of the log that are limited by what they are about; those that are left out are counted.
+type thinned struct {
+	rates *auth.Rates
+	left  atomic.Int64 // since the last one that was not
+}
+
+// newThinned tells so many things apart that lines are about.
+func newThinned(most int) *thinned { return &thinned{rates: auth.NewRates(most)} }
+
+// take reports whether a line may be written now; else it is left out.
+func (l *thinned) take(key string, limit auth.Limit, now time.Time) bool {
+	ok := l.rates.Take(key, limit, now)
+	if !ok {
+		l.left.Add(1)
+	}
+	return ok
+}
+
+// mark lets a line say how many were left out before it.
+func (l *thinned) mark(e *zerolog.Event) *zerolog.Event {
+	if n := l.left.Swap(0); n > 0 {
+		e = e.Int64("left_out", n)
+	}
+	return e
+}
+
 // audits writes what an operator may be asked about later: log-ins, and commands that were refused.
 // Lines are of the ordinary log, marked "audit": true, and stand above every level. What one address
 // causes of one kind is limited, and so is the whole; the lines that are left out are counted.
 type audits struct {
 	log   zerolog.Logger
-	rates *auth.Rates
-	left  atomic.Int64 // lines left out since the last one
+	lines *thinned
 }
 
 var (
@@ -24,28 +49,21 @@ var (
 	auditAll  = auth.Limit{Count: 1000, Period: 10 * time.Second}
 )
 
-func newAudits(log zerolog.Logger) *audits { return &audits{log: log, rates: auth.NewRates(1 << 14)} }
+func newAudits(log zerolog.Logger) *audits { return &audits{log: log, lines: newThinned(1 << 14)} }
 
 // line begins a line; nil, which all of its methods take, where it is left out.
 func (a *audits) line(key string, now time.Time) *zerolog.Event {
-	if !a.rates.Take(key, auditEach, now) || !a.rates.Take("", auditAll, now) {
-		a.left.Add(1)
+	if !a.lines.take(key, auditEach, now) || !a.lines.take("", auditAll, now) {
 		return nil
 	}
 	return a.mark(a.log.Log())
 }
 
-func (a *audits) mark(e *zerolog.Event) *zerolog.Event {
-	e = e.Bool("audit", true)
-	if n := a.left.Swap(0); n > 0 {
-		e = e.Int64("left_out", n)
-	}
-	return e
-}
+func (a *audits) mark(e *zerolog.Event) *zerolog.Event { return a.lines.mark(e.Bool("audit", true)) }
 
 // flush says how many lines were left out, where no line has come since to say it.
 func (a *audits) flush() {
-	if a.left.Load() > 0 {
+	if a.lines.left.Load() > 0 {
 		a.mark(a.log.Log()).Msg("audit lines were left out")
 	}
 }

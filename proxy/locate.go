@@ -212,7 +212,7 @@ func (s *split) hinted(op *routing.Op, id wire.Value, targets []*routing.Target)
 	if v.Type == 0 || s.tx != nil {
 		return place{}, false
 	}
-	home, _ := s.t.Home(op.Coll, v)
+	home := s.t.Home(op.Coll, v)
 	for _, x := range targets {
 		if x == home {
 			return place{home: home, id: id, tenant: v}, true
@@ -299,7 +299,7 @@ func (s *split) questionIn(tx *txn, op *routing.Op, targets []*routing.Target, s
 		docs, _, _ := firstBatch(parts[i].tr.facts.cursor)
 		for _, doc := range docs {
 			v := op.Coll.TenantOf(doc)
-			if home, _ := s.t.Home(op.Coll, v); x.Tenant == nil && home != x {
+			if x.Tenant == nil && s.t.Home(op.Coll, v) != x {
 				continue
 			}
 			if x.Tenant != nil && v.Type == bsoncore.TypeNull {
@@ -365,7 +365,7 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 			return false, nil
 		}
 		for more := true; more; more = s.choose(i, p) {
-			if done, err := s.hits(i, p.home); done || err != nil {
+			if done, err := s.hits(batch{p.home, []int{i}}); done || err != nil {
 				return false, err
 			}
 			if err := s.outrun(); err != nil {
@@ -393,12 +393,16 @@ func (s *split) unlooked(i int, e *wire.Error) *wire.Error {
 	return nil
 }
 
-// hits makes the one write at the home; done says that it was for a document there, or has failed. One that
-// was for none has done nothing, and the command may still begin anew.
-func (s *split) hits(i int, home *routing.Target) (done bool, err *wire.Error) {
+// hits makes writes that may be for no document where they are sent to; done says that one was for one, or has
+// failed. Those that were for none have done nothing, and the command may still begin anew.
+func (s *split) hits(batches ...batch) (done bool, err *wire.Error) {
 	n, any := s.result.n, s.result.any
-	err = s.sendAll([]batch{{home, []int{i}}})
-	if done = s.result.n > n || s.result.failed(i); !done && err == nil {
+	err = s.sendAll(batches)
+	done = s.result.n > n
+	for _, b := range batches {
+		done = done || slices.ContainsFunc(b.ops, s.result.failed)
+	}
+	if !done && err == nil {
 		s.result.any = any
 	}
 	return done, err
@@ -547,7 +551,6 @@ func (s *split) nowhere(i int) *wire.Error {
 // home, since the one that has made it before its reply was lost answers from its history. None writes to a
 // document that has come since: which home that may be written to in nobody has looked at.
 func (s *split) nothing(ops []int) *wire.Error {
-	n, any := s.result.n, s.result.any
 	var batches []batch
 	for _, i := range ops {
 		s.ops[i].Located, s.ops[i].None = routing.Located{}, true
@@ -559,19 +562,14 @@ func (s *split) nothing(ops []int) *wire.Error {
 			batches = into(batches, x, i)
 		}
 	}
-	if err := s.sendAll(batches); err != nil {
+	if _, err := s.hits(batches...); err != nil {
 		return err
 	}
-	done := s.result.n > n
 	for _, i := range ops {
 		s.result.join(i)
-		done = done || s.result.failed(i)
 	}
 	if s.ordered {
 		s.result.endWithFirst() // the homes know nothing of each other
-	}
-	if !done {
-		s.result.any = any // it has done nothing, and the command may still begin anew
 	}
 	return nil
 }

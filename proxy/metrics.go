@@ -195,13 +195,10 @@ func (s *Server) unreachable(c *clientConn, cluster string, err error) {
 	switch {
 	case errors.Is(err, backend.ErrClosed):
 		e = c.log.Debug()
-	case !s.outages.Take(cluster, outageLines, time.Now()):
-		s.outagesLeft.Add(1)
+	case !s.outages.take(cluster, outageLines, time.Now()):
 		return
 	default:
-		if n := s.outagesLeft.Swap(0); n > 0 {
-			e = e.Int64("left_out", n)
-		}
+		e = s.outages.mark(e)
 	}
 	e.Err(err).Str("cluster", cluster).Bytes("command", c.req.Name).Msg("no answer from the cluster")
 }

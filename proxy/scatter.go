@@ -304,7 +304,7 @@ func spans() *wire.Error {
 
 func (c *clientConn) findOne(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*wire.Buf, *wire.Error) {
 	if tenant := c.srv.hints.get(c.hint(d.Coll, c.req.Coll(), id)); tenant.Type != 0 && tx == nil {
-		home, _ := t.Home(d.Coll, tenant)
+		home := t.Home(d.Coll, tenant)
 		tr := c.sideTrip(t, home, nil)
 		tr.fit = &routing.Decision{Coll: d.Coll, Fit: true, Scope: routing.Scope{Only: []wire.Value{tenant}}}
 		parts := c.scatter([]*trip{tr}, nil)

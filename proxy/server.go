@@ -67,10 +67,8 @@ type Server struct {
 	hints    *hints
 	throttle *auth.Throttle
 	audits   *audits
-	outages  *auth.Rates // of lines in the log, by cluster
-
-	outagesLeft atomic.Int64 // lines left out since the last one
-	metrics     *metrics
+	outages  *thinned // lines about clusters that do not answer, by cluster
+	metrics  *metrics
 
 	handshakes *handshakes
 
@@ -117,7 +115,7 @@ type settings struct {
 func New(o Options) *Server {
 	s := &Server{
 		opts: o, log: o.Log.With().Str("room", "proxy").Logger(), cursors: newCursors(), txns: newTxns(), clocks: newClocks(), begun: begun{kept: shelves[sessionID, time.Time]{}}, recalls: newRecalls(), flights: newFlights(), rooms: rooms{m: map[uint32]*room{}},
-		hints: newHints(), throttle: auth.NewThrottle(), audits: newAudits(o.Log), outages: auth.NewRates(1 << 10), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
+		hints: newHints(), throttle: auth.NewThrottle(), audits: newAudits(o.Log), outages: newThinned(1 << 10), process: bson.NewObjectID(), draining: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 		clients: map[*clientConn]struct{}{}, sides: map[*clientConn]struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

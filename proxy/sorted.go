@@ -67,9 +67,7 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 		return nil, nil
 	}
 	seg := *d.Sorted
-	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], build(func(d []byte) []byte {
-		return appendSub(d, "$addFields", appendSortKey)
-	}))
+	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], keyStage())
 	s := c.newShipping(t, d, &seg, tx)
 	s.main = &seg
 	streams, err := s.first(&seg, true)
@@ -100,6 +98,11 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	}
 	s.cur.merged.streams, s.cur.merged.down = streams, directions(seg.Sort)
 	return c.firstOfMerged(s.cur, c.cursorSize(), tx)
+}
+
+// keyStage lets a pipeline's documents carry their sort keys.
+func keyStage() wire.Doc {
+	return build(func(d []byte) []byte { return appendSub(d, "$addFields", appendSortKey) })
 }
 
 // keysRefused reports whether a server has said that it knows no sort keys.
@@ -150,7 +153,7 @@ func (c *clientConn) tellsCollated(x *routing.Target) (told bool, err *wire.Erro
 			build(func(d []byte) []byte {
 				return appendSub(d, "$sort", func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "v", 1) })
 			}),
-			build(func(d []byte) []byte { return appendSub(d, "$addFields", appendSortKey) }),
+			keyStage(),
 		})
 		d = appendSub(d, "cursor", func(d []byte) []byte { return d })
 		d = appendSub(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "en") })

@@ -280,7 +280,7 @@ func (s *split) strips(i int) bool {
 // upsertThere makes an upsert by _id whose document was found. Where it is gone by then the upsert looks
 // once more, and makes one when there is none.
 func (s *split) upsertThere(i int) (again bool, err *wire.Error) {
-	if done, err := s.hits(i, s.homes[i]); done || err != nil {
+	if done, err := s.hits(batch{s.homes[i], []int{i}}); done || err != nil {
 		return false, err
 	}
 	if err := s.outrun(); err != nil {
@@ -293,11 +293,11 @@ func (s *split) upsertThere(i int) (again bool, err *wire.Error) {
 // guess makes the write where its document was seen last, and looks for it where that does nothing.
 func (s *split) guess(i int) (again bool, err *wire.Error) {
 	s.guessed = false
-	if err := s.sendAll([]batch{{s.homes[i], []int{i}}}); err != nil || s.result.n > 0 || s.result.failed(i) {
+	if done, err := s.hits(batch{s.homes[i], []int{i}}); done || err != nil {
 		return false, err
 	}
 	tried, whose := s.homes[i], s.ops[i].Tenant
-	s.homes[i], s.result.any = nil, false
+	s.homes[i] = nil
 	held, err := s.locateAsking(i)
 	switch {
 	case err != nil || held.Type != 0:
@@ -600,7 +600,7 @@ func (s *split) making(i int) (home *routing.Target, held bool, err *wire.Error)
 	if err != nil {
 		return nil, false, err
 	}
-	if home, _ = s.t.Home(op.Coll, v); s.waits(v) {
+	if home = s.t.Home(op.Coll, v); s.waits(v) {
 		return nil, true, s.c.moving()
 	}
 	if err = s.t.Guard(&s.c.req, op, home); err == nil {

@@ -164,6 +164,14 @@ func (c *clientConn) repeats(tr *trip, a *attempt) bool {
 	return tr.sel.Address == "" && c.harmless(tr, a.sent(), a.err)
 }
 
+// patience is how long the trip is waited for: where nothing else is said, as long as the server runs.
+func (tr *trip) patience(s *Server) until {
+	if tr.until == nil {
+		return until{lent: s.ctx, replied: s.ctx}
+	}
+	return *tr.until
+}
+
 // late reports whether the trip is waited for no more.
 func (tr *trip) late() bool { return tr.until != nil && tr.until.lent.Err() != nil }
 
@@ -218,11 +226,7 @@ func (c *clientConn) harmless(tr *trip, sent bool, err error) bool {
 
 // exchange is one round trip on one connection.
 func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Buf) attempt {
-	ctx := c.srv.ctx
-	if tr.until != nil {
-		ctx = tr.until.lent
-	}
-	conn, err := cluster.Acquire(ctx, tr.sel, tr.tenant)
+	conn, err := cluster.Acquire(tr.patience(c.srv).lent, tr.sel, tr.tenant)
 	if err != nil {
 		return attempt{err: err}
 	}
@@ -233,12 +237,8 @@ func (c *clientConn) exchange(cluster *backend.Cluster, tr *trip, frame *wire.Bu
 func (c *clientConn) exchangeOn(conn *backend.Conn, tr *trip, frame *wire.Buf) attempt {
 	defer conn.Release()
 	if tr.aside {
-		ctx := c.srv.ctx
-		if tr.until != nil {
-			ctx = tr.until.replied
-		}
 		cut := make(chan struct{})
-		stop := context.AfterFunc(ctx, func() {
+		stop := context.AfterFunc(tr.patience(c.srv).replied, func() {
 			conn.Interrupt()
 			close(cut)
 		})

@@ -213,7 +213,7 @@ func (r *Request) replace(id fieldID, with []byte, p *wire.Patch) {
 func (t *Table) settledIn(c *Collection, collation wire.Value) wire.Doc {
 	not := c.awayIDs()
 	for _, tn := range t.tenants {
-		if (tn.Look || tn.Paused) && tn.home(c) == c.db.shared {
+		if tn.waits(nil) && tn.home(c) == c.db.shared {
 			not = append(append(not, tn.ID), tn.aliases...)
 		}
 	}

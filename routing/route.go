@@ -281,11 +281,11 @@ type homes struct {
 	begun   []uint32     // see [Request.Begun]
 	target  *Target
 	several bool
-	unknown bool      // some part names no tenant for certain
-	nobody  bool      // and one of these none at all
-	near    []*Target // where the documents of the others may be
-	many    bool      // some such part may change many documents
-	shared  bool      // documents without a tenant are asked for
+	unknown bool             // some part names no tenant for certain
+	nobody  bool             // and one of these none at all
+	near    map[*Target]bool // where the documents of the others may be
+	many    bool             // some such part may change many documents
+	shared  bool             // documents without a tenant are asked for
 	tenant  *Tenant
 	tenants int
 	held    wire.Value
@@ -390,7 +390,12 @@ func (h *homes) asks(s *tenantSet) {
 			h.note(v)
 		}
 	}
-	h.near = append(h.near, h.t.near(h.coll, s)...)
+	if h.near == nil {
+		h.near = map[*Target]bool{}
+	}
+	for _, x := range h.t.near(h.coll, s) {
+		h.near[x] = true
+	}
 }
 
 // holders are the databases that such parts concern.
@@ -398,11 +403,12 @@ func (h *homes) holders() []*Target {
 	if h.nobody {
 		return h.t.holders(h.coll)
 	}
-	at := map[*Target]bool{}
-	for _, x := range h.near {
-		at[x] = true
-	}
-	return h.coll.these(at)
+	return h.coll.these(h.near)
+}
+
+// extractor is for what the request itself says of the collection's tenants.
+func (h *homes) extractor(r *Request) extractor {
+	return h.t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
 }
 
 func (t *Table) extractor(r *Request, c *Collection, collation wire.Value) extractor {
@@ -469,16 +475,10 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 // shared's where all that it reads beside them is.
 func (t *Table) ofDocuments(r *Request, db *Database, d Decision) Decision {
 	h := homes{t: t, coll: &Collection{db: db}, target: db.shared, unknown: true}
-	uses, err := r.stages()
-	for i := range uses {
-		if err == nil {
-			err = t.stageHome(&uses[i], &h, byLetters)
-		}
-	}
-	switch {
-	case err != nil:
+	if err := t.stageHomes(r, &h, byLetters); err != nil {
 		return refuseWith(err)
-	case h.apart:
+	}
+	if h.apart {
 		return refuse(r.Cmd.Refuse.Code, "$documents joined with a collection whose tenants have databases of their own is not offered; begin with the collection")
 	}
 	d.Action, d.Target, d.Why = Forward, db.shared, "it reads no tenant's documents"
@@ -587,7 +587,7 @@ func (r *Request) once() *wire.Error {
 
 // filterSays is what a read's filter and comment say about its tenants.
 func (t *Table) filterSays(r *Request, h *homes) (s tenantSet) {
-	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
+	x := h.extractor(r)
 	q, _ := r.value(r.Cmd.Tenant.Path).Doc()
 	x.filter(&s, q, 0)
 	h.comment(r, &s)
@@ -886,11 +886,8 @@ func (c *Collection) TenantOf(doc wire.Doc) wire.Value {
 }
 
 // Home is the one database that owns the documents of the collection with the value of the tenant
-// field; held says that commands of that tenant wait.
-func (t *Table) Home(c *Collection, v wire.Value) (home *Target, held bool) {
-	tn := t.byValue.find(v)
-	return tn.home(c), tn != nil && (tn.Look || tn.Paused)
-}
+// field.
+func (t *Table) Home(c *Collection, v wire.Value) *Target { return t.byValue.find(v).home(c) }
 
 // Field is the collection's tenant field.
 func (c *Collection) Field() string { return c.field.name }
@@ -905,7 +902,7 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	if !ok { // which some servers take for an empty one, of one database then
 		return wire.Errorf(wire.FailedToParse, "BSON field 'aggregate.pipeline' is missing but a required field")
 	}
-	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
+	x := h.extractor(r)
 	var s tenantSet
 	x.stages(&s, f.Value)
 	h.comment(r, &s)
@@ -913,13 +910,18 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	if h.several || h.unknown || h.holds {
 		return nil
 	}
-	uses, err := r.stages()
 	if h.target == nil {
 		h.target = h.coll.db.shared
 	}
+	return t.stageHomes(r, h, x.equality)
+}
+
+// stageHomes notes whether all that the stages of the request's pipeline name has the home where it begins.
+func (t *Table) stageHomes(r *Request, h *homes, how equality) *wire.Error {
+	uses, err := r.stages()
 	for i := range uses {
 		if err == nil {
-			err = t.stageHome(&uses[i], h, x.equality)
+			err = t.stageHome(&uses[i], h, how)
 		}
 	}
 	return err

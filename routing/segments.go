@@ -223,7 +223,7 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value,
 	if err != nil {
 		return nil, err
 	}
-	p := planner{t: t, r: r, h: h, alive: true, whole: whole, x: t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))}
+	p := planner{t: t, r: r, h: h, alive: true, whole: whole, x: h.extractor(r)}
 	first := Segment{Targets: []*Target{h.target}, Coll: name, Reads: true, of: h.coll, collation: t.collation(r)}
 	switch {
 	case h.unknown:
@@ -250,7 +250,7 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value,
 
 // stagesSay is what a pipeline and the command's comment say about its tenants.
 func (t *Table) stagesSay(r *Request, h *homes, pipeline wire.Value) (s tenantSet) {
-	x := t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
+	x := h.extractor(r)
 	x.stages(&s, pipeline)
 	h.comment(r, &s)
 	return s

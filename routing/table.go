@@ -574,10 +574,8 @@ func (t *Table) MovedSince(d *Decision, epoch uint64) bool {
 
 // Key is the key of the tenant with the number; "" for one that is in no table any more.
 func (t *Table) Key(num uint32) string {
-	for _, tn := range t.tenants {
-		if tn.Num == num {
-			return tn.Key
-		}
+	if tn := t.Number(num); tn != nil {
+		return tn.Key
 	}
 	return ""
 }
