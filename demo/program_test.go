@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -83,12 +84,18 @@ func generate(t *testing.T, g *work.Ground) {
 	})
 }
 
+// given are the flags of the command line. Asked once: a flag that a test has set counts as given
+// from then on.
+var given = sync.OnceValue(func() map[string]bool {
+	names := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { names[f.Name] = true })
+	return names
+})
+
 // setDefault sets a flag that the command line does not.
 func setDefault(t *testing.T, name, value string) {
 	t.Helper()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
-	if given {
+	if given()[name] {
 		return
 	}
 	old := flag.Lookup(name).Value.String()

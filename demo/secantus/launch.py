@@ -3,7 +3,7 @@
 
     launch.py [--until-stdin-closes] <arguments of secantusd-py>
 
-The package's own entry point is not used because of two things.
+The package's own entry point is not used because of three things.
 
 It can hang for ever. Version 0.7.0b3 runs `create`, `drop` and the implicit
 create of `createIndexes` with the storage engine's autocommit while it holds
@@ -20,6 +20,11 @@ the transaction instead of repeating inside of it, every lock is let go, and
 the whole step is tried again from the start. The server's own DDL code runs
 unchanged within.
 
+It takes {locale: "simple"} for a language's collation, so that "ä" comes before
+"b". "simple" asks for the comparison of bytes, which is what it does where no
+collation is given:
+https://www.mongodb.com/docs/manual/reference/collation/
+
 It outlives its parent. With --until-stdin-closes the end of standard input
 stops the server: the parent keeps the other end of that pipe open for as long
 as it lives, so that not even a killed test leaves a server behind.
@@ -32,7 +37,7 @@ import signal
 import sys
 import threading
 
-from secantus import cli, storage
+from secantus import cli, collation, storage
 
 STDIN_FLAG = "--until-stdin-closes"
 STOP_GRACE_SECONDS = 5
@@ -88,6 +93,18 @@ def work_around_hang(cls):
         setattr(cls, name, wrap(getattr(cls, name)))
 
 
+def compare_bytes_where_simple():
+    parse = collation.parse
+
+    @functools.wraps(parse)
+    def parse_unless_simple(spec):
+        if isinstance(spec, dict) and spec.get("locale") == "simple":
+            return None
+        return parse(spec)
+
+    collation.parse = parse_unless_simple
+
+
 def stop_when_stdin_closes():
     def watch():
         while os.read(0, 4096):
@@ -105,6 +122,7 @@ def main(args):
         args = [a for a in args if a != STDIN_FLAG]
         stop_when_stdin_closes()
     work_around_hang(storage.Storage)
+    compare_bytes_where_simple()
     return cli.main(args)
 
 
