@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -250,11 +251,11 @@ func (c *Control) load(ctx context.Context, r *rules, next clusters) (*inputs, e
 		return nil, err
 	}
 	if r.guarded() {
-		s := store{home, r.cfg.Control.Database}
+		s, now, known := store{home, r.cfg.Control.Database}, c.controlDatabase(), c.knownRoutes()
 		if in.routes, err = s.confirmed(ctx); err != nil {
 			return nil, err
 		}
-		if err = c.keepRoutes(ctx, &s, in.routes, same); err != nil {
+		if err = c.keepRoutes(ctx, &s, known, in.routes, same && s.db == now); err != nil {
 			return nil, err
 		}
 	}
@@ -328,18 +329,34 @@ func (c *Control) install(r *rules, in *inputs, next clusters) error {
 	return nil
 }
 
-// keepRoutes writes those known routes again that are not among the ones read: a process that is started without
-// them would not find their tenants' documents. In the control database of another home they are to be there:
-// what is lacking there may be of another deployment.
-func (c *Control) keepRoutes(ctx context.Context, s *store, read map[tenantID]*Route, sameHome bool) error {
+// knownRoutes is the routes as they are known now. They are asked for before others are read to be compared with
+// them: what is written meanwhile is not lacking there.
+func (c *Control) knownRoutes() []*Route {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.routes))
+}
+
+// controlDatabase is the name of the control database in force, empty before the first.
+func (c *Control) controlDatabase() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rules == nil {
+		return ""
+	}
+	return c.rules.cfg.Control.Database
+}
+
+// keepRoutes writes those known routes again that are not among the ones read: a process that is started without
+// them would not find their tenants' documents. In another control database than the one in force they are to be
+// there: what is lacking there may be of another deployment, whose proxies decide by a key and locks of their own.
+func (c *Control) keepRoutes(ctx context.Context, s *store, known []*Route, read map[tenantID]*Route, sameDatabase bool) error {
 	var lost []*Route
-	for id, route := range c.routes {
-		if route.own() && read[id].epoch() < route.Epoch {
+	for _, route := range known {
+		if route.own() && read[idOf(route.ID)].epoch() < route.Epoch {
 			lost = append(lost, route)
 		}
 	}
-	c.mu.Unlock()
 	if len(lost) == 0 {
 		return nil
 	}
@@ -348,9 +365,9 @@ func (c *Control) keepRoutes(ctx context.Context, s *store, read map[tenantID]*R
 		keys = append(keys, route.Key)
 	}
 	slices.Sort(keys)
-	if !sameHome {
-		return permanentf("the home cluster is another one, and the database %q there lacks the routes of tenants whose documents are in databases "+
-			"of their own (%s): copy it with the others, or bring these tenants home first", s.db, some(keys))
+	if !sameDatabase {
+		return permanentf("the control database is another one, and %q there lacks the routes of tenants whose documents are in databases "+
+			"of their own (%s): copy the old one, all of it, while no proxy runs, or bring these tenants home first", s.db, some(keys))
 	}
 	for _, route := range lost {
 		if err := s.writeRoute(ctx, route, read[idOf(route.ID)]); err != nil && !errors.Is(err, errConflict) {

@@ -727,7 +727,7 @@ func TestOtherClusters(t *testing.T) {
 		{name: "disabled, held", now: guarded("mixed"), next: guarded("disabled"), held: true, copied: true, want: "1 tenants"},
 		{name: "disabled", now: guarded("mixed"), next: guarded("disabled"), copied: true, accepted: true},
 		{name: "accepted", now: guarded("mixed"), next: guarded("forced"), held: true, copied: true, accepted: true},
-		{name: "another deployment", now: guarded("mixed"), next: guarded("mixed"), held: true, want: `the database "tenantry" there lacks the routes of tenants whose documents are in databases of their own (acme)`},
+		{name: "another deployment", now: guarded("mixed"), next: guarded("mixed"), held: true, want: `"tenantry" there lacks the routes of tenants whose documents are in databases of their own (acme)`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := start(t, test.now)
@@ -798,6 +798,53 @@ func TestRoutesStay(t *testing.T) {
 				t.Errorf("after a restart it is %+v", s)
 			}
 		})
+	}
+}
+
+// TestOtherControlDatabase: proxies that use the old one still must not decide apart from one that has begun a new one.
+func TestOtherControlDatabase(t *testing.T) {
+	cfg := testConfig("mixed", fileTenant("acme", modeOwn))
+	h := start(t, cfg)
+	h.mustResolve(t, "acme")
+	next := testConfig("mixed", fileTenant("acme", modeOwn))
+	next.Control.Database = "other"
+	if err := h.Apply(t.Context(), next); err == nil || !strings.Contains(err.Error(), `"other" there lacks the routes`) {
+		t.Error(err)
+	}
+	if n := len(h.home.docs("other", routesColl)); n != 0 {
+		t.Errorf("%d routes were written there", n)
+	}
+	for _, name := range []string{routesColl, keysColl, countersColl} {
+		h.home.coll("other", name).docs = h.home.docs("tenantry", name)
+	}
+	h.mustApply(t, next)
+	if h.database("acme", "orders") != "app_acme" {
+		t.Error("the tenant is elsewhere")
+	}
+}
+
+// TestRouteWhileReading: a route that comes while the routes are read is not one that has been lost.
+func TestRouteWhileReading(t *testing.T) {
+	h := start(t, testConfig("mixed", fileTenant("acme", modeOwn)))
+	h.mu.Lock()
+	h.polled.read = time.Now().Add(-2 * routesAnyway)
+	h.mu.Unlock()
+	came := false
+	h.home.fail = func(_ int, db, command string) failMode {
+		if log := h.home.log; db == "tenantry" && log[len(log)-1] == "tenantry: find "+routesColl && !came {
+			came = true
+			h.mu.Lock()
+			h.setRoute(&Route{ID: value("acme"), Key: "acme", State: stateSwitched, Databases: map[string]string{"app": "app_acme"}, Epoch: h.epoch + 1})
+			h.mu.Unlock()
+		}
+		return works
+	}
+	h.refresh(t.Context())
+	if !came {
+		t.Fatal("the routes were not read")
+	}
+	if n := len(h.home.docs("tenantry", routesColl)); n != 0 {
+		t.Errorf("%d routes were written", n)
 	}
 }
 

@@ -174,9 +174,10 @@ func (c *Control) readRoutes(ctx context.Context, r *rules) (map[tenantID]*Route
 	if !due {
 		return nil, nil
 	}
+	known := c.knownRoutes()
 	routes, err := s.routes(ctx)
 	if err == nil {
-		err = c.keepRoutes(ctx, s, routes, true)
+		err = c.keepRoutes(ctx, s, known, routes, true)
 	}
 	if err != nil {
 		return nil, err
