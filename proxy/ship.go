@@ -497,8 +497,12 @@ func (s *shipping) command(seg *routing.Segment, fill func([]byte) []byte) (*sub
 				d = append(d, s.body[it.Start:it.End()]...)
 			}
 		}
-		if s.strings.Type != 0 {
+		switch _, given := s.body.Lookup("collation"); {
+		case given:
+		case s.strings.Type != 0:
 			d = s.strings.AppendTo(d, "collation")
+		case s.t.HasCollation(s.cur.db, seg.Coll): // a $unionWith reads it by the command's collation, which is none
+			d = routing.AppendSimple(d)
 		}
 		return d
 	})

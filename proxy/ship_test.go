@@ -48,6 +48,12 @@ func (a *aggregates) answer(c wiretest.Command) wiretest.Reply {
 		for _, x := range list {
 			shipped = append(shipped, wiretest.Get(x.(bson.D), "$literal"))
 		}
+		if asksKeys(stages) {
+			if a.keys == nil {
+				return wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'")
+			}
+			return a.open(c.DB+".$cmd.aggregate", a.keyed(shipped))
+		}
 		if a.fold != nil {
 			shipped = a.fold(shipped, stages[1:])
 		}
@@ -108,13 +114,24 @@ func (a *aggregates) left() int {
 }
 
 // shipped are the aggregates that bring documents.
+// shipped are the commands that brought documents to a server, without those that asked it for keys.
 func (g *ground) shipped() (sent []bson.D) {
 	for _, c := range g.server.Commands("aggregate") {
-		if cmd := wiretest.Decode(c.Body); wiretest.Get(cmd, "aggregate") == int32(1) {
+		if cmd := wiretest.Decode(c.Body); wiretest.Get(cmd, "aggregate") == int32(1) && !asksKeys(c.Value("pipeline").(bson.A)) {
 			sent = append(sent, cmd)
 		}
 	}
 	return sent
+}
+
+// asked is how many commands asked for sort keys.
+func (g *ground) asked() (n int) {
+	for _, c := range g.server.Commands("aggregate") {
+		if asksKeys(c.Value("pipeline").(bson.A)) {
+			n++
+		}
+	}
+	return n
 }
 
 func newShippingGround(t *testing.T, a *aggregates) *ground {
@@ -199,6 +216,41 @@ func TestShipCollated(t *testing.T) {
 		sent := g.shipped()
 		if len(sent) != 1 || wiretest.Get(sent[0], "collation", "locale") != want || wiretest.Get(sent[0], "collation", "version") != nil {
 			t.Errorf("sent %v", sent)
+		}
+	}
+}
+
+// TestUnionCollated: what a $unionWith reads is compared as the pipeline's own collection is, whatever its collation.
+func TestUnionCollated(t *testing.T) {
+	for _, c := range []struct {
+		collated      []string
+		command       bson.D
+		orders, invoices any
+	}{
+		{[]string{"app.invoices"}, nil, nil, "simple"},
+		{[]string{"app.orders"}, nil, "de", "de"},
+		{[]string{"app.invoices"}, d("collation", d("locale", "en")), "en", "en"},
+		{nil, nil, nil, nil},
+	} {
+		g := newShippingGround(t, &aggregates{})
+		g.router.Publish(tableOf(t, 2, func(s *routing.Spec) {
+			s.Collections = append(s.Collections, "invoices")
+			s.Tenants[0].Route.Collections = s.Collections
+			for _, name := range c.collated {
+				s.Collated = append(s.Collated, routing.Collated{Name: name, Collation: wiretest.D(d("locale", "de", "strength", 2))})
+			}
+		}))
+		g.client.Run("app", append(d("aggregate", "orders", "pipeline", stages(d("$unionWith", "invoices")), "cursor", d()), c.command...))
+		read := map[string]bool{}
+		for _, sent := range g.server.Commands("aggregate") {
+			want := map[string]any{"orders": c.orders, "invoices": c.invoices}[sent.Collection()]
+			if got := sent.Value("collation", "locale"); got != want {
+				t.Errorf("collations %q, %v: %s is read under %v", c.collated, c.command, sent.Collection(), got)
+			}
+			read[sent.Collection()] = true
+		}
+		if !read["orders"] || !read["invoices"] {
+			t.Errorf("only %v are read", read)
 		}
 	}
 }

@@ -99,6 +99,17 @@ func (t *Table) Collation(r *Request) wire.Value {
 	return t.collation(r)
 }
 
+// HasCollation reports whether the collection has a collation of its own, by which servers read it where a command
+// brings none.
+func (t *Table) HasCollation(db string, coll []byte) bool {
+	return t.byName[db].collation(coll, wire.Value{}).Type != 0
+}
+
+// AppendSimple appends to a command that it compares bytes, whatever the collation of the collection.
+func AppendSimple(d []byte) []byte {
+	return appendDoc(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "simple") })
+}
+
 // Collated reports whether the request may take strings for equal that are not.
 func (t *Table) Collated(r *Request) bool { return !simple(t.collation(r)) }
 

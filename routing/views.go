@@ -264,7 +264,7 @@ func (r *Request) asAggregate(coll []byte, stages []wire.Doc, collation wire.Val
 		case collation.Type != 0:
 			d = collation.AppendTo(d, "collation")
 		case bytes:
-			d = appendDoc(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "simple") })
+			d = AppendSimple(d)
 		}
 		return d
 	})
