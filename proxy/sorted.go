@@ -13,7 +13,7 @@ import (
 
 // Servers tell what they sort a document by, and so a sorted pipeline over several homes needs no more than a
 // merge of what they bring, however much that is. Not all that speak the protocol do, and none says so before it
-// is asked: it is found out by the first pipeline, which is then run by its segments.
+// is asked: one document of the proxy's own finds it out, before the first pipeline that it matters to.
 
 // keyless remembers the clusters whose servers tell no sort keys, and those that do.
 type keyless struct {
@@ -21,7 +21,7 @@ type keyless struct {
 	by map[keysOf]keysTold
 }
 
-// keysOf is where a cluster is asked for sort keys: in pipelines, or under a collation.
+// keysOf is where a cluster is asked for sort keys: in pipelines as such, or under a collation.
 type keysOf struct {
 	cluster string
 	collate bool
@@ -55,16 +55,9 @@ func (k *keyless) note(of keysOf, told bool) {
 // sorted answers a pipeline by merging what its homes have sorted; nil without an error where their servers do
 // not tell by what.
 func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	certain := true
-	for _, x := range d.Sorted.Targets {
-		told, known := c.srv.keyless.told(keysOf{cluster: x.Cluster})
-		if known && !told {
-			return nil, nil
-		}
-		certain = certain && known
-	}
-	if tx != nil && !certain { // a transaction ends with the first command that a server refuses
-		return nil, nil
+	collate := t.Collated(&c.req)
+	if told, err := c.tell(d.Sorted.Targets, collate); !told || err != nil {
+		return nil, err
 	}
 	seg := *d.Sorted
 	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], keyStage())
@@ -73,27 +66,12 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	streams, err := s.first(&seg, true)
 	if err != nil {
 		s.end()
-		if certain || err.Reply == nil {
+		if tx != nil || !keysRefused(err) { // a transaction ends with the first command that a server refuses
 			return nil, err
 		}
-		if keysRefused(err) {
-			for _, x := range seg.Targets {
-				c.srv.keyless.note(keysOf{cluster: x.Cluster}, false)
-			}
+		for _, x := range seg.Targets {
+			c.srv.keyless.note(keysOf{x.Cluster, collate}, false)
 		}
-		return nil, nil // what else is wrong with it is said of its segments
-	}
-	told := true
-	for _, x := range streams {
-		if len(x.docs) == 0 {
-			continue
-		}
-		_, ok := x.docs[0].Lookup(sortKey)
-		c.srv.keyless.note(keysOf{cluster: x.target.Cluster}, ok)
-		told = told && ok
-	}
-	if !told {
-		s.end()
 		return nil, nil
 	}
 	s.cur.merged.streams, s.cur.merged.down = streams, directions(seg.Sort)
@@ -119,7 +97,7 @@ func (c *clientConn) asPipeline(t *routing.Table, d *routing.Decision) (again bo
 	if !ok || c.req.Cmd.Merge != routing.MergeCursor || d.Segments != nil || directions(sort) == nil || !t.Collated(&c.req) {
 		return false, nil
 	}
-	if told, err := c.tellCollated(d.Targets); told || err != nil {
+	if told, err := c.tell(d.Targets, true); told || err != nil {
 		return false, err
 	}
 	x, err := t.AsPipeline(&c.req, d.Coll)
@@ -129,19 +107,20 @@ func (c *clientConn) asPipeline(t *routing.Table, d *routing.Decision) (again bo
 	return err == nil, err
 }
 
-// tellCollated reports whether all of the targets' clusters tell collation keys.
-func (c *clientConn) tellCollated(targets []*routing.Target) (told bool, err *wire.Error) {
+// tell reports whether all of the targets' clusters tell sort keys in pipelines; collate: under a collation, where
+// the string itself is none.
+func (c *clientConn) tell(targets []*routing.Target, collate bool) (told bool, err *wire.Error) {
 	told = true
 	for i := 0; i < len(targets) && told && err == nil; i++ {
-		told, err = c.tellsCollated(targets[i])
+		told, err = c.tells(targets[i], collate)
 	}
 	return told, err
 }
 
-// tellsCollated finds out whether servers of the target's cluster tell collation keys. Those that know no
-// $documents are old ones, which do.
-func (c *clientConn) tellsCollated(x *routing.Target) (told bool, err *wire.Error) {
-	of := keysOf{cluster: x.Cluster, collate: true}
+// tells finds out whether servers of the target's cluster tell sort keys. Those that know no $documents are old
+// ones, which do.
+func (c *clientConn) tells(x *routing.Target, collate bool) (told bool, err *wire.Error) {
+	of := keysOf{cluster: x.Cluster, collate: collate}
 	if told, known := c.srv.keyless.told(of); known {
 		return told, nil
 	}
@@ -156,7 +135,9 @@ func (c *clientConn) tellsCollated(x *routing.Target) (told bool, err *wire.Erro
 			keyStage(),
 		})
 		d = appendSub(d, "cursor", func(d []byte) []byte { return d })
-		d = appendSub(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "en") })
+		if collate {
+			d = appendSub(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "en") })
+		}
 		return bsoncore.AppendStringElement(d, "$db", x.DB)
 	})
 	tr := ownTrip(x, func() wire.Doc { return body })
@@ -174,7 +155,7 @@ func (c *clientConn) tellsCollated(x *routing.Target) (told bool, err *wire.Erro
 			key, _ := doc.Lookup(sortKey)
 			first, _ := wire.Doc(key.Data).Lookup("0")
 			s, ok := first.Str()
-			told = ok && string(s) != text
+			told = ok && (string(s) == text) != collate
 		}
 	}
 	c.srv.keyless.note(of, told)

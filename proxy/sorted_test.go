@@ -13,7 +13,7 @@ import (
 
 // sortedHomes are two homes with the even and the odd of ten documents, in their order; down turns it round.
 func sortedHomes(down bool) *aggregates {
-	a := &aggregates{docs: map[string][]any{}, keys: func(doc bson.D) any { return wiretest.Get(doc, "_id") }}
+	a := &aggregates{docs: map[string][]any{}, keys: sortedBy}
 	for i := range int32(10) {
 		ns := []string{"app.orders", "app_t_acme.orders"}[i%2]
 		if down {
@@ -23,6 +23,14 @@ func sortedHomes(down bool) *aggregates {
 		}
 	}
 	return a
+}
+
+// sortedBy is what the homes' documents are sorted by, and the one that a server is asked with.
+func sortedBy(doc bson.D) any {
+	if v := wiretest.Get(doc, "v"); v != nil {
+		return v
+	}
+	return wiretest.Get(doc, "_id")
 }
 
 // all are the _ids that a pipeline gives, in batches of three.
@@ -69,7 +77,7 @@ func TestSortedPipelines(t *testing.T) {
 				t.Errorf("%v are brought to a server, %d cursors are left", g.shipped(), a.left())
 			}
 			for _, sent := range g.server.Commands("aggregate") {
-				if n := len(sent.Value("pipeline").(bson.A)); n < c.stages || n > c.stages+1 { // shared's has what keeps leftovers out
+				if n := len(sent.Value("pipeline").(bson.A)); sent.Value("aggregate") == "orders" && (n < c.stages || n > c.stages+1) { // shared's has what keeps leftovers out
 					t.Errorf("sent %v", sent.D())
 				}
 			}
@@ -97,12 +105,6 @@ func TestSortedElsewhere(t *testing.T) {
 	for name, keys := range map[string]func(bson.D) any{
 		"refused": nil,
 		"missing": func(bson.D) any { return nil },
-		"missing of one": func(doc bson.D) any {
-			if wiretest.Get(doc, "_id") == int32(1) {
-				return nil
-			}
-			return wiretest.Get(doc, "_id")
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := sortedHomes(false)
@@ -113,33 +115,116 @@ func TestSortedElsewhere(t *testing.T) {
 					t.Errorf("it gives %s", got)
 				}
 			}
-			asked := 0
-			for _, sent := range g.server.Commands("aggregate") {
-				if asksKeys(sent.Value("pipeline").(bson.A)) {
-					asked++
-				}
-			}
-			if asked != 2 || len(g.shipped()) != 2 || a.left() != 0 {
-				t.Errorf("keys are asked for in %d commands, documents are brought by %d, %d cursors are left", asked, len(g.shipped()), a.left())
+			if g.asked() != 1 || len(g.shipped()) != 2 || a.left() != 0 {
+				t.Errorf("keys are asked for %d times, documents are brought by %d commands, %d cursors are left", g.asked(), len(g.shipped()), a.left())
 			}
 		})
 	}
 }
 
-// TestSortedInTransaction: a refusal would end the transaction, so keys are asked for where they have been told.
+// TestSortedByOldServers: they know no $documents, so they can not be asked, and not all that know none tell keys.
+func TestSortedByOldServers(t *testing.T) {
+	for name, c := range map[string]struct {
+		keys  func(bson.D) any
+		want  string
+		asked int
+	}{
+		"told":    {sortedBy, "0 1 2 3 4 5 6 7 8 9 ", 1 + 2*2},
+		"refused": {nil, "", 1 + 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := sortedHomes(false)
+			a.keys = c.keys
+			g := newGround(t, nil)
+			g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+				if cmd.Name == "aggregate" && cmd.Value("aggregate") == int32(1) {
+					return wiretest.Fail(40324, "Unrecognized pipeline stage name: '$documents'")
+				}
+				return a.answer(cmd)
+			})
+			for range 2 {
+				if c.want != "" {
+					if got := g.all(t, stages(d("$sort", d("x", 1)))); got != c.want {
+						t.Errorf("it gives %s", got)
+					}
+					continue
+				}
+				r := g.client.Run("app", d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d()))
+				if wiretest.Get(r, "code") != int32(wire.CommandNotSupported) {
+					t.Errorf("it answers %v", r)
+				}
+			}
+			if g.asked() != c.asked || a.left() != 0 {
+				t.Errorf("keys are asked for %d times, %d cursors are left", g.asked(), a.left())
+			}
+		})
+	}
+}
+
+// TestSortKeyMissing: documents are not put anywhere where a server breaks its word.
+func TestSortKeyMissing(t *testing.T) {
+	a := sortedHomes(false)
+	a.keys = func(doc bson.D) any {
+		if wiretest.Get(doc, "_id") == int32(1) {
+			return nil
+		}
+		return sortedBy(doc)
+	}
+	g := newShippingGround(t, a)
+	r := g.client.Run("app", d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d()))
+	if wiretest.Get(r, "code") != int32(wire.OperationFailed) || a.left() != 0 {
+		t.Errorf("it answers %v, %d cursors are left", r, a.left())
+	}
+}
+
+// TestSortedRefused: a pipeline that servers refuse is sent once.
+func TestSortedRefused(t *testing.T) {
+	a := sortedHomes(false)
+	g := newGround(t, nil)
+	g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+		if cmd.Name == "aggregate" && cmd.Value("aggregate") == "orders" {
+			return wiretest.Fail(50, "operation exceeded time limit")
+		}
+		return a.answer(cmd)
+	})
+	r := g.client.Run("app", d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d()))
+	n := 0
+	for _, sent := range g.server.Commands("aggregate") {
+		if sent.Value("aggregate") == "orders" {
+			n++
+		}
+	}
+	if wiretest.Get(r, "code") != int32(50) || n != 2 {
+		t.Errorf("it answers %v, and two homes are sent %d commands", r, n)
+	}
+}
+
+// TestSortedInTransaction: servers are asked for keys outside of it, since a refusal would end it.
 func TestSortedInTransaction(t *testing.T) {
-	g := newShippingGround(t, sortedHomes(false))
-	pipeline := stages(d("$sort", d("x", 1)))
-	for i, want := range []string{"0 2 4 6 8 1 3 5 7 9 ", "0 1 2 3 4 5 6 7 8 9 "} {
-		tx := func(more ...bson.E) []bson.E {
-			return append(d("lsid", session(1), "txnNumber", int64(i+1), "autocommit", false), more...)
-		}
-		r := g.client.Run("app", append(d("aggregate", "orders", "pipeline", pipeline, "cursor", d()), tx(bson.E{Key: "startTransaction", Value: true})...))
-		if got := ids(r, "firstBatch"); got != want {
-			t.Errorf("transaction %d gives %s: %v", i, got, r)
-		}
-		g.client.Run("admin", append(d("abortTransaction", 1), tx()...))
-		g.all(t, pipeline)
+	for name, c := range map[string]struct {
+		keys func(bson.D) any
+		want string
+	}{
+		"told":    {sortedBy, "0 1 2 3 4 5 6 7 8 9 "},
+		"refused": {nil, "0 2 4 6 8 1 3 5 7 9 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := sortedHomes(false)
+			a.keys = c.keys
+			g := newShippingGround(t, a)
+			tx := func(more ...bson.E) []bson.E {
+				return append(d("lsid", session(1), "txnNumber", int64(1), "autocommit", false), more...)
+			}
+			r := g.client.Run("app", append(d("aggregate", "orders", "pipeline", stages(d("$sort", d("x", 1))), "cursor", d()), tx(bson.E{Key: "startTransaction", Value: true})...))
+			if got := ids(r, "firstBatch"); got != c.want {
+				t.Errorf("it gives %s: %v", got, r)
+			}
+			for _, sent := range g.server.Commands("aggregate") {
+				if asks, own := asksKeys(sent.Value("pipeline").(bson.A)), sent.Value("aggregate") == int32(1); asks && own && sent.Value("lsid") != nil {
+					t.Errorf("sent %v", sent.D())
+				}
+			}
+		})
 	}
 }
 
