@@ -223,8 +223,8 @@ func TestShipCollated(t *testing.T) {
 // TestUnionCollated: what a $unionWith reads is compared as the pipeline's own collection is, whatever its collation.
 func TestUnionCollated(t *testing.T) {
 	for _, c := range []struct {
-		collated      []string
-		command       bson.D
+		collated         []string
+		command          bson.D
 		orders, invoices any
 	}{
 		{[]string{"app.invoices"}, nil, nil, "simple"},
