@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"math"
 	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
@@ -248,6 +249,9 @@ func (c *clientConn) widen(p *wire.Patch, limit, skip int64) {
 		return
 	}
 	remove(&c.req, p, "limit")
+	if limit > math.MaxInt64-skip {
+		return // no server has as many
+	}
 	p.Replace(c.msg.BodyAt+len(c.msg.Body)-1, 0, bsoncore.AppendInt64Element(nil, "limit", limit+skip), c.msg.BodyAt)
 }
 

@@ -3,7 +3,9 @@ package wire
 import (
 	"bytes"
 	"math"
+	"strconv"
 
+	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
 
@@ -229,6 +231,35 @@ func (v Value) Int() (int64, bool) {
 		return n, ok && f >= math.MinInt64 && f < math.MaxInt64 && float64(n) == f
 	}
 	return 0, false
+}
+
+// Whole is the whole number that servers read in its place where a command counts documents, as in limit and skip:
+// doubles are cut off, decimals rounded to even, and neither is more than an int64 can hold. 0 for what is no number.
+//
+// Source: BSONElement::safeNumberLong of the server.
+func (v Value) Whole() int64 {
+	var f float64
+	switch v.Type {
+	case bsoncore.TypeDouble:
+		f, _, _ = bsoncore.ReadDouble(v.Data)
+		f = math.Trunc(f)
+	case bsoncore.TypeDecimal128:
+		high, low, _, _ := bsoncore.ReadDecimal128(v.Data)
+		f, _ = strconv.ParseFloat(bson.NewDecimal128(high, low).String(), 64)
+		f = math.RoundToEven(f)
+	default:
+		n, _ := v.Int()
+		return n
+	}
+	switch {
+	case f != f:
+		return 0
+	case f >= math.MaxInt64:
+		return math.MaxInt64
+	case f <= math.MinInt64:
+		return math.MinInt64
+	}
+	return int64(f)
 }
 
 // True reports whether the value is what servers take for true in a command's flag: true or a

@@ -169,6 +169,43 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
+// TestWhole: as servers read a limit.
+func TestWhole(t *testing.T) {
+	dec := func(s string) bson.Decimal128 {
+		d, err := bson.ParseDecimal128(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, c := range []struct {
+		v    any
+		want int64
+	}{
+		{int32(-5), -5},
+		{int64(math.MaxInt64), math.MaxInt64},
+		{2.9, 2},
+		{-2.9, -2},
+		{math.NaN(), 0},
+		{math.Inf(1), math.MaxInt64},
+		{math.Inf(-1), math.MinInt64},
+		{9.3e18, math.MaxInt64},
+		{dec("2.5"), 2},
+		{dec("3.5"), 4},
+		{dec("NaN"), 0},
+		{dec("Infinity"), math.MaxInt64},
+		{dec("1E-6000"), 0},
+		{dec("1E+6000"), math.MaxInt64},
+		{"3", 0},
+		{nil, 0},
+	} {
+		v, _ := doc(t, bson.D{{Key: "v", Value: c.v}}).Lookup("v")
+		if n := v.Whole(); n != c.want {
+			t.Errorf("%v: got %d, want %d", c.v, n, c.want)
+		}
+	}
+}
+
 func TestValues(t *testing.T) {
 	d := doc(t, bson.D{
 		{Key: "s", Value: "x"},
