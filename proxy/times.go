@@ -147,11 +147,18 @@ func (c *clientConn) agree(trips []*trip) (first []part, err *wire.Error) {
 	if chosen || c.snapshot.at != 0 {
 		return nil, nil
 	}
-	first = c.scatter(trips[:1], nil)
-	if p := &first[0]; p.err == nil && p.tr.facts.ok {
-		c.snapshot = snapshot{snapshotTime(p.tr), trips[0].target.Cluster}
+	return c.scatter(trips[:1], nil), nil
+}
+
+// noteSnapshot keeps the time that a part which was sent alone has read at: what is read next for the command, by
+// another stage of its pipeline, is to read at it too.
+func (c *clientConn) noteSnapshot(p *part) {
+	if c.snapshot.at != 0 || p.err != nil || !p.tr.facts.ok {
+		return
 	}
-	return first, nil
+	if _, chosen, ok := snapshotRead(&c.req); ok && !chosen {
+		c.snapshot = snapshot{snapshotTime(p.tr), p.tr.target.Cluster}
+	}
 }
 
 // snapshotTime is the time that a server has read at; 0 where it tells none.
