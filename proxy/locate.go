@@ -507,8 +507,13 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	return p, ok, err
 }
 
-// orderTold refuses to choose by keys that say nothing of the order: see tells.
+// orderTold refuses to choose where nobody tells which document is the first: by keys that say nothing of the
+// order (see tells), and by distances.
 func (s *split) orderTold(op *routing.Op, down []bool, targets []*routing.Target) *wire.Error {
+	if down == nil && len(targets) > 1 && op.Near() {
+		return wire.Errorf(wire.IllegalOperation,
+			"$near chooses by a distance that nobody can ask for, so the nearest of several databases' documents can not be found; add the tenant field to the filter")
+	}
 	if down == nil || !op.Collated() {
 		return nil
 	}

@@ -19,6 +19,7 @@ type Command struct {
 	Bound   Bound
 	Reply   ReplyKind
 	Refuse  Refusal // of Route Refused, and of what the route can't serve yet over several homes
+	Users   bool    // it is about users, which are no server's where clients authenticate
 	Plain   bool    // where no route touches what it names, an open connection's goes to the home cluster as it is
 	// SharedLast says that of the holders shared comes last instead of first: what fails halfway can
 	// be asked for again.
@@ -398,7 +399,7 @@ var rows = []Command{
 	{Name: "authenticate", Access: None, Route: Local, Bound: BoundLocal, Fields: fields("mechanism user nonce key")},
 	{Name: "logout", Access: None, Route: Local, Bound: BoundLocal},
 	{Name: "getnonce", Access: None, Route: Refused, Plain: true, Refuse: noSuch},
-	{Name: "connectionStatus", Access: None, Route: Local, Bound: BoundLocal, Plain: true, Fields: fields("showPrivileges showAuthorizationRestrictions")},
+	{Name: "connectionStatus", Access: None, Users: true, Route: Local, Bound: BoundLocal, Plain: true, Fields: fields("showPrivileges showAuthorizationRestrictions")},
 
 	// Small talk.
 	{Name: "hello", Access: None, Route: Local, Bound: BoundLocal, Fields: helloFields},
@@ -478,7 +479,7 @@ func buildCommands() map[string]*Command {
 	}
 	for _, r := range refusedRows {
 		for name := range strings.FieldsSeq(r.names) {
-			add(name, &Command{Name: name, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true})
+			add(name, &Command{Name: name, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true, Users: r.Refusal == noUsers})
 		}
 	}
 	return m

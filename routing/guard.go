@@ -370,8 +370,11 @@ func (p *Plan) Several() bool { return len(p.Targets)+len(p.Bars) > 1 }
 // Plan finds where a write of the request belongs, and sets its scope.
 func (t *Table) Plan(r *Request, op *Op) Plan {
 	c := op.Coll
-	if c == nil {
+	switch {
+	case c == nil:
 		return Plan{Targets: []*Target{t.HomeAny}}
+	case !c.touched(): // as all its writes go, which no rule is about
+		return Plan{Targets: []*Target{c.db.shared}}
 	}
 	if c.over {
 		return Plan{Targets: c.holders, Err: onView(c.db, op.Name)}
@@ -441,6 +444,9 @@ func (t *Table) guarded(r *Request, c *Collection, target *Target) *wire.Error {
 	}
 	return nil
 }
+
+// Near reports whether the write is for the document that is nearest to a place, if nothing else sorts.
+func (op *Op) Near() bool { return near(op.Filter, 0) }
 
 // Guard checks that the write can leave no document in the target that is not its tenant's.
 func (t *Table) Guard(r *Request, op *Op, target *Target) *wire.Error {

@@ -41,6 +41,8 @@ type Request struct {
 	// Looked says that what the shared databases hold has been read for this command.
 	Looked    bool
 	strangers bool // it names what the table does not know of
+	// LogsIn says that clients authenticate where it comes from: users and roles are the proxy's there.
+	LogsIn bool
 	// Bound is the tenant's key that the connection is bound to; "" for an open one.
 	Bound *Binding
 }

@@ -129,7 +129,7 @@ func (t *Table) route(r *Request) Decision {
 
 // passes reports whether a command goes to the home cluster whatever its documents say.
 func (t *Table) passes(r *Request, db *Database, touched bool) bool {
-	return !touched && (r.Cmd == nil || r.Cmd.Plain) && !t.narrows(r, db)
+	return !touched && (r.Cmd == nil || r.Cmd.Plain && !(r.Cmd.Users && r.LogsIn)) && !t.narrows(r, db)
 }
 
 // Unread decides for an insert whose documents have not been read: false where they would have to be.
@@ -442,6 +442,9 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		case row.Class == Source && db != nil:
 			return t.ofDocuments(r, db, d)
 		}
+		if r.Cmd.Refuse.Code == 0 {
+			return refuse(wire.InvalidNamespace, "%s: the name of the collection is no string", r.Cmd.Name)
+		}
 		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
 	if name := r.Coll(); bytes.HasPrefix(name, []byte("system.")) {
@@ -517,7 +520,7 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 	}
 	for i := range all {
 		op := &all[i]
-		if op.Coll == nil || op.Coll.over {
+		if op.Coll == nil || op.Coll.over || !op.Coll.touched() {
 			continue
 		}
 		h := homes{t: t, coll: op.Coll, asked: r.Unlisted, begun: r.Begun}
