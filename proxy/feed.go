@@ -95,7 +95,7 @@ func tenantOf(x *routing.Target) uint32 {
 // on. One goroutine uses it at a time.
 func (c *clientConn) beside() *clientConn {
 	side := &clientConn{srv: c.srv, id: c.id, principal: c.principal, bound: c.bound, log: c.log, work: &work{}}
-	side.lsid, side.hasLSID = c.lsid, c.hasLSID
+	side.lsid, side.hasLSID, side.api = c.lsid, c.hasLSID, c.appendAPI(nil)
 	return side
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/smetasc/tenantry/backend"
+	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
@@ -511,7 +512,7 @@ func TestRest(t *testing.T) {
 
 // TestWorkGivenBack: nothing of a message is left for the connection that uses the memory next.
 func TestWorkGivenBack(t *testing.T) {
-	c := &clientConn{bound: &routing.Binding{Key: "acme"}}
+	c := &clientConn{bound: &routing.Binding{Key: "acme"}, listener: &config.Listener{}}
 	c.takeWork(true)
 	frame := wire.AppendMessage(nil, 7, 0, 0, wiretest.D(d("find", "orders", "filter", d("tenantId", "acme"), "$db", "app")))
 	if err := c.msg.Parse(frame); err != nil {

@@ -98,6 +98,9 @@ func (c *clientConn) scatterUntil(enough func(*part) bool, trips []*trip, tx *tx
 	} else {
 		c.atOnce(enough, trips, parts)
 	}
+	if tx == nil && len(trips) == 1 {
+		c.noteSnapshot(&parts[0])
+	}
 	for i := range parts {
 		if parts[i].err == nil {
 			c.times.note(&parts[i].tr.facts)
@@ -217,7 +220,7 @@ func (c *clientConn) wellFormed() *wire.Error {
 // countable refuses a field of the command that is there and no number of documents.
 func (c *clientConn) countable(name, of string) *wire.Error {
 	f, ok := c.req.Field(name)
-	switch n, _ := f.Value.Int(); {
+	switch n := f.Value.Whole(); {
 	case !ok || f.Value.Type == bsoncore.TypeNull:
 		return nil
 	case !f.Value.IsNumber():
@@ -426,7 +429,7 @@ func (c *clientConn) failed(parts []part) *wire.Error {
 func (c *clientConn) count(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	skip := c.number("skip")
 	f, _ := c.req.Field("limit")
-	limit, _ := f.Value.Int()
+	limit := f.Value.Whole()
 	limit = max(limit, -limit) // a negative one means the same to servers
 	trips := c.spread(t, d, tx)
 	for _, tr := range trips {
@@ -538,8 +541,7 @@ func (c *clientConn) number(name string) int64 {
 	if !ok {
 		return 0
 	}
-	n, _ := f.Value.Int()
-	return max(n, 0)
+	return max(f.Value.Whole(), 0)
 }
 
 func (c *clientConn) boolean(name string) bool {
@@ -547,9 +549,25 @@ func (c *clientConn) boolean(name string) bool {
 	return f.Value.True()
 }
 
+// stableAPI is by which version of the API a client's commands are to be understood. A getMore has to say the same
+// as the command that opened its cursor, and what belongs to a transaction the same as its first command:
+// https://www.mongodb.com/docs/manual/reference/stable-api/
+var stableAPI = [...]string{"apiVersion", "apiStrict", "apiDeprecationErrors"}
+
+// appendAPI appends the version of the API that the command at work names.
+func (c *clientConn) appendAPI(d []byte) []byte {
+	for _, name := range stableAPI {
+		if f, ok := c.req.Field(name); ok {
+			d = f.Value.AppendTo(d, name)
+		}
+	}
+	return append(d, c.api...)
+}
+
 // appendSession appends the fields of the client's session, and of its transaction, to a command
-// made here.
+// made here, and what else has to be the same in both.
 func (c *clientConn) appendSession(d []byte, cluster string, tx *txn) []byte {
+	d = c.appendAPI(d)
 	if !c.hasLSID {
 		return d
 	}

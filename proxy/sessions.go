@@ -178,6 +178,7 @@ type txn struct {
 	flights []flightKey
 	fresh   bool // the last of flights was none before the command at work
 	used    time.Time
+	api     []byte // elements of [stableAPI] that its first command has
 }
 
 // txns holds the newest transaction of each session.
@@ -276,7 +277,7 @@ func (x *txns) unfinished() (all []unfinished) {
 			t := e.Value.(*shelved[sessionID, *txn]).value
 			t.mu.Lock()
 			if t.state == txnOpen && t.begun && len(t.flights) > 0 {
-				all = append(all, unfinished{principal, lsid, t.number, t.cluster, t.address})
+				all = append(all, unfinished{principal, lsid, t.number, t.cluster, t.address, t.api})
 			}
 			t.mu.Unlock()
 		}
@@ -290,6 +291,7 @@ type unfinished struct {
 	number    int64
 	cluster   string
 	address   string
+	api       []byte
 }
 
 // Bounds of abortOpen.
@@ -315,7 +317,7 @@ func (s *Server) abortOpen() {
 			defer func() { <-places }()
 			c := &clientConn{srv: s, principal: u.principal, work: &work{lsid: u.lsid, mayWait: true}}
 			c.log.c = c
-			c.abortAt(u.cluster, u.address, u.number)
+			c.abortAt(u.cluster, u.address, u.number, u.api)
 		})
 	}
 	wg.Wait()
@@ -336,6 +338,9 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.used = time.Now()
+	if c.req.StartsTxn() {
+		t.api = c.appendAPI(nil)
+	}
 	if t.state == txnAborted {
 		return t, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
 	}
@@ -453,12 +458,12 @@ func (t *txn) discount(f *flights) {
 // fail marks a transaction after an error that the proxy made: as after a server's, it is aborted.
 func (c *clientConn) failTxn(t *txn) {
 	t.mu.Lock()
-	open, cluster, address := t.state == txnOpen, t.cluster, t.address
+	open, cluster, address, api := t.state == txnOpen, t.cluster, t.address, t.api
 	t.state, t.failed = txnAborted, true
 	t.land(c.srv.flights)
 	t.mu.Unlock()
 	if open && cluster != "" {
-		c.abortAt(cluster, address, t.number)
+		c.abortAt(cluster, address, t.number, api)
 	}
 }
 

@@ -623,12 +623,12 @@ func (c *clientConn) findsOne() bool {
 
 // abortAt ends a transaction at its cluster after an error that the client gets from us. It is a
 // courtesy: what it can't reach, the server's own time limit ends.
-func (c *clientConn) abortAt(cluster, address string, number int64) {
+func (c *clientConn) abortAt(cluster, address string, number int64, api []byte) {
 	i, d := bsoncore.AppendDocumentStart(nil)
 	d = bsoncore.AppendInt32Element(d, "abortTransaction", 1)
 	d = bsoncore.AppendDocumentElement(d, "lsid", sessionDoc(*c.derive(cluster)))
 	d = bsoncore.AppendInt64Element(d, "txnNumber", number)
-	d = bsoncore.AppendBooleanElement(d, "autocommit", false)
+	d = append(bsoncore.AppendBooleanElement(d, "autocommit", false), api...)
 	d = bsoncore.AppendStringElement(d, "$db", "admin")
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	tr := ownTrip(&routing.Target{Cluster: cluster}, func() wire.Doc { return d })

@@ -24,6 +24,7 @@ type work struct {
 	compressor wire.Compressor // of the message being served
 	lsid       [16]byte        // of the command, as the client sent it
 	hasLSID    bool
+	api        []byte // elements of [stableAPI] for a command of no client's
 	scratch    []byte // for the logical namespace of a reply
 	start      time.Time
 	outcome    outcome
@@ -56,7 +57,7 @@ var works = sync.Pool{New: func() any { return &work{} }}
 // takeWork takes it; mayWait says that a goroutine does.
 func (c *clientConn) takeWork(mayWait bool) {
 	c.work = works.Get().(*work)
-	c.req.Bound, c.mayWait = c.bound, mayWait
+	c.req.Bound, c.req.LogsIn, c.mayWait = c.bound, c.listener.Auth != "", mayWait
 }
 
 // giveWork gives it back without a trace of the tenant: a message that the next one fails to read
