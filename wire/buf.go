@@ -20,15 +20,37 @@ type Buf struct {
 	budget *Budget
 }
 
+// Classes are powers of two up to 1 MiB, and from there on sixteenths of the next one: a large buffer that is used
+// again is cleared by the runtime as a whole, and must not be much larger than what it holds.
 const (
-	minClass = 12 // 4 KiB
-	maxClass = 26 // 64 MiB, above MaxMessage
+	minClass   = 12 // 4 KiB
+	coarse     = 20 // 1 MiB
+	fineBits   = 4
+	maxDoubled = 26 // 64 MiB, above MaxMessage
+	maxClass   = coarse + (maxDoubled-coarse)<<fineBits
 )
 
 var pools [maxClass + 1]sync.Pool
 
-// sizeClass is the class of buffers for n bytes, each twice as large as the one before.
-func sizeClass(n int) int { return max(minClass, bits.Len(uint(max(n, 1)-1))) }
+// sizeClass is the class of buffers for n bytes.
+func sizeClass(n int) int {
+	doubled := bits.Len(uint(max(n, 1) - 1)) // n is at most 1 << doubled
+	if doubled <= coarse {
+		return max(minClass, doubled)
+	}
+	below := doubled - 1
+	steps := (n - 1 - 1<<below) >> (below - fineBits) // whole ones above the power of two below n
+	return coarse + (below-coarse)<<fineBits + steps + 1
+}
+
+// classSize is how many bytes a buffer of the class has.
+func classSize(class int) int {
+	if class <= coarse {
+		return 1 << class
+	}
+	below, steps := coarse+(class-coarse-1)>>fineBits, (class-coarse-1)&(1<<fineBits-1)
+	return 1<<below + (steps+1)<<(below-fineBits)
+}
 
 // NewBuf returns a buffer with length n and undefined content.
 func NewBuf(n int) *Buf {
@@ -38,7 +60,7 @@ func NewBuf(n int) *Buf {
 	}
 	b, _ := pools[class].Get().(*Buf)
 	if b == nil {
-		b = &Buf{B: make([]byte, 1<<class), class: int8(class)}
+		b = &Buf{B: make([]byte, classSize(class)), class: int8(class)}
 	}
 	b.B, b.freed = b.B[:n], false
 	return b
@@ -56,7 +78,7 @@ func (b *Buf) Free() {
 	b.freed = true
 	b.budget.release(b.taken)
 	b.budget, b.taken = nil, 0
-	if b.class < minClass || cap(b.B) < 1<<b.class { // of no pool, or someone cut its front off
+	if b.class < minClass || cap(b.B) < classSize(int(b.class)) { // of no pool, or someone cut its front off
 		return
 	}
 	b.B = b.B[:cap(b.B)]
@@ -101,7 +123,7 @@ func cost(n int) int64 {
 	case class > maxClass:
 		return int64(n)
 	default:
-		return 1 << class
+		return int64(classSize(class))
 	}
 }
 
