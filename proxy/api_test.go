@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"slices"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -85,11 +87,64 @@ func TestSnapshotOfStages(t *testing.T) {
 		t.Errorf("it tells of %v", r)
 	}
 
+	// And what they read for later batches.
+	g.server.Forget()
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		switch {
+		case c.Name == "getMore":
+			return wiretest.Cursor(c.DB+".orders", 0, false, d("_id", 2))
+		case c.Name == "aggregate" && c.Value("aggregate") == "orders":
+			return wiretest.OK(d("cursor", d("firstBatch", bson.A{d("_id", 1)}, "id", int64(7), "ns", c.DB+".orders", "atClusterTime", at))...)
+		}
+		return answer(c)
+	})
+	r = g.client.Run("app", append(slices.Clone(command[:2]), append(d("cursor", d("batchSize", 1)), command[3:]...)...))
+	r = g.client.Run("app", d("getMore", wiretest.Get(r, "cursor", "id"), "collection", "orders", "lsid", session(1)))
+	sent = g.server.Commands("aggregate")
+	if last := sent[len(sent)-1]; len(sent) != 3 || last.Value("readConcern", "atClusterTime") != at {
+		t.Errorf("%d are sent, the last is %v: %v", len(sent), last.D(), r)
+	}
+
 	g = twoClusters(t)
 	g.server.Handle(answer)
 	g.big.Handle(answer)
 	if r := g.client.Run("app", command); wiretest.Get(r, "code") != int32(wire.InvalidOptions) {
 		t.Errorf("over two clusters: %v", r)
+	}
+}
+
+// TestBulkForOne: what a comment says of the tenant holds for the writes of collections that no route moves, too.
+func TestBulkForOne(t *testing.T) {
+	all := []any{
+		d("delete", 0, "filter", d(), "multi", true), d("update", 0, "filter", d("x", 1), "updateMods", d("$set", d("x", 2)), "multi", true),
+		d("insert", 0, "document", d("_id", 1, "tenantId", "acme")), d("update", 1, "filter", d("x", 1), "updateMods", d("$set", d("x", 2)), "multi", true),
+	}
+	for n := 3; n <= len(all); n++ { // without and with a write of what has moved
+		g := newGround(t, nil)
+		g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Collections = append(s.Collections, "invoices") }))
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply { return wiretest.Pass() })
+		g.client.Run("admin", d("bulkWrite", 1, "ops", bson.A(all[:n]), "nsInfo", bson.A{d("ns", "app.invoices"), d("ns", "app.orders")},
+			"ordered", false, "comment", d("tenantry", d("tenant", "acme"))))
+		seen := 0
+		for _, c := range g.server.Commands("bulkWrite") {
+			ops := c.Docs("ops")
+			for _, op := range ops {
+				filter, ok := op.Lookup("filter")
+				if !ok {
+					continue
+				}
+				seen++
+				ns, _ := c.Docs("nsInfo")[0].Lookup("ns")
+				name, _ := ns.Str()
+				f, _ := filter.Doc()
+				if string(name) == "app.invoices" && !bytes.Contains(f, []byte("acme")) {
+					t.Errorf("%d writes: of %s it sends %v", n, name, wiretest.Decode(op))
+				}
+			}
+		}
+		if seen < 2 {
+			t.Errorf("%d writes: %d with filters are sent", n, seen)
+		}
 	}
 }
 

@@ -151,11 +151,14 @@ func (t *Table) Unread(r *Request) (Decision, bool) {
 // narrows reports whether a command that no route touches names a tenant in its comment: it is to
 // match that tenant's documents alone, here as after they have moved.
 func (t *Table) narrows(r *Request, db *Database) bool {
-	if r.index[fComment] == 0 || !t.isolating || db == nil || r.Cmd == nil || r.Value.Type != bsoncore.TypeString {
+	if r.index[fComment] == 0 || !t.isolating || r.Cmd == nil || r.Cmd.Route != ByTenant {
 		return false
 	}
 	_, ok := r.said()
-	return ok && r.Cmd.Route == ByTenant && db.collection(r.Coll()).Tenant
+	if r.Cmd.Tenant.Kind == InBulkOps {
+		return ok && slices.ContainsFunc(t.bulkNames(r), func(n bulkName) bool { return n.coll != nil && n.coll.Tenant })
+	}
+	return ok && db != nil && r.Value.Type == bsoncore.TypeString && db.collection(r.Coll()).Tenant
 }
 
 func (t *Table) plainTarget(db *Database) *Target {
