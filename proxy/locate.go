@@ -492,6 +492,10 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	op.Located = routing.Located{}
 	sort, _ := op.Sort.Doc()
 	down := directions(sort)
+	if _, byID := s.byID(i); down == nil && !byID && len(s.plans[i].Targets) > 1 && op.Near() {
+		return p, false, wire.Errorf(wire.IllegalOperation,
+			"$near chooses by a distance that nobody can ask for, so the nearest of several databases' documents can not be found; add the tenant field to the filter")
+	}
 	if err := s.orderTold(op, down, s.plans[i].Targets); err != nil {
 		return p, false, err
 	}
@@ -507,13 +511,8 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	return p, ok, err
 }
 
-// orderTold refuses to choose where nobody tells which document is the first: by keys that say nothing of the
-// order (see tells), and by distances.
+// orderTold refuses to choose by keys that say nothing of the order: see tells.
 func (s *split) orderTold(op *routing.Op, down []bool, targets []*routing.Target) *wire.Error {
-	if down == nil && len(targets) > 1 && op.Near() {
-		return wire.Errorf(wire.IllegalOperation,
-			"$near chooses by a distance that nobody can ask for, so the nearest of several databases' documents can not be found; add the tenant field to the filter")
-	}
 	if down == nil || !op.Collated() {
 		return nil
 	}

@@ -144,7 +144,7 @@ func (s *shipping) through(streams []*stream, seg *routing.Segment) ([]*stream, 
 	if len(seg.Stages) == 0 {
 		return streams, nil
 	}
-	f := &flow{s: *s, seg: seg.Clone(), from: streams}
+	f := &flow{s: *s, seg: seg.Clone(), from: streams, snapshot: s.c.snapshot}
 	f.s.main, f.s.body, f.s.opened = nil, slices.Clone(s.body), nil
 	return []*stream{{flow: f}}, nil
 }
@@ -155,6 +155,19 @@ type flow struct {
 	seg  *routing.Segment
 	from []*stream
 	ran  bool // a server has seen its stages
+
+	snapshot snapshot // that the command which began it reads at
+}
+
+// ship runs the segment on documents for a command, which may be a later one than that which began the flow.
+func (f *flow) ship(c *clientConn, docs []wire.Doc, tx *txn) (s *shipping, streams []*stream, err *wire.Error) {
+	own := f.s
+	own.c, own.tx, f.ran = c, tx, true
+	if c.snapshot.at == 0 {
+		c.snapshot = f.snapshot
+	}
+	streams, err = own.ship(f.seg, docs)
+	return &own, streams, err
 }
 
 // probed has the stages of those flows looked at through which nothing has come yet: what is wrong with a
@@ -170,10 +183,7 @@ func (c *clientConn) probed(streams []*stream, tx *txn) *wire.Error {
 		if x.flow.ran {
 			continue
 		}
-		s := x.flow.s
-		s.c, s.tx = c, tx
-		x.flow.ran = true
-		if _, err := s.ship(x.flow.seg, nil); err != nil {
+		if s, _, err := x.flow.ship(c, nil, tx); err != nil {
 			s.end()
 			return err
 		}
@@ -199,11 +209,9 @@ func (f *flow) fetch(c *clientConn, to *stream, size int, tx *txn) *wire.Error {
 	if len(f.from) == 0 {
 		return nil
 	}
-	s := f.s
-	s.c, s.tx = c, tx
 	x := f.from[0]
 	if len(x.docs) == 0 {
-		return c.fetch(s.cur, x, size, tx)
+		return c.fetch(f.s.cur, x, size, tx)
 	}
 	n, sum := 0, 0
 	for n < len(x.docs) && sum+shipped(x.docs[n]) <= whole {
@@ -213,8 +221,7 @@ func (f *flow) fetch(c *clientConn, to *stream, size int, tx *txn) *wire.Error {
 	if n == 0 {
 		return tooMany(whole)
 	}
-	f.ran = true
-	streams, err := s.ship(f.seg, x.docs[:n])
+	s, streams, err := f.ship(c, x.docs[:n], tx)
 	if err == nil {
 		x.docs = x.docs[n:]
 		to.docs, err = s.all(streams)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,23 +57,26 @@ func (k *keyless) note(of keysOf, told bool) {
 // not tell by what.
 func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	collate := t.Collated(&c.req)
-	if told, err := c.tell(d.Sorted.Targets, collate); !told || err != nil {
-		return nil, err
+	if told, _ := c.tell(d.Sorted.Targets, collate); !told {
+		return nil, nil // where a server is away the segments say so
 	}
 	seg := *d.Sorted
 	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], keyStage())
 	s := c.newShipping(t, d, &seg, tx)
 	s.main = &seg
 	streams, err := s.first(&seg, true)
-	if err != nil {
-		s.end()
-		if tx != nil || !keysRefused(err) { // a transaction ends with the first command that a server refuses
-			return nil, err
-		}
+	if err != nil && keysRefused(err) || err == nil && keysMissing(streams) {
 		for _, x := range seg.Targets {
 			c.srv.keyless.note(keysOf{x.Cluster, collate}, false)
 		}
-		return nil, nil
+		if tx == nil { // a transaction ends with the first command that a server refuses
+			s.end()
+			return nil, nil
+		}
+	}
+	if err != nil {
+		s.end()
+		return nil, err
 	}
 	s.cur.merged.streams, s.cur.merged.down = streams, directions(seg.Sort)
 	return c.firstOfMerged(s.cur, c.cursorSize(), tx)
@@ -86,6 +90,17 @@ func keyStage() wire.Doc {
 // keysRefused reports whether a server has said that it knows no sort keys.
 func keysRefused(err *wire.Error) bool {
 	return strings.Contains(err.Text, "$meta") || strings.Contains(err.Text, "sortKey")
+}
+
+// keysMissing reports whether some stream begins with a document without its key.
+func keysMissing(streams []*stream) bool {
+	return slices.ContainsFunc(streams, func(x *stream) bool {
+		if len(x.docs) == 0 {
+			return false
+		}
+		_, ok := x.docs[0].Lookup(sortKey)
+		return !ok
+	})
 }
 
 // asPipeline puts the pipeline that it stands for in the place of a find over several homes that sorts under a
@@ -138,18 +153,25 @@ func (c *clientConn) tells(x *routing.Target, collate bool) (told bool, err *wir
 		if collate {
 			d = appendSub(d, "collation", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "locale", "en") })
 		}
+		if f, ok := c.req.Field("$readPreference"); ok {
+			d = f.Value.AppendTo(d, "$readPreference")
+		}
 		return bsoncore.AppendStringElement(d, "$db", x.DB)
 	})
 	tr := ownTrip(x, func() wire.Doc { return body })
+	tr.sel = c.selectServer(nil)
 	parts := c.scatter([]*trip{tr}, nil)
 	defer free(parts)
 	err = c.failed(parts)
 	switch {
 	case err != nil && err.Reply == nil:
 		return false, err
-	case err != nil:
-		told = !keysRefused(err)
-	default:
+	case err != nil && !keysRefused(err):
+		if noDocuments(err) == err { // it says nothing of keys, and may pass
+			return true, nil
+		}
+		told = true
+	case err == nil:
 		docs, _, _ := firstBatch(tr.facts.cursor)
 		for _, doc := range docs {
 			key, _ := doc.Lookup(sortKey)

@@ -165,7 +165,7 @@ func TestSortedByOldServers(t *testing.T) {
 func TestSortKeyMissing(t *testing.T) {
 	a := sortedHomes(false)
 	a.keys = func(doc bson.D) any {
-		if wiretest.Get(doc, "_id") == int32(1) {
+		if wiretest.Get(doc, "_id") == int32(3) { // not the first of its home
 			return nil
 		}
 		return sortedBy(doc)
