@@ -13,6 +13,16 @@ import (
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
+// fill writes four orders of each of two homes.
+func (g *ground) fill(t *testing.T) {
+	t.Helper()
+	for i, tenant := range []string{"acme", "globex"} {
+		for j := range 4 {
+			wantCode(t, "insert", g.client.Run("app", d("insert", "orders", "documents", bson.A{d("_id", 10*i+j, "tenantId", tenant)})), 0)
+		}
+	}
+}
+
 // TestStableAPI: servers refuse a getMore, and a command of a transaction, that names another version than the
 // command which began it (322), so what is made here for a client's command names the client's.
 func TestStableAPI(t *testing.T) {
@@ -27,11 +37,7 @@ func TestStableAPI(t *testing.T) {
 		}
 		return r
 	}
-	for i, tenant := range []string{"acme", "globex"} {
-		for j := range 4 {
-			run(d("insert", "orders", "documents", bson.A{d("_id", 10*i+j, "tenantId", tenant)}))
-		}
-	}
+	g.fill(t)
 	g.server.Forget()
 	id := wiretest.Get(run(d("find", "orders", "batchSize", 1)), "cursor", "id")
 	run(d("getMore", id, "collection", "orders"))
@@ -122,13 +128,11 @@ func TestBulkForOne(t *testing.T) {
 	for n := 3; n <= len(all); n++ { // without and with a write of what has moved
 		g := newGround(t, nil)
 		g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Collections = append(s.Collections, "invoices") }))
-		g.server.Handle(func(c wiretest.Command) wiretest.Reply { return wiretest.Pass() })
 		g.client.Run("admin", d("bulkWrite", 1, "ops", bson.A(all[:n]), "nsInfo", bson.A{d("ns", "app.invoices"), d("ns", "app.orders")},
 			"ordered", false, "comment", d("tenantry", d("tenant", "acme"))))
 		seen := 0
 		for _, c := range g.server.Commands("bulkWrite") {
-			ops := c.Docs("ops")
-			for _, op := range ops {
+			for _, op := range c.Docs("ops") {
 				filter, ok := op.Lookup("filter")
 				if !ok {
 					continue
@@ -174,11 +178,7 @@ func TestNearest(t *testing.T) {
 // TestPartsOfDocuments: there is no half of a document, which servers know of limits and skips.
 func TestPartsOfDocuments(t *testing.T) {
 	g := newGround(t, nil)
-	for i, tenant := range []string{"acme", "globex"} {
-		for j := range 4 {
-			g.client.Run("app", d("insert", "orders", "documents", bson.A{d("_id", 10*i+j, "tenantId", tenant)}))
-		}
-	}
+	g.fill(t)
 	decimal, _ := bson.ParseDecimal128("2.6")
 	for _, c := range []struct {
 		skip, limit any

@@ -35,29 +35,17 @@ func (a *aggregates) answer(c wiretest.Command) wiretest.Reply {
 		stages, _ := wiretest.Get(cmd, "pipeline").(bson.A)
 		if coll, ok := wiretest.Get(cmd, "aggregate").(string); ok {
 			docs := a.docs[c.DB+"."+coll]
-			if !asksKeys(stages) {
-				return a.open(c.DB+"."+coll, docs)
-			}
-			if a.keys == nil {
-				return wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'")
-			}
-			return a.open(c.DB+"."+coll, a.keyed(docs))
+			return a.keyed(c.DB+"."+coll, docs, stages)
 		}
 		var shipped []any
 		list, _ := wiretest.Get(stages[0].(bson.D), "$documents").(bson.A)
 		for _, x := range list {
 			shipped = append(shipped, wiretest.Get(x.(bson.D), "$literal"))
 		}
-		if asksKeys(stages) {
-			if a.keys == nil {
-				return wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'")
-			}
-			return a.open(c.DB+".$cmd.aggregate", a.keyed(shipped))
-		}
-		if a.fold != nil {
+		if a.fold != nil && !asksKeys(stages) {
 			shipped = a.fold(shipped, stages[1:])
 		}
-		return a.open(c.DB+".$cmd.aggregate", shipped)
+		return a.keyed(c.DB+".$cmd.aggregate", shipped, stages)
 	case "getMore":
 		id, _ := c.Int("getMore")
 		rest, there := a.cursors[id]
@@ -97,14 +85,22 @@ func asksKeys(stages bson.A) bool {
 	return len(stages) > 0 && wiretest.Get(stages[len(stages)-1].(bson.D), "$addFields", sortKey, "$meta") == "sortKey"
 }
 
-func (a *aggregates) keyed(docs []any) (all []any) {
+// keyed are the documents with their sort keys, where the stages ask for them.
+func (a *aggregates) keyed(ns string, docs []any, stages bson.A) wiretest.Reply {
+	if !asksKeys(stages) {
+		return a.open(ns, docs)
+	}
+	if a.keys == nil {
+		return wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'")
+	}
+	var all []any
 	for _, doc := range docs {
 		if key := a.keys(doc.(bson.D)); key != nil {
 			doc = append(slices.Clone(doc.(bson.D)), bson.E{Key: sortKey, Value: bson.A{key}})
 		}
 		all = append(all, doc)
 	}
-	return all
+	return a.open(ns, all)
 }
 
 func (a *aggregates) left() int {
@@ -113,7 +109,6 @@ func (a *aggregates) left() int {
 	return len(a.cursors)
 }
 
-// shipped are the aggregates that bring documents.
 // shipped are the commands that brought documents to a server, without those that asked it for keys.
 func (g *ground) shipped() (sent []bson.D) {
 	for _, c := range g.server.Commands("aggregate") {

@@ -373,10 +373,7 @@ func (t *Table) Plan(r *Request, op *Op) Plan {
 	switch {
 	case c == nil:
 		return Plan{Targets: []*Target{t.HomeAny}}
-	case !c.touched(): // as all its writes go, which no rule is about but what the comment says
-		if v, ok := r.said(); ok && c.Tenant && !op.inserts() {
-			op.Only = []wire.Value{v}
-		}
+	case !c.touched() && (!c.Tenant || op.inserts()): // no rule is about it
 		return Plan{Targets: []*Target{c.db.shared}}
 	}
 	if c.over {

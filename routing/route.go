@@ -523,7 +523,7 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 	}
 	for i := range all {
 		op := &all[i]
-		if op.Coll == nil || op.Coll.over || !op.Coll.touched() {
+		if op.Coll == nil || op.Coll.over || !op.Coll.touched() { // as a single write to it passes
 			continue
 		}
 		h := homes{t: t, coll: op.Coll, asked: r.Unlisted, begun: r.Begun}

@@ -252,7 +252,7 @@ func (v Value) Whole() int64 {
 		return n
 	}
 	switch {
-	case f != f:
+	case math.IsNaN(f):
 		return 0
 	case f >= math.MaxInt64:
 		return math.MaxInt64

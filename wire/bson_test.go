@@ -117,13 +117,6 @@ func TestLookupFirst(t *testing.T) {
 }
 
 func TestNumbers(t *testing.T) {
-	dec := func(s string) bson.Decimal128 {
-		d, err := bson.ParseDecimal128(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
 	for _, c := range []struct {
 		v    any
 		n    int64
@@ -145,14 +138,14 @@ func TestNumbers(t *testing.T) {
 		{false, 0, false, false},
 		{nil, 0, false, false},
 		{"1", 0, false, false},
-		{dec("0"), 0, false, false},
-		{dec("0E+10"), 0, false, false},
-		{dec("-0"), 0, false, false},
-		{dec("1"), 0, false, true},
-		{dec("1E-6000"), 0, false, true},
-		{dec("Infinity"), 0, false, true},
-		{dec("NaN"), 0, false, true},
-		{dec("9999999999999999999999999999999999"), 0, false, true},
+		{decimal(t, "0"), 0, false, false},
+		{decimal(t, "0E+10"), 0, false, false},
+		{decimal(t, "-0"), 0, false, false},
+		{decimal(t, "1"), 0, false, true},
+		{decimal(t, "1E-6000"), 0, false, true},
+		{decimal(t, "Infinity"), 0, false, true},
+		{decimal(t, "NaN"), 0, false, true},
+		{decimal(t, "9999999999999999999999999999999999"), 0, false, true},
 		{bson.NewDecimal128(3<<61|5, 1), 0, false, false},
 		{bson.NewDecimal128(0x3041ffffffffffff, 1), 0, false, false},
 	} {
@@ -171,13 +164,6 @@ func TestNumbers(t *testing.T) {
 
 // TestWhole: as servers read a limit.
 func TestWhole(t *testing.T) {
-	dec := func(s string) bson.Decimal128 {
-		d, err := bson.ParseDecimal128(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
 	for _, c := range []struct {
 		v    any
 		want int64
@@ -190,12 +176,12 @@ func TestWhole(t *testing.T) {
 		{math.Inf(1), math.MaxInt64},
 		{math.Inf(-1), math.MinInt64},
 		{9.3e18, math.MaxInt64},
-		{dec("2.5"), 2},
-		{dec("3.5"), 4},
-		{dec("NaN"), 0},
-		{dec("Infinity"), math.MaxInt64},
-		{dec("1E-6000"), 0},
-		{dec("1E+6000"), math.MaxInt64},
+		{decimal(t, "2.5"), 2},
+		{decimal(t, "3.5"), 4},
+		{decimal(t, "NaN"), 0},
+		{decimal(t, "Infinity"), math.MaxInt64},
+		{decimal(t, "1E-6000"), 0},
+		{decimal(t, "1E+6000"), math.MaxInt64},
 		{"3", 0},
 		{nil, 0},
 	} {

@@ -148,6 +148,15 @@ func TestMessageParts(t *testing.T) {
 }
 
 // doc marshals a document of a test.
+func decimal(t testing.TB, s string) bson.Decimal128 {
+	t.Helper()
+	v, err := bson.ParseDecimal128(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 func doc(t testing.TB, v any) Doc {
 	t.Helper()
 	b, err := bson.Marshal(v)
