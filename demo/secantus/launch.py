@@ -3,7 +3,7 @@
 
     launch.py [--until-stdin-closes] <arguments of secantusd-py>
 
-The package's own entry point is not used because of three things.
+The package's own entry point is not used because of four things.
 
 It can hang for ever. Version 0.7.0b3 runs `create`, `drop` and the implicit
 create of `createIndexes` with the storage engine's autocommit while it holds
@@ -25,6 +25,11 @@ It takes {locale: "simple"} for a language's collation, so that "ä" comes befor
 collation is given:
 https://www.mongodb.com/docs/manual/reference/collation/
 
+A collection that is dropped while listCollections collects the names and their
+options is there again: the listing asks for its identity, and where none is
+stored a new one is, with the row of the collection. Here no identity is stored
+for a collection that is not there.
+
 It outlives its parent. With --until-stdin-closes the end of standard input
 stops the server: the parent keeps the other end of that pipe open for as long
 as it lives, so that not even a killed test leaves a server behind.
@@ -36,6 +41,7 @@ import os
 import signal
 import sys
 import threading
+import uuid
 
 from secantus import cli, collation, storage
 
@@ -105,6 +111,22 @@ def compare_bytes_where_simple():
     collation.parse = parse_unless_simple
 
 
+def store_no_identity_of_what_is_dropped(cls):
+    identity = cls._collection_uuid
+
+    @functools.wraps(identity)
+    def identity_of_what_is_there(store, db, coll):
+        stored = (store._coll_options(db, coll) or {}).get("uuid")
+        if stored is not None:
+            return stored if isinstance(stored, uuid.UUID) else uuid.UUID(bytes=bytes(stored))
+        with store._lock:
+            if store._coll_options(db, coll) is None:
+                return uuid.uuid4()
+            return identity(store, db, coll)
+
+    cls._collection_uuid = identity_of_what_is_there
+
+
 def stop_when_stdin_closes():
     def watch():
         while os.read(0, 4096):
@@ -123,6 +145,7 @@ def main(args):
         stop_when_stdin_closes()
     work_around_hang(storage.Storage)
     compare_bytes_where_simple()
+    store_no_identity_of_what_is_dropped(storage.Storage)
     return cli.main(args)
 
 

@@ -52,3 +52,59 @@ func TestCreateBesideInsertsDoesNotHang(t *testing.T) {
 		}
 	}
 }
+
+// The unpatched server makes a collection anew that was dropped while its name was being listed, as tenantry
+// lists them while a restore drops and creates.
+func TestDropBesideListingStaysDropped(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a real server: not with -short")
+	}
+	client, err := mongo.Connect(options.Client().ApplyURI(Start(t, Options{})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Disconnect(context.Background())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	db := client.Database("race")
+
+	const rounds, colls = 10, 12
+	name := func(n int) string { return fmt.Sprint("c", n) }
+	for round := range rounds {
+		for n := range colls {
+			if err := db.CreateCollection(ctx, name(n)); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
+		done := make(chan struct{})
+		var listing, dropping sync.WaitGroup
+		for range 3 {
+			listing.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					if _, err := db.ListCollectionSpecifications(ctx, bson.D{}); err != nil {
+						t.Errorf("list: %v", err)
+						return
+					}
+				}
+			})
+		}
+		for n := range colls {
+			dropping.Go(func() {
+				if err := db.Collection(name(n)).Drop(ctx); err != nil {
+					t.Errorf("drop: %v", err)
+				}
+			})
+		}
+		dropping.Wait()
+		close(done)
+		listing.Wait()
+		if left, err := db.ListCollectionNames(ctx, bson.D{}); err != nil || len(left) > 0 {
+			t.Fatalf("round %d: %v are there after their drop (%v)", round, left, err)
+		}
+	}
+}
