@@ -511,7 +511,7 @@ func (s *split) look(i int) (p place, ok bool, err *wire.Error) {
 	return p, ok, err
 }
 
-// orderTold refuses to choose by keys that say nothing of the order: see tells.
+// orderTold refuses to choose by keys that say nothing of the order: see keyAt.
 func (s *split) orderTold(op *routing.Op, down []bool, targets []*routing.Target) *wire.Error {
 	if down == nil || !op.Collated() {
 		return nil
@@ -519,7 +519,7 @@ func (s *split) orderTold(op *routing.Op, down []bool, targets []*routing.Target
 	told, err := s.c.tell(targets, true)
 	if err == nil && !told {
 		err = wire.Errorf(wire.IllegalOperation,
-			"this cluster's servers tell no collation keys, so that the first of several databases' documents can not be found; add the tenant field to the filter")
+			"servers tell no collation keys, or different ones, so that the first of several databases' documents can not be found; add the tenant field to the filter")
 	}
 	return err
 }

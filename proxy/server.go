@@ -61,7 +61,7 @@ type Server struct {
 	seen     atomic.Pointer[time.Time] // when what the shared databases hold was last read for a command; nil for never
 	begun    begun
 	recalls  *recalls
-	keyless  keyless
+	sortKeys sortKeys
 	flights  *flights
 	rooms    rooms
 	hints    *hints

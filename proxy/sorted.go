@@ -16,10 +16,10 @@ import (
 // merge of what they bring, however much that is. Not all that speak the protocol do, and none says so before it
 // is asked: one document of the proxy's own finds it out, before the first pipeline that it matters to.
 
-// keyless remembers the clusters whose servers tell no sort keys, and those that do.
-type keyless struct {
+// sortKeys remembers what each cluster's servers have told.
+type sortKeys struct {
 	mu sync.Mutex
-	by map[keysOf]keysTold
+	by map[keysOf]keyTold
 }
 
 // keysOf is where a cluster is asked for sort keys: in pipelines as such, or under a collation.
@@ -28,29 +28,38 @@ type keysOf struct {
 	collate bool
 }
 
-type keysTold struct {
-	told bool
-	at   time.Time
+// keyTold is the key of probeText; none where a cluster's servers tell no keys.
+type keyTold struct {
+	key string
+	at  time.Time
 }
 
-// keylessFor is how long a cluster that told no keys is not asked again: servers may be replaced by newer ones.
-const keylessFor = 10 * time.Minute
+// probeText is what servers are asked the sort key of. Collation keys are those of the server's own version of
+// Unicode's order, whose weights move with the letters that each version adds: two clusters with the same keys for
+// letters of many scripts sort by the same.
+const probeText = "aZ9 ß€ÆñЯжأبक中字ก가"
 
-// told reports whether they have been told, and whether that is known.
-func (k *keyless) told(of keysOf) (told, known bool) {
+// unaskable stands for the key where servers can not be asked: they know no $documents, as before 5.1.
+const unaskable = "unaskable"
+
+// keysFor is how long what a cluster told is believed: servers may be replaced by newer ones.
+const keysFor = 10 * time.Minute
+
+// told is the key of probeText, and whether it is known.
+func (k *sortKeys) told(of keysOf) (key string, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	x, known := k.by[of]
-	return x.told, known && (x.told || time.Since(x.at) < keylessFor)
+	return x.key, known && time.Since(x.at) < keysFor
 }
 
-func (k *keyless) note(of keysOf, told bool) {
+func (k *sortKeys) note(of keysOf, key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.by == nil {
-		k.by = map[keysOf]keysTold{}
+		k.by = map[keysOf]keyTold{}
 	}
-	k.by[of] = keysTold{told, time.Now()}
+	k.by[of] = keyTold{key, time.Now()}
 }
 
 // sorted answers a pipeline by merging what its homes have sorted; nil without an error where their servers do
@@ -67,7 +76,7 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 	streams, err := s.first(&seg, true)
 	if err != nil && keysRefused(err) || err == nil && keysMissing(streams) {
 		for _, x := range seg.Targets {
-			c.srv.keyless.note(keysOf{x.Cluster, collate}, false)
+			c.srv.sortKeys.note(keysOf{x.Cluster, collate}, "")
 		}
 		if tx == nil { // a transaction ends with the first command that a server refuses
 			s.end()
@@ -122,28 +131,32 @@ func (c *clientConn) asPipeline(t *routing.Table, d *routing.Decision) (again bo
 	return err == nil, err
 }
 
-// tell reports whether all of the targets' clusters tell sort keys in pipelines; collate: under a collation, where
-// the string itself is none.
-func (c *clientConn) tell(targets []*routing.Target, collate bool) (told bool, err *wire.Error) {
-	told = true
-	for i := 0; i < len(targets) && told && err == nil; i++ {
-		told, err = c.tells(targets[i], collate)
+// tell reports whether all of the targets' clusters tell sort keys in pipelines, and the same ones; collate: under
+// a collation, where the string itself is none.
+func (c *clientConn) tell(targets []*routing.Target, collate bool) (bool, *wire.Error) {
+	var first string
+	for i, x := range targets {
+		key, err := c.keyAt(x, collate)
+		if i == 0 {
+			first = key
+		}
+		if err != nil || key == "" || key != first {
+			return false, err
+		}
 	}
-	return told, err
+	return true, nil
 }
 
-// tells finds out whether servers of the target's cluster tell sort keys. Those that know no $documents are old
-// ones, which do.
-func (c *clientConn) tells(x *routing.Target, collate bool) (told bool, err *wire.Error) {
+// keyAt asks servers of the target's cluster for the sort key of probeText: none where they tell none.
+func (c *clientConn) keyAt(x *routing.Target, collate bool) (key string, err *wire.Error) {
 	of := keysOf{cluster: x.Cluster, collate: collate}
-	if told, known := c.srv.keyless.told(of); known {
-		return told, nil
+	if key, known := c.srv.sortKeys.told(of); known {
+		return key, nil
 	}
-	const text = "a"
 	body := build(func(d []byte) []byte {
 		d = bsoncore.AppendInt32Element(d, "aggregate", 1)
 		d = routing.AppendStages(d, "pipeline", []wire.Doc{
-			documents([]wire.Doc{build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "v", text) })}),
+			documents([]wire.Doc{build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "v", probeText) })}),
 			build(func(d []byte) []byte {
 				return appendSub(d, "$sort", func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "v", 1) })
 			}),
@@ -165,21 +178,22 @@ func (c *clientConn) tells(x *routing.Target, collate bool) (told bool, err *wir
 	err = c.failed(parts)
 	switch {
 	case err != nil && err.Reply == nil:
-		return false, err
+		return "", err
 	case err != nil && !keysRefused(err):
 		if noDocuments(err) == err { // it says nothing of keys, and may pass
-			return true, nil
+			return unaskable, nil
 		}
-		told = true
+		key = unaskable
 	case err == nil:
 		docs, _, _ := firstBatch(tr.facts.cursor)
 		for _, doc := range docs {
-			key, _ := doc.Lookup(sortKey)
-			first, _ := wire.Doc(key.Data).Lookup("0")
-			s, ok := first.Str()
-			told = ok && (string(s) == text) != collate
+			told, _ := doc.Lookup(sortKey)
+			first, _ := wire.Doc(told.Data).Lookup("0")
+			if s, ok := first.Str(); ok && (string(s) == probeText) != collate {
+				key = string(s)
+			}
 		}
 	}
-	c.srv.keyless.note(of, told)
-	return told, nil
+	c.srv.sortKeys.note(of, key)
+	return key, nil
 }

@@ -236,9 +236,9 @@ func TestSortedByLetters(t *testing.T) {
 		again bool // it is found out once
 		finds int
 	}{
-		"told":            {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", "a", sortKey, bson.A{")\x01\x05\x01\x05"})), false, 4},
-		"the string":      {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", "a", sortKey, bson.A{"a"})), false, 0},
-		"none":            {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", "a")), false, 0},
+		"told":            {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", probeText, sortKey, bson.A{")\x01\x05\x01\x05"})), false, 4},
+		"the string":      {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", probeText, sortKey, bson.A{probeText})), false, 0},
+		"none":            {wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", probeText)), false, 0},
 		"refused":         {wiretest.Fail(wire.InvalidPipelineOperator, "Unrecognized expression '$meta'"), false, 0},
 		"an old server":   {wiretest.Fail(40324, "Unrecognized pipeline stage name: '$documents'"), false, 4},
 		"not to be asked": {wiretest.HangUp(), true, 0},
@@ -273,6 +273,52 @@ func TestSortedByLetters(t *testing.T) {
 			}
 			if n := len(g.server.Commands("find")); n != c.finds || !c.again && probes.Load() != 1 {
 				t.Errorf("%d finds are sent, and the server is asked %d times", n, probes.Load())
+			}
+		})
+	}
+}
+
+// TestSortedByTwoOrders: collation keys of two clusters are compared where both tell the same ones. Those of servers
+// whose Unicode differs say nothing of each other's, and what has to be sorted is brought to one of them.
+func TestSortedByTwoOrders(t *testing.T) {
+	for name, c := range map[string]struct {
+		big   string
+		finds int
+		code  any // of a sorted write
+	}{
+		"one":   {")\x01\x05\x01\x05", 1, nil},
+		"other": {"*\x01\x05\x01\x05", 0, int32(wire.CommandNotSupported)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := sortedHomes(false)
+			a.keys = nil
+			g := twoClusters(t)
+			told := map[*wiretest.Server]string{g.server: ")\x01\x05\x01\x05", g.big: c.big}
+			for s, key := range told {
+				s.Handle(func(cmd wiretest.Command) wiretest.Reply {
+					switch {
+					case cmd.Name == "aggregate" && cmd.Value("aggregate") == int32(1) && asksKeys(cmd.Value("pipeline").(bson.A)):
+						return wiretest.Cursor("app.$cmd.aggregate", 0, true, d("v", probeText, sortKey, bson.A{key}))
+					case cmd.Name == "find":
+						return wiretest.Cursor(cmd.DB+".orders", 0, true)
+					case cmd.Name == "aggregate" || cmd.Name == "getMore" || cmd.Name == "killCursors":
+						return a.answer(cmd)
+					case cmd.Name == "findAndModify":
+						return wiretest.OK(d("value", nil, "lastErrorObject", d("n", 0, "updatedExisting", false))...)
+					}
+					return wiretest.Pass()
+				})
+			}
+			r := g.client.Run("app", d("find", "orders", "filter", d(), "sort", d("x", 1), "collation", d("locale", "de")))
+			if wiretest.Get(r, "ok") != 1.0 || c.finds == 0 && ids(r, "firstBatch") != "0 2 4 6 8 1 3 5 7 9 " {
+				t.Errorf("it answers %v", r)
+			}
+			if n, m := len(g.server.Commands("find")), len(g.big.Commands("find")); n != c.finds || m != c.finds {
+				t.Errorf("%d and %d finds are sent", n, m)
+			}
+			r = g.client.Run("app", d("findAndModify", "orders", "query", d("x", d("$gt", 0)), "sort", d("name", 1), "remove", true, "collation", d("locale", "de")))
+			if code := wiretest.Get(r, "code"); code != c.code {
+				t.Errorf("a sorted write answers %v", r)
 			}
 		})
 	}
