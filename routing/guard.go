@@ -298,8 +298,20 @@ func (f *fieldPath) upsertTenant(u wire.Value) (tenant wire.Value, ok bool) {
 				}
 			}
 		}
+	case pipelineUpdate: // by a literal in its first stage: whatever is behind it leaves the field alone, or gives others
+		a, _ := u.Array()
+		first, _ := a.Lookup("0")
+		stage, _ := first.Doc()
+		it := stage.Iter()
+		if it.Next() {
+			f.computes(it.Key, it.Value, func(v wire.Value) {
+				if !ok && scalar(v) {
+					tenant, ok = v, true
+				}
+			})
+		}
 	}
-	return tenant, false
+	return tenant, ok
 }
 
 // changes reports whether an update can change the tenant field or leave it out. Each value that
@@ -315,6 +327,13 @@ func (f *fieldPath) changes(u wire.Value, yield func(wire.Value)) bool {
 		}
 		return true
 	case pipelineUpdate:
+		a, _ := u.Array()
+		for it := a.Iter(); it.Next(); {
+			stage, _ := it.Value.Doc()
+			for s := stage.Iter(); s.Next(); {
+				f.computes(s.Key, s.Value, yield)
+			}
+		}
 		return true
 	}
 	hit := false
@@ -468,51 +487,82 @@ func (t *Table) Guard(r *Request, op *Op, target *Target) *wire.Error {
 		if err := guard.made(r, op, false); err != nil {
 			return err
 		}
-		return c.guardPipeline(op.Update, target)
+		return guard.pipeline(op.Update)
 	}
 	return nil
 }
 
-// guardPipeline refuses an update by a pipeline that computes the tenant field. What it does to a
-// document besides, a database of one tenant's own keeps the field through; see fitUpdate.
-func (c *Collection) guardPipeline(update wire.Value, target *Target) *wire.Error {
+// pipeline refuses an update by a pipeline that computes the tenant field, or gives it a value that it may not
+// have here. What it does to a document besides, a database of one tenant's own keeps the field through; see
+// fitUpdate.
+func (g *fieldGuard) pipeline(update wire.Value) (err *wire.Error) {
 	a, _ := update.Array()
-	for it := a.Iter(); it.Next(); {
+	for it := a.Iter(); it.Next() && err == nil; {
 		d, _ := it.Value.Doc()
-		for s := d.Iter(); s.Next(); {
-			if names, whole := c.computes(s.Key, s.Value); names || whole && target.Tenant == nil {
-				return wire.Errorf(wire.ImmutableField, "%s would compute the tenant field %q of a document; use update operators that leave it alone", s.Key, c.field.name)
+		for s := d.Iter(); s.Next() && err == nil; {
+			names, whole := g.c.field.computes(s.Key, s.Value, func(v wire.Value) {
+				if err == nil {
+					err = g.value(v)
+				}
+			})
+			if names || whole && g.target.Tenant == nil {
+				return wire.Errorf(wire.ImmutableField, "%s would compute the tenant field %q of a document; use update operators that leave it alone, or a plain value", s.Key, g.c.field.name)
 			}
 		}
 	}
-	return nil
+	return err
 }
 
-// computes reports whether a stage of an update gives the field a value by its name, or may do so by
-// making the whole document anew.
-func (c *Collection) computes(stage []byte, v wire.Value) (names, whole bool) {
+// computes reports whether a stage of an update computes the field by its name, or may do so by making the
+// whole document anew. A value that is given as it is, without anything to compute, is yielded instead.
+func (f *fieldPath) computes(stage []byte, v wire.Value, given func(wire.Value)) (names, whole bool) {
 	switch string(stage) {
-	case "$set", "$addFields", "$project":
+	case "$set", "$addFields":
 		d, ok := v.Doc()
 		for it := d.Iter(); it.Next(); {
-			if c.field.touches(it.Key) && !(string(stage) == "$project" && it.Value.True()) {
+			if !f.touches(it.Key) {
+				continue
+			}
+			v, plain := f.given(it.Key, it.Value)
+			if v, plain = literal(v, plain); !plain {
+				return true, false
+			}
+			given(v)
+		}
+		return false, !ok
+	case "$project":
+		d, ok := v.Doc()
+		for it := d.Iter(); it.Next(); {
+			if f.touches(it.Key) && !it.Value.True() {
 				return true, false
 			}
 		}
 		return false, !ok
 	case "$unset":
 		if path, ok := v.Str(); ok {
-			return c.field.touches(path), false
+			return f.touches(path), false
 		}
 		a, ok := v.Array()
 		for it := a.Iter(); it.Next(); {
-			if path, isString := it.Value.Str(); !isString || c.field.touches(path) {
+			if path, isString := it.Value.Str(); !isString || f.touches(path) {
 				return true, false
 			}
 		}
 		return false, !ok
 	}
 	return false, true // $replaceRoot, $replaceWith, or what the server refuses
+}
+
+// literal is the value of an expression that is one, so that there is nothing to compute.
+func literal(v wire.Value, ok bool) (wire.Value, bool) {
+	if d, is := v.Doc(); is {
+		it := d.Iter()
+		ok = ok && it.Next() && string(it.Key) == "$literal"
+		v = it.Value
+	} else if s, is := v.Str(); is {
+		ok = ok && !(len(s) > 0 && s[0] == '$')
+	}
+	return v, ok && (scalar(v) || null(v))
 }
 
 // made checks the document that an upsert may make: it has the tenant field from the update, or from an
