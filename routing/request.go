@@ -150,6 +150,20 @@ func (r *Request) add(it *wire.Iter) *wire.Error {
 	return nil
 }
 
+// betweenServers is the first field of the command that belongs between servers, or of the command that it explains.
+func (r *Request) betweenServers() []byte {
+	if r.intern != nil || r.Cmd == nil || r.Cmd.Tenant.Kind != InInner {
+		return r.intern
+	}
+	in, _ := r.Value.Doc()
+	for it := in.Iter(); it.Next(); {
+		if id := idOf(it.Key); id != 0 && internal.has(id) {
+			return it.Key
+		}
+	}
+	return nil
+}
+
 // maxStrange bounds the fields that no row knows, since each is compared with all before it.
 const maxStrange = 256
 
