@@ -285,6 +285,25 @@ func (x *txns) unfinished() (all []unfinished) {
 	return all
 }
 
+// sessions are those of the principal that have a transaction.
+func (x *txns) sessions(principal string) (all []sessionID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.kept[principal]
+	if s == nil {
+		return nil
+	}
+	for lsid, e := range s.at {
+		t := e.Value.(*shelved[sessionID, *txn]).value
+		t.mu.Lock()
+		if t.state == txnOpen {
+			all = append(all, lsid)
+		}
+		t.mu.Unlock()
+	}
+	return all
+}
+
 type unfinished struct {
 	principal string
 	lsid      sessionID
