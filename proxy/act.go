@@ -14,9 +14,9 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate
 	case routing.Refuse:
 		return c.refused(d.Err), answered
 	case routing.Answer:
-		return c.answer(t, d), answered
+		return c.inTxn(func() *wire.Buf { return c.answer(t, d) }), answered
 	case routing.Empty:
-		return c.empty(), answered
+		return c.inTxn(c.empty), answered
 	case routing.Scatter:
 		return fated(c.gather(t, d))
 	case routing.Split:
@@ -24,7 +24,7 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate
 	case routing.EachOf, routing.FirstOf:
 		return fated(c.each(t, d))
 	case routing.Clusters:
-		return c.clusters(t, d), answered
+		return c.inTxn(func() *wire.Buf { return c.clusters(t, d) }), answered
 	case routing.AtCursor:
 		return c.atCursor(t), answered
 	case routing.AtTxn:
@@ -60,6 +60,20 @@ func (c *clientConn) refused(e *wire.Error) *wire.Buf {
 		return c.refuse(e)
 	}
 	return c.refuse(e)
+}
+
+// inTxn answers a command that may be of a transaction, which goes on with it without a server: also where it is
+// the first. What fails ends it.
+func (c *clientConn) inTxn(answer func() *wire.Buf) *wire.Buf {
+	tx, err := c.transaction()
+	if err != nil {
+		return c.refuse(err)
+	}
+	reply := answer()
+	if tx != nil && c.outcome.code != 0 {
+		c.failTxn(tx)
+	}
+	return reply
 }
 
 // empty answers a read of a database that does not exist for the client.
