@@ -42,6 +42,7 @@ const (
 	Inner                      // the value is a whole command
 	SideColl                   // a further collection of $db
 	OutputColl                 // where a command's result goes: a collection, or a document that names one, or neither
+	Anywhere                   // the value, and fields at any depth that are called as namespaces are
 )
 
 // NameLoc is one place of a request that names a namespace; path "" is the command's own value.
@@ -165,6 +166,7 @@ const (
 var (
 	coll     = []NameLoc{{CollOfDB, ""}}
 	collPipe = []NameLoc{{CollOfDB, ""}, {InPipeline, "pipeline"}}
+	anywhere = []NameLoc{{Anywhere, ""}}
 	perHome  = func(what string) Refusal {
 		return refusal(wire.IllegalOperation, what+" over the databases of several tenants is not offered; "+addTenant)
 	}
@@ -479,7 +481,9 @@ func buildCommands() map[string]*Command {
 	}
 	for _, r := range refusedRows {
 		for name := range strings.FieldsSeq(r.names) {
-			add(name, &Command{Name: name, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true, Users: r.Refusal == noUsers})
+			add(name, &Command{
+				Name: name, Names: anywhere, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true, Users: r.Refusal == noUsers,
+			})
 		}
 	}
 	return m
