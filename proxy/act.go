@@ -3,6 +3,7 @@ package proxy
 import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -10,6 +11,9 @@ import (
 // act does what was decided.
 func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate) {
 	c.outcome.tenant = d.Tenant
+	if d.Action != routing.Refuse && c.req.Cmd != nil && c.req.Cmd.Operator && !c.operates() {
+		return c.refused(wire.Errorf(wire.Unauthorized, "%s needs a user with role = \"operator\"", c.req.Cmd.Name)), answered
+	}
 	switch d.Action {
 	case routing.Refuse:
 		return c.refused(d.Err), answered
@@ -39,6 +43,11 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate
 		return fated(c.follow(t, d))
 	}
 	return c.forward(t, d)
+}
+
+// operates reports whether the client may do what only operators do: anybody may where clients do not authenticate.
+func (c *clientConn) operates() bool {
+	return c.listener.Auth == "" || c.who.Load().Role == auth.Operator
 }
 
 // fated is the fate of what was done on a goroutine.

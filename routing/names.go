@@ -166,7 +166,10 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 	uses, err := r.stages()
 	for i := range uses {
 		u := &uses[i]
-		if u.row == nil || u.coll == nil {
+		switch {
+		case u.row != nil && u.row.Class == Internal && !t.Plain:
+			return false, notOfClients(u.name)
+		case u.row == nil || u.coll == nil:
 			continue
 		}
 		o, name := db, r.DB

@@ -65,6 +65,7 @@ const (
 	AwaitNegative            Code = 51759
 	AwaitNoVersion           Code = 51760
 	ExhaustNoAwait           Code = 51763
+	InternalFeature          Code = 5491300
 )
 
 var codeNames = map[Code]string{
