@@ -3,6 +3,7 @@ package proxy
 import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
+	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -10,13 +11,16 @@ import (
 // act does what was decided.
 func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate) {
 	c.outcome.tenant = d.Tenant
+	if d.Action != routing.Refuse && c.req.Cmd != nil && c.req.Cmd.Operator && !c.operates() {
+		return c.refused(wire.Errorf(wire.Unauthorized, "%s needs a user with role = \"operator\"", c.req.Cmd.Name)), answered
+	}
 	switch d.Action {
 	case routing.Refuse:
 		return c.refused(d.Err), answered
 	case routing.Answer:
-		return c.answer(t, d), answered
+		return c.inTxn(func() *wire.Buf { return c.answer(t, d) }), answered
 	case routing.Empty:
-		return c.empty(), answered
+		return c.inTxn(c.empty), answered
 	case routing.Scatter:
 		return fated(c.gather(t, d))
 	case routing.Split:
@@ -24,7 +28,7 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate
 	case routing.EachOf, routing.FirstOf:
 		return fated(c.each(t, d))
 	case routing.Clusters:
-		return c.clusters(t, d), answered
+		return c.inTxn(func() *wire.Buf { return c.clusters(t, d) }), answered
 	case routing.AtCursor:
 		return c.atCursor(t), answered
 	case routing.AtTxn:
@@ -39,6 +43,11 @@ func (c *clientConn) act(t *routing.Table, d *routing.Decision) (*wire.Buf, fate
 		return fated(c.follow(t, d))
 	}
 	return c.forward(t, d)
+}
+
+// operates reports whether the client may do what only operators do: anybody may where clients do not authenticate.
+func (c *clientConn) operates() bool {
+	return c.listener.Auth == "" || c.who.Load().Role == auth.Operator
 }
 
 // fated is the fate of what was done on a goroutine.
@@ -60,6 +69,20 @@ func (c *clientConn) refused(e *wire.Error) *wire.Buf {
 		return c.refuse(e)
 	}
 	return c.refuse(e)
+}
+
+// inTxn answers a command that may be of a transaction, which goes on with it without a server: also where it is
+// the first. What fails ends it.
+func (c *clientConn) inTxn(answer func() *wire.Buf) *wire.Buf {
+	tx, err := c.transaction()
+	if err != nil {
+		return c.refuse(err)
+	}
+	reply := answer()
+	if tx != nil && c.outcome.code != 0 {
+		c.failTxn(tx)
+	}
+	return reply
 }
 
 // empty answers a read of a database that does not exist for the client.

@@ -57,6 +57,8 @@ func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
 	w.addLabels(labels)
 	concern, _ := p.tr.msg.Body.Lookup("writeConcernError")
 	w.addConcern(concern, &names)
+	retried, _ := p.tr.msg.Body.Lookup("retriedStmtIds")
+	w.addRetried(retried)
 	return nil
 }
 
@@ -144,6 +146,6 @@ func (w *writeResult) bulkReply(c *clientConn, target *routing.Target, tx *txn) 
 		for i, name := range bulkCounts {
 			d = appendNumber(d, name, w.counts[i])
 		}
-		return w.appendConcern(d)
+		return w.appendRetried(w.appendConcern(d))
 	})
 }

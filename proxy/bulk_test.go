@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -71,6 +72,30 @@ func TestBulkFailsOnce(t *testing.T) {
 		rows, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
 		if len(rows) != 1 || wiretest.Get(rows[0].(bson.D), "ok") != 0.0 || wiretest.Get(r, "nErrors") != int32(1) {
 			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
+// What servers had done before is told by the numbers that the client's writes have.
+func TestBulkRetried(t *testing.T) {
+	for _, given := range []bson.D{nil, d("stmtIds", bson.A{4, 5, 6})} {
+		g := newGround(t, nil)
+		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+			if c.Name != "bulkWrite" {
+				return wiretest.Pass()
+			}
+			cursor := d("firstBatch", bson.A{d("ok", 1.0, "idx", 0, "n", 1)}, "id", int64(0), "ns", "admin.$cmd.bulkWrite")
+			return wiretest.OK(d("cursor", cursor, "nInserted", 1, "retriedStmtIds", c.Value("stmtIds"))...)
+		})
+		insert := func(tenant string) bson.D { return d("insert", 0, "document", d("tenantId", tenant)) }
+		r := g.client.Run("admin", append(d("bulkWrite", 1, "ops", bson.A{insert("acme"), insert("globex"), insert("acme")},
+			"nsInfo", bson.A{d("ns", "app.orders")}, "lsid", session(1), "txnNumber", int64(1), "ordered", false), given...))
+		want := "[0 1 2]"
+		if given != nil {
+			want = "[4 5 6]"
+		}
+		if got := fmt.Sprint(wiretest.Get(r, "retriedStmtIds")); got != want {
+			t.Errorf("got %s, want %s: %v", got, want, r)
 		}
 	}
 }

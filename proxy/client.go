@@ -407,17 +407,17 @@ func (c *clientConn) settle() (*wire.Buf, fate) {
 		switch d.Action {
 		case routing.Hold:
 			if err := c.hold(d); err != nil {
-				return c.refuse(err), answered
+				return c.refused(err), answered
 			}
 			continue
 		case routing.Expand:
 			if err := c.expand(d.Expanded); err != nil {
-				return c.refuse(err), answered
+				return c.refused(err), answered
 			}
 			continue
 		}
 		if err := c.blind(d); err != nil {
-			return c.refuse(err), answered
+			return c.refused(err), answered
 		}
 		switch reply, f := c.act(t, d); f {
 		case again:
@@ -427,7 +427,7 @@ func (c *clientConn) settle() (*wire.Buf, fate) {
 			return nil, f
 		}
 	}
-	return c.refuse(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true)), answered
+	return c.refused(c.label(wire.Errorf(wire.HostUnreachable, "the tenant's route did not come to rest"), true)), answered
 }
 
 // isLight reports whether a loop can serve what was decided: it is sent to one server, its reply answers it,

@@ -154,6 +154,21 @@ func (x *cursors) remove(id int64) {
 	x.bound.of(cur.principal).remove(id)
 }
 
+// sessions are those of the principal that have a cursor.
+func (x *cursors) sessions(principal string) (all []sessionID) {
+	for i := range x.shards {
+		s := &x.shards[i]
+		s.mu.Lock()
+		for _, cur := range s.m {
+			if cur.hasLSID && cur.principal == principal {
+				all = append(all, cur.lsid)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
 // open is how many there are.
 func (x *cursors) open() (n int) {
 	for i := range x.shards {

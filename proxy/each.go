@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 
@@ -337,18 +338,57 @@ func (c *clientConn) clusters(t *routing.Table, d *routing.Decision) *wire.Buf {
 			return c.refuse(err)
 		}
 	}
+	edits := []func(p *wire.Patch, cluster string){c.deriveAll}
+	if c.req.Cmd.Name == "killSessions" && c.listsNone() {
+		edits = c.listOwn()
+	}
 	for _, name := range names {
 		cl := c.srv.opts.Clusters.Get(name)
 		if cl == nil || !cl.Ready() {
 			continue // its sessions end by their own time
 		}
-		tr := c.sideTrip(t, &routing.Target{Cluster: name}, nil)
-		tr.edit, tr.tenant = func(p *wire.Patch) { c.deriveAll(p, name) }, c.boundTenant()
-		if reply, err := c.send(tr); err == nil {
-			reply.Free()
+		for _, edit := range edits {
+			tr := c.sideTrip(t, &routing.Target{Cluster: name}, nil)
+			tr.edit, tr.tenant = func(p *wire.Patch) { edit(p, name) }, c.boundTenant()
+			if reply, err := c.send(tr); err == nil {
+				reply.Free()
+			}
 		}
 	}
 	return okReply()
+}
+
+// listsNone reports whether the command's own value is an empty list, which means all sessions of the user. A
+// server knows one user: the proxy's, whose are those of all tenants and of moves.
+func (c *clientConn) listsNone() bool {
+	a, ok := c.req.Value.Array()
+	it := a.Iter()
+	return ok && !it.Next()
+}
+
+// maxListed is how many sessions one command lists (as drivers do to end them).
+const maxListed = 10_000
+
+// listOwn puts the client's own sessions in the place of the empty list, in as many commands as they need.
+func (c *clientConn) listOwn() (edits []func(p *wire.Patch, cluster string)) {
+	for some := range slices.Chunk(c.ownSessions(), maxListed) {
+		edits = append(edits, func(p *wire.Patch, cluster string) {
+			i, list := bsoncore.AppendArrayStart(nil)
+			for n, id := range some {
+				list = bsoncore.AppendDocumentElement(list, itoa(n), sessionDoc(deriveID(c.srv.opts.FleetKey(), c.principal, id, cluster)))
+			}
+			list, _ = bsoncore.AppendArrayEnd(list, i)
+			p.Replace(c.req.ValueAt, len(c.req.Value.Data), list, c.msg.BodyAt)
+		})
+	}
+	return edits
+}
+
+// ownSessions are the client's sessions in which there is something to end, as far as it is known here.
+func (c *clientConn) ownSessions() []sessionID {
+	all := append(c.srv.txns.sessions(c.principal), c.srv.cursors.sessions(c.principal)...)
+	slices.SortFunc(all, func(a, b sessionID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(all)
 }
 
 // listsSessions reports whether the command's own value is a list of sessions, and of nothing that a

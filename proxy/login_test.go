@@ -490,6 +490,29 @@ func TestRoles(t *testing.T) {
 	wantCode(t, "explain without authentication", g.client.Run("app", explain), 0)
 }
 
+// What ends everybody's sessions is for operators, where clients authenticate.
+func TestOperators(t *testing.T) {
+	g := guard(t, newGround(t, nil), []config.User{userOf(t, "app", "application", "", ""), userOf(t, "ops", "operator", "", "")})
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { s.Mode, s.Tenants = routing.Disabled, nil }))
+	for _, name := range []string{"killAllSessions", "killAllSessionsByPattern"} {
+		for user, code := range map[string]int32{"app": 13, "ops": 0, "": 0} {
+			c := g.client
+			if user != "" {
+				c = g.dial(t, 0)
+				mustLogIn(t, c, user)
+			}
+			g.server.Forget()
+			if code == 0 {
+				g.server.Once(name, wiretest.OK())
+			}
+			wantCode(t, name+" of "+user, c.Run("admin", d(name, bson.A{})), code)
+			if n := len(g.server.Commands(name)); n != 0 != (code == 0) {
+				t.Errorf("%s of %q: the server has got %d", name, user, n)
+			}
+		}
+	}
+}
+
 func TestConnectionStatus(t *testing.T) {
 	g := guard(t, newGround(t, nil), []config.User{userOf(t, "app", "application", "", ""), userOf(t, "reader", "read", "acme", "database")})
 	for user, want := range map[string]string{

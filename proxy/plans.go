@@ -143,7 +143,7 @@ func mergeType(segs []routing.Segment) string {
 func appendPlan(out []byte, p *part) []byte {
 	r := renamer{target: p.tr.target, rule: planNames}
 	for it := p.tr.msg.Body.Iter(); it.Next(); {
-		if key := string(it.Key); !generic(key) && key != "command" && !ofPlanner(key) {
+		if key := string(it.Key); !generic(key) && key != "command" {
 			out = r.element(out, key, it.Value, "", 0)
 		}
 	}
@@ -184,7 +184,7 @@ func appendShards(out []byte, parts []part, section string, more bool) []byte {
 					for e := sub.Iter(); e.Next(); {
 						out = r.element(out, string(e.Key), e.Value, "."+section, 1)
 					}
-				case !more || generic(key) || key == "queryPlanner" || key == "executionStats" || key == "command" || ofPlanner(key):
+				case !more || generic(key) || key == "queryPlanner" || key == "executionStats" || key == "command":
 				default:
 					out = r.element(out, key, it.Value, "", 0)
 				}

@@ -59,6 +59,30 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+// The plan of a tenant's own database names neither it nor its server.
+func TestPlanOfOneHome(t *testing.T) {
+	for _, cmd := range []bson.D{
+		d("explain", d("find", "orders", "filter", d("tenantId", "acme", "host", "x"))),
+		d("aggregate", "orders", "pipeline", bson.A{d("$match", d("tenantId", "acme", "host", "x"))}, "cursor", d(), "explain", true),
+	} {
+		g := newGround(t, nil)
+		shard := d("shardName", "one", "connectionString", "secret:1", "serverInfo", d("host", "secret"), "namespace", "app_t_acme.orders")
+		g.server.Once(cmd[0].Key, wiretest.OK(d("explainVersion", "1",
+			"queryPlanner", d("namespace", "app_t_acme.orders", "parsedQuery", d("host", "x"), "winningPlan", d("stage", "SINGLE_SHARD", "shards", bson.A{shard})),
+			"command", d("find", "orders", "$db", "app_t_acme"), "serverInfo", d("host", "secret.example", "port", 1),
+			"serverParameters", d("secret", 1))...))
+		r := g.client.Run("app", cmd)
+		for _, hidden := range []string{"secret", "app_t_acme", "serverInfo"} {
+			if text := fmt.Sprint(r); strings.Contains(text, hidden) {
+				t.Errorf("it tells %q: %s", hidden, text)
+			}
+		}
+		if wiretest.Get(r, "queryPlanner", "parsedQuery", "host") != "x" || wiretest.Get(r, "queryPlanner", "namespace") != "app.orders" {
+			t.Errorf("got %v", r)
+		}
+	}
+}
+
 // A write is explained where it would look, and nothing is written.
 func TestPlansOfWrites(t *testing.T) {
 	g := newGround(t, nil)

@@ -142,6 +142,23 @@ func (g *ground) insert(t *testing.T, id any, tenant string) {
 	}
 }
 
+// What is asked of a server itself is answered of the proxy, as far as there is something to tell.
+func TestToldOfTheProxy(t *testing.T) {
+	g := newGround(t, nil)
+	for name, want := range map[string]bson.D{
+		"getDiagnosticData":         d("data", bson.D{}),
+		"getTrafficRecordingStatus": d("trafficRecording", d("running", false)),
+	} {
+		r := g.client.Run("admin", d(name, 1))
+		if got := wiretest.Get(r, want[0].Key); fmt.Sprint(got) != fmt.Sprint(want[0].Value) || wiretest.Get(r, "ok") != 1.0 {
+			t.Errorf("%s: %v", name, r)
+		}
+		if n := len(g.server.Commands(name)); n != 0 {
+			t.Errorf("%s has reached the server", name)
+		}
+	}
+}
+
 func TestIsolatedTenant(t *testing.T) {
 	g := newGround(t, nil)
 	g.insert(t, 1, "acme")

@@ -25,7 +25,7 @@ func stateChange(code wire.Code) bool {
 func (c *clientConn) renameReply(tr *trip, reply *wire.Buf) *wire.Buf {
 	switch tr.names {
 	case routing.ReplyExplain:
-		return c.rewritten(tr, reply, everywhere)
+		return c.rewritten(tr, reply, planNames)
 	case routing.ReplyRows:
 		return c.rewritten(tr, reply, rowNames)
 	case routing.ReplyNS:
@@ -104,7 +104,7 @@ const (
 	errorTexts namesRule = iota // errmsg and errInfo, and the codes of state changes
 	rowNames                    // ns, to and db of a cursor's rows
 	everywhere
-	planNames // everywhere, and nothing of the servers behind a home that is a mongos
+	planNames // everywhere, and nothing of the server, or of the servers behind a home that is a mongos
 )
 
 // renamer copies a reply with physical names made logical.
@@ -125,7 +125,7 @@ func (r *renamer) doc(dst []byte, d wire.Doc, path string, depth int) []byte {
 }
 
 func (r *renamer) element(dst []byte, key string, v wire.Value, path string, depth int) []byte {
-	if r.rule == planNames && ofPlanner(key) && strings.Contains(path, ".shards.") {
+	if r.rule == planNames && ofPlanner(key) && (path == "" || strings.Contains(path, ".shards.")) {
 		return dst
 	}
 	if depth > 150 || r.user(key) {

@@ -53,11 +53,7 @@ func (w *writeResult) add(tr *trip, ops []int) {
 		case "errorLabels":
 			w.addLabels(it.Value)
 		case "retriedStmtIds":
-			a, _ := it.Value.Array()
-			for e := a.Iter(); e.Next(); {
-				n, _ := e.Value.Int()
-				w.retried = append(w.retried, int32(n))
-			}
+			w.addRetried(it.Value)
 		}
 	}
 }
@@ -65,6 +61,15 @@ func (w *writeResult) add(tr *trip, ops []int) {
 func (w *writeResult) addConcern(v wire.Value, names *renamer) {
 	if d, ok := v.Doc(); ok {
 		w.concerns = append(w.concerns, names.doc(nil, d, "", 0))
+	}
+}
+
+// addRetried takes in the numbers of writes that a server had made before: they are the client's own.
+func (w *writeResult) addRetried(v wire.Value) {
+	a, _ := v.Array()
+	for it := a.Iter(); it.Next(); {
+		n, _ := it.Value.Int()
+		w.retried = append(w.retried, int32(n))
 	}
 }
 
@@ -207,17 +212,21 @@ func (w *writeResult) reply(c *clientConn, tx *txn) *wire.Buf {
 		}
 		d = appendAll(d, "upserted", w.upserted)
 		d = appendAll(d, "writeErrors", shortened(w.errors))
-		d = w.appendConcern(d)
-		if len(w.retried) > 0 {
-			slices.Sort(w.retried)
-			i, e := bsoncore.AppendArrayElementStart(d, "retriedStmtIds")
-			for k, n := range w.retried {
-				e = bsoncore.AppendInt32Element(e, itoa(k), n)
-			}
-			d, _ = bsoncore.AppendArrayEnd(e, i)
-		}
-		return d
+		return w.appendRetried(w.appendConcern(d))
 	})
+}
+
+func (w *writeResult) appendRetried(d []byte) []byte {
+	if len(w.retried) == 0 {
+		return d
+	}
+	slices.Sort(w.retried)
+	i, d := bsoncore.AppendArrayElementStart(d, "retriedStmtIds")
+	for k, n := range w.retried {
+		d = bsoncore.AppendInt32Element(d, itoa(k), n)
+	}
+	d, _ = bsoncore.AppendArrayEnd(d, i)
+	return d
 }
 
 // Servers leave the texts of further errors out when those of the first two or more are this long

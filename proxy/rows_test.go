@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -264,5 +265,46 @@ func TestJoinedRows(t *testing.T) {
 	}
 	if n := g.proxy.cursors.open(); n != 0 {
 		t.Errorf("%d cursors are open", n)
+	}
+}
+
+// An empty list means the sessions of who asks, and never those of another client: neither an open one's nor
+// one's that is bound to a tenant.
+func TestKillOwnSessions(t *testing.T) {
+	g, bound := withinRows(t, "globex", leaksOff)
+	begin := func(c *wiretest.Client, n byte) (lsid any) {
+		g.server.Forget()
+		c.Run("app", d("insert", "orders", "documents", bson.A{d("_id", int(n), "tenantId", "globex")},
+			"lsid", session(n), "txnNumber", int64(1), "autocommit", false, "startTransaction", true))
+		return g.server.Wait("insert", 1)[0].Value("lsid")
+	}
+	killed := func(c *wiretest.Client) []wiretest.Command {
+		t.Helper()
+		g.server.Forget()
+		if r := c.Run("admin", d("killSessions", bson.A{})); wiretest.Get(r, "ok") != 1.0 {
+			t.Errorf("got %v", r)
+		}
+		return g.server.Commands("killSessions")
+	}
+	begin(bound, 1)
+	if n := len(killed(g.client)); n != 0 {
+		t.Fatalf("who has no sessions has ended some: %d", n)
+	}
+	inTxn := begin(g.client, 2)
+	g.server.Once("find", wiretest.Cursor("app.orders", 7, true))
+	g.server.Forget()
+	g.client.Run("app", d("find", "orders", "filter", d("tenantId", "globex"), "lsid", session(3)))
+	ofCursor := g.server.Wait("find", 1)[0].Value("lsid")
+	begun := killed(g.client)
+	if len(begun) != 1 {
+		t.Fatalf("got %v", begun)
+	}
+	list, _ := begun[0].Value("killSessions").(bson.A)
+	got := map[string]bool{}
+	for _, e := range list {
+		got[fmt.Sprint(e)] = true
+	}
+	if len(list) != 2 || !got[fmt.Sprint(inTxn)] || !got[fmt.Sprint(ofCursor)] {
+		t.Errorf("got %v, want %v and %v", list, inTxn, ofCursor)
 	}
 }

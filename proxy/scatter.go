@@ -580,5 +580,5 @@ func (c *clientConn) appendSession(d []byte, cluster string, tx *txn) []byte {
 	if tx.hasBegun() {
 		return d
 	}
-	return c.appendConcern(bsoncore.AppendBooleanElement(d, "startTransaction", true), cluster)
+	return c.appendStart(d, tx, cluster)
 }

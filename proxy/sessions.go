@@ -178,7 +178,8 @@ type txn struct {
 	flights []flightKey
 	fresh   bool // the last of flights was none before the command at work
 	used    time.Time
-	api     []byte // elements of [stableAPI] that its first command has
+	api     []byte     // elements of [stableAPI] that its first command has
+	concern wire.Value // the first command's readConcern, for the first one that a server gets
 }
 
 // txns holds the newest transaction of each session.
@@ -285,6 +286,25 @@ func (x *txns) unfinished() (all []unfinished) {
 	return all
 }
 
+// sessions are those of the principal that have a transaction.
+func (x *txns) sessions(principal string) (all []sessionID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := x.kept[principal]
+	if s == nil {
+		return nil
+	}
+	for lsid, e := range s.at {
+		t := e.Value.(*shelved[sessionID, *txn]).value
+		t.mu.Lock()
+		if t.state == txnOpen {
+			all = append(all, lsid)
+		}
+		t.mu.Unlock()
+	}
+	return all
+}
+
 type unfinished struct {
 	principal string
 	lsid      sessionID
@@ -340,6 +360,8 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 	t.used = time.Now()
 	if c.req.StartsTxn() {
 		t.api = c.appendAPI(nil)
+		f, _ := c.req.Field("readConcern")
+		t.concern = clone(f.Value)
 	}
 	if t.state == txnAborted {
 		return t, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
@@ -393,6 +415,14 @@ func (t *txn) hasReached(address string, mongos bool) {
 	if t.begun = true; mongos {
 		t.address = address
 	}
+}
+
+// appendStart appends what the first command of the transaction has that a server gets: no other may have it.
+func (c *clientConn) appendStart(d []byte, t *txn, cluster string) []byte {
+	t.mu.Lock()
+	concern := t.concern
+	t.mu.Unlock()
+	return c.appendConcern(bsoncore.AppendBooleanElement(d, "startTransaction", true), concern, cluster)
 }
 
 func (t *txn) hasBegun() bool {

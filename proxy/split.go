@@ -78,7 +78,10 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 		s.ordered = f.Value.True()
 	}
 	_, s.numbered = s.c.req.TxnNumber()
-	s.numbered, s.stmts = s.numbered && s.tx == nil, s.c.statements()
+	s.numbered = s.numbered && s.tx == nil
+	if s.stmts, err = s.c.statements(len(s.ops)); err != nil {
+		return nil, false, err
+	}
 	s.plans, s.homes, s.absent = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops)), make([]bool, len(s.ops))
 	for i := range s.ops {
 		s.makes = s.makes || s.ops[i].Makes()
@@ -450,21 +453,35 @@ func (s *split) tripOf(b batch) (*trip, *wire.Error) {
 
 // stmt is the number of a write among those of the client's txnNumber.
 func (s *split) stmt(i int) int32 {
-	if i < len(s.stmts) {
+	if s.stmts != nil {
 		return s.stmts[i]
 	}
 	return int32(s.c.number("stmtId")) + int32(i)
 }
 
-// statements are the numbers that the client itself has given its writes; nil where they are counted.
-func (c *clientConn) statements() (all []int32) {
-	f, _ := c.req.Field("stmtIds")
-	a, _ := f.Value.Array()
-	for it := a.Iter(); it.Next(); {
-		n, _ := it.Value.Int()
-		all = append(all, int32(n))
+// statements are the numbers that the client itself has given its writes; nil where they are counted. What
+// servers refuse is refused (checkOpCountForCommand): a part would have a number too few, or one of another's.
+func (c *clientConn) statements(writes int) (all []int32, err *wire.Error) {
+	f, ok := c.req.Field("stmtIds")
+	if !ok {
+		return nil, nil
 	}
-	return all
+	a, ok := f.Value.Array()
+	for it := a.Iter(); ok && it.Next(); {
+		n, _ := it.Value.Int()
+		all, ok = append(all, int32(n)), it.Value.Type == bsoncore.TypeInt32
+	}
+	_, both := c.req.Field("stmtId")
+	switch {
+	case !ok:
+		return nil, wire.Errorf(wire.TypeMismatch, "stmtIds of %s must be an array of 32-bit integers", c.req.Cmd.Name)
+	case len(all) != writes:
+		return nil, wire.Errorf(wire.InvalidLength,
+			"Number of statement ids must match the number of batch entries. Got %d statement ids but %d operations", len(all), writes)
+	case both:
+		return nil, wire.Errorf(wire.InvalidOptions, "May not specify both stmtId and stmtIds in write command")
+	}
+	return all, nil
 }
 
 // subRequest is a command made of the client's, as if the client had sent it.

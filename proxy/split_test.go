@@ -766,6 +766,29 @@ func TestSplitStatements(t *testing.T) {
 	}
 }
 
+// Numbers that are not one for each write are refused as by a server, before anything is sent.
+func TestSplitStatementsRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		more bson.D
+		code int32
+	}{
+		"too few":     {d("stmtIds", bson.A{7, 8}), 16},
+		"too many":    {d("stmtIds", bson.A{7, 8, 9, 10}), 16},
+		"none":        {d("stmtIds", bson.A{}), 16},
+		"not numbers": {d("stmtIds", bson.A{"a", "b", "c"}), 14},
+		"no list":     {d("stmtIds", 7), 14},
+		"both":        {d("stmtIds", bson.A{7, 8, 9}, "stmtId", 1), 72},
+	} {
+		for _, numbered := range []bson.D{nil, d("lsid", session(1), "txnNumber", int64(1))} {
+			g := newGround(t, nil)
+			r := g.client.Run("app", append(append(d("insert", "orders", "documents", docsOf("acme", "globex", "acme")), numbered...), c.more...))
+			if wiretest.Get(r, "code") != c.code || len(g.server.Commands("insert")) != 0 {
+				t.Errorf("%s: got %v", name, r)
+			}
+		}
+	}
+}
+
 // The _ids of a batch may be more than a command can have; then several questions ask for them.
 func TestSplitManyIDs(t *testing.T) {
 	g := newGround(t, nil)

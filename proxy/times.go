@@ -350,15 +350,14 @@ func (c *clientConn) ownTime(cluster string, told uint64) (own uint64, err error
 	return own, err
 }
 
-// appendConcern appends the client's read concern to a question made here, with the cluster's own time.
-func (c *clientConn) appendConcern(d []byte, cluster string) []byte {
-	f, ok := c.req.Field("readConcern")
-	theirs, isDoc := f.Value.Doc()
+// appendConcern appends a read concern of the client's, with the cluster's own time.
+func (c *clientConn) appendConcern(d []byte, concern wire.Value, cluster string) []byte {
+	theirs, isDoc := concern.Doc()
 	switch {
-	case !ok:
+	case concern.Type == 0:
 		return d
 	case !isDoc || c.srv.settings.Load().oneCluster:
-		return f.Value.AppendTo(d, "readConcern")
+		return concern.AppendTo(d, "readConcern")
 	}
 	i, d := bsoncore.AppendDocumentElementStart(d, "readConcern")
 	for it := theirs.Iter(); it.Next(); {

@@ -208,7 +208,10 @@ func boundStage(u *stageUse) *wire.Error {
 		}
 		return nil
 	}
-	if u.row.Class == Info {
+	switch u.row.Class {
+	case Internal:
+		return notOfClients(u.name)
+	case Info:
 		return wire.Errorf(wire.Unauthorized, "%s is not allowed on this connection", u.row.Name)
 	}
 	return nil

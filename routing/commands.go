@@ -20,7 +20,9 @@ type Command struct {
 	Reply   ReplyKind
 	Refuse  Refusal // of Route Refused, and of what the route can't serve yet over several homes
 	Users   bool    // it is about users, which are no server's where clients authenticate
-	Plain   bool    // where no route touches what it names, an open connection's goes to the home cluster as it is
+	// Operator says that only operators may send it, where clients authenticate.
+	Operator bool
+	Plain    bool // where no route touches what it names, an open connection's goes to the home cluster as it is
 	// SharedLast says that of the holders shared comes last instead of first: what fails halfway can
 	// be asked for again.
 	SharedLast bool
@@ -42,6 +44,7 @@ const (
 	Inner                      // the value is a whole command
 	SideColl                   // a further collection of $db
 	OutputColl                 // where a command's result goes: a collection, or a document that names one, or neither
+	Anywhere                   // the value, and fields at any depth that are called as namespaces are
 )
 
 // NameLoc is one place of a request that names a namespace; path "" is the command's own value.
@@ -165,6 +168,7 @@ const (
 var (
 	coll     = []NameLoc{{CollOfDB, ""}}
 	collPipe = []NameLoc{{CollOfDB, ""}, {InPipeline, "pipeline"}}
+	anywhere = []NameLoc{{Anywhere, ""}}
 	perHome  = func(what string) Refusal {
 		return refusal(wire.IllegalOperation, what+" over the databases of several tenants is not offered; "+addTenant)
 	}
@@ -330,6 +334,18 @@ var rows = []Command{
 	{Name: "compact", Names: coll, Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
 	{Name: "autoCompact", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
 	{
+		Name: "compactStructuredEncryptionData", Names: coll, Access: DDL, Route: Refused, Plain: true, Refuse: notRouter,
+		Fields: fields("compactionTokens encryptionInformation anchorPaddingFactor"),
+	},
+	{
+		Name: "cleanupStructuredEncryptionData", Names: coll, Access: DDL, Route: Refused, Plain: true, Refuse: notRouter,
+		Fields: fields("cleanupTokens"),
+	},
+	{
+		Name: "getQueryableEncryptionCountInfo", Names: coll, Access: Server, Route: Refused, Plain: true, Refuse: notRouter,
+		Fields: fields("tokens queryType"),
+	},
+	{
 		Name: "listCollections", Access: Read, Route: EachHolder, Merge: MergeCollections, Bound: BoundAllow, Plain: true, Reply: ReplyRows,
 		Fields: fields("filter nameOnly authorizedCollections cursor"),
 	},
@@ -382,14 +398,16 @@ var rows = []Command{
 	{Name: "connPoolStats", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "getCmdLineOpts", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
 	{Name: "getLog", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "getDiagnosticData", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
+	{Name: "getTrafficRecordingStatus", Access: Server, Route: Local, Bound: BoundLocal, Plain: true},
 
 	// Sessions and transactions.
 	{Name: "startSession", Access: Session, Route: Local, Bound: BoundLocal},
 	{Name: "endSessions", Access: Session, Route: EachCluster, Merge: MergeOK, Bound: BoundAllow},
 	{Name: "refreshSessions", Access: Session, Route: EachCluster, Merge: MergeOK, Bound: BoundAllow},
 	{Name: "killSessions", Access: Session, Route: EachCluster, Merge: MergeOK, Bound: BoundAllow},
-	{Name: "killAllSessions", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
-	{Name: "killAllSessionsByPattern", Access: Server, Route: Refused, Plain: true, Refuse: notRouter},
+	{Name: "killAllSessions", Access: Server, Route: Refused, Operator: true, Plain: true, Refuse: notRouter},
+	{Name: "killAllSessionsByPattern", Access: Server, Route: Refused, Operator: true, Plain: true, Refuse: notRouter},
 	{Name: "commitTransaction", Access: Session, Route: ByTxn, Bound: BoundAllow, Fields: fields("recoveryToken")},
 	{Name: "abortTransaction", Access: Session, Route: ByTxn, Bound: BoundAllow, Fields: fields("recoveryToken")},
 
@@ -414,7 +432,7 @@ var rows = []Command{
 		Name: "getParameter", Access: None, Route: Local, Bound: BoundLocal, Plain: true, Filters: true,
 		Fields: fields("featureCompatibilityVersion authenticationMechanisms allParameters showDetails"),
 	},
-	{Name: "tenantryExplain", Access: None, Route: Local, Bound: BoundDeny},
+	{Name: "tenantryExplain", Access: None, Route: Local, Operator: true, Bound: BoundDeny},
 }
 
 var helloFields = fields("helloOk client compression speculativeAuthenticate saslSupportedMechs topologyVersion maxAwaitTimeMS " +
@@ -427,8 +445,7 @@ var refusedRows = []struct {
 	names string
 }{
 	{notRouter, `geoSearch releaseMemory dbHash dbhash validateDBMetadata top lockInfo profile
-		setQuerySettings removeQuerySettings logApplicationMessage compactStructuredEncryptionData
-		cleanupStructuredEncryptionData getQueryableEncryptionCountInfo getDiagnosticData getTrafficRecordingStatus
+		setQuerySettings removeQuerySettings logApplicationMessage
 		replSetAbortPrimaryCatchUp replSetFreeze replSetGetConfig replSetGetStatus replSetGetRBID replSetInitiate
 		replSetMaintenance replSetReconfig replSetResizeOplog replSetStepDown replSetSyncFrom replSetHeartbeat
 		replSetRequestVotes replSetUpdatePosition appendOplogNote applyOps dbCheck
@@ -479,7 +496,9 @@ func buildCommands() map[string]*Command {
 	}
 	for _, r := range refusedRows {
 		for name := range strings.FieldsSeq(r.names) {
-			add(name, &Command{Name: name, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true, Users: r.Refusal == noUsers})
+			add(name, &Command{
+				Name: name, Names: anywhere, Access: Server, Route: Refused, Refuse: r.Refusal, Plain: true, Users: r.Refusal == noUsers,
+			})
 		}
 	}
 	return m

@@ -76,7 +76,7 @@ func commandsPage() string {
 var classWords = map[StageClass]string{
 	Row: "works on one document after the other", Whole: "needs all documents", Join: "reads another collection beside each document",
 	Union: "reads another collection", Output: "writes a collection", Source: "makes documents of its own",
-	Info: "reads the server", Change: "a change stream",
+	Info: "reads the server", Change: "a change stream", Internal: "belongs between servers",
 }
 
 var rowsWords = map[RowsRule]string{

@@ -88,7 +88,11 @@ var generic = fields("$db lsid txnNumber autocommit startTransaction stmtId stmt
 var internal = fields("$audit $client $configServerState $oplogQueryData $queryOptions $replData " +
 	"databaseVersion shardVersion tracking_info coordinator maxTimeMSOpOnly $configTime $topologyTime " +
 	"txnRetryCounter mayBypassWriteBlocking $tenant expectPrefix clientOperationKey " +
-	"allowImplicitCollectionCreation $impersonatedUsers $impersonatedRoles")
+	"allowImplicitCollectionCreation $impersonatedUsers $impersonatedRoles " + upsertSupplied)
+
+// upsertSupplied is a field of updates by which the document that an upsert makes is none of the update's: a
+// router of shards sends that document beside it (c.new).
+const upsertSupplied = "upsertSupplied"
 
 // Generic reports whether every command may carry the field.
 func Generic(name []byte) bool {

@@ -27,8 +27,11 @@ func (t *Table) ofServers(db, coll []byte) *wire.Error {
 // touches reports whether any namespace that the request names has documents outside shared, or
 // may have before the next table. It refuses names of databases that no client may use.
 func (t *Table) touches(r *Request, db *Database) (bool, *wire.Error) {
-	if r.Cmd == nil || len(r.Cmd.Names) == 0 {
-		return !t.Plain && (r.Cmd == nil || db != nil && db.touched() || string(r.DB) == "admin"), nil
+	if r.Cmd == nil {
+		return t.touchesAnywhere(r, db)
+	}
+	if len(r.Cmd.Names) == 0 {
+		return t.touchesDB(r, db), nil
 	}
 	touched := false
 	for _, n := range r.Cmd.Names {
@@ -60,6 +63,8 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 	case OutputColl:
 		out, _, err := t.output(r, db, n)
 		return out != nil && out.touched(), err
+	case Anywhere:
+		return t.touchesAnywhere(r, db)
 	}
 	touched := false
 	err := r.places(n, func(p *Place) *wire.Error {
@@ -73,6 +78,64 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 		return nil
 	})
 	return touched, err
+}
+
+// touchesDB is touches for a command of a whole database, or of the server.
+func (t *Table) touchesDB(r *Request, db *Database) bool {
+	return !t.Plain && (db != nil && db.touched() || string(r.DB) == "admin")
+}
+
+// touchesAnywhere is touches for a command of which no more is known than how others name namespaces: it may
+// be applyOps, which writes anywhere.
+func (t *Table) touchesAnywhere(r *Request, db *Database) (bool, *wire.Error) {
+	a := anyNames{t: t, touched: t.touchesDB(r, db)}
+	if s, ok := r.Value.Str(); ok && (r.Cmd == nil || !r.Cmd.Users) {
+		name, _, _ := bytes.Cut(s, []byte("."))
+		a.database(name, t.secret(string(bytes.ToLower(name))))
+	}
+	a.values(wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: r.Msg.Body}, 0)
+	for i := range r.Msg.Sections {
+		for rest, ok := r.Msg.Sections[i].Docs, true; ok && len(rest) > 0; {
+			var d wire.Doc
+			d, rest, ok = wire.NextDoc(rest)
+			a.values(wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: d}, 0)
+		}
+	}
+	return a.touched, a.err
+}
+
+// anyNames goes through all of a command.
+type anyNames struct {
+	t       *Table
+	touched bool
+	err     *wire.Error
+}
+
+// maxDepth is deeper than any server reads.
+const maxDepth = 256
+
+func (a *anyNames) values(v wire.Value, depth int) {
+	d, ok := v.AnyDoc()
+	for it := d.Iter(); ok && depth < maxDepth && it.Next(); {
+		switch string(it.Key) {
+		case "ns", "to", "from", "db", "$db", "namespace", "renameCollection":
+			if s, isString := it.Value.Str(); isString {
+				name, _, _ := bytes.Cut(s, []byte("."))
+				a.database(name, a.t.hidden(name))
+			}
+		case "ui": // a collection by its UUID, whichever that is
+			a.touched = a.touched || !a.t.Plain
+		}
+		a.values(it.Value, depth+1)
+	}
+}
+
+func (a *anyNames) database(name []byte, hidden bool) {
+	db := a.t.byName[string(name)]
+	a.touched = a.touched || db != nil && db.touched()
+	if db == nil && hidden && a.err == nil {
+		a.err = wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", name)
+	}
 }
 
 // named is the collection that the request names. Whether the table knows of it is noted: another proxy
@@ -103,7 +166,10 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 	uses, err := r.stages()
 	for i := range uses {
 		u := &uses[i]
-		if u.row == nil || u.coll == nil {
+		switch {
+		case u.row != nil && u.row.Class == Internal && !t.Plain:
+			return false, notOfClients(u.name)
+		case u.row == nil || u.coll == nil:
 			continue
 		}
 		o, name := db, r.DB
@@ -226,12 +292,14 @@ func (r *Request) inner() (*Request, *wire.Error) {
 }
 
 func (t *Table) touchesInner(r *Request, db *Database) (bool, *wire.Error) {
-	if t.Plain {
-		return false, nil
-	}
 	in, err := r.inner()
-	if err != nil {
+	switch {
+	case err != nil && t.Plain:
+		return false, nil // a server says what is wrong with it
+	case err != nil:
 		return false, err
+	case in.Cmd != nil && in.Cmd.Tenant.Kind == InInner:
+		return !t.Plain, nil // nobody explains it
 	}
 	touched, err := t.touches(in, db)
 	r.strangers = r.strangers || in.strangers

@@ -150,6 +150,48 @@ func (r *Request) add(it *wire.Iter) *wire.Error {
 	return nil
 }
 
+// betweenServers is the first field that belongs between servers: of the command, of the one that it explains, or
+// of one of its writes.
+func (r *Request) betweenServers() []byte {
+	if r.intern != nil || r.Cmd == nil {
+		return r.intern
+	}
+	switch r.Cmd.Tenant.Kind {
+	case InInner:
+		return r.betweenInside()
+	case InUpdates, InBulkOps:
+		if !bytes.Contains(r.Msg.Frame, supplied) {
+			return nil
+		}
+		for all := r.docs(r.Cmd.Tenant.Path); all.next(); {
+			if _, ok := all.doc.Lookup(upsertSupplied); ok {
+				return supplied
+			}
+		}
+	}
+	return nil
+}
+
+var supplied = []byte(upsertSupplied)
+
+// betweenInside is betweenServers of the command that is explained.
+func (r *Request) betweenInside() []byte {
+	d, _ := r.Value.Doc()
+	for it := d.Iter(); it.Next(); {
+		if id := idOf(it.Key); id != 0 && internal.has(id) {
+			return it.Key
+		}
+	}
+	if !bytes.Contains(r.Msg.Frame, supplied) {
+		return nil
+	}
+	in, err := r.inner()
+	if err != nil || in.Cmd == nil || in.Cmd.Tenant.Kind == InInner {
+		return nil // which is refused, here or by a server
+	}
+	return in.betweenServers()
+}
+
 // maxStrange bounds the fields that no row knows, since each is compared with all before it.
 const maxStrange = 256
 

@@ -98,8 +98,8 @@ func (r *Request) explainsWrite() bool {
 }
 
 func (t *Table) route(r *Request) Decision {
-	if r.intern != nil {
-		return refuse(wire.Unauthorized, "field %q belongs between servers; leave it out", r.intern)
+	if name := r.betweenServers(); name != nil {
+		return refuse(wire.Unauthorized, "field %q belongs between servers; leave it out", name)
 	}
 	if r.Bound != nil {
 		return t.routeBound(r)

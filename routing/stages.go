@@ -1,6 +1,8 @@
 package routing
 
 import (
+	"bytes"
+
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"github.com/smetasc/tenantry/wire"
@@ -84,14 +86,15 @@ type StageClass uint8
 
 // Stage classes.
 const (
-	Row    StageClass = iota // works on one document after the other
-	Whole                    // needs all documents
-	Join                     // reads another collection beside each document
-	Union                    // reads another collection
-	Output                   // writes a collection
-	Source                   // makes documents of its own
-	Info                     // reads the server
-	Change                   // change stream
+	Row      StageClass = iota // works on one document after the other
+	Whole                      // needs all documents
+	Join                       // reads another collection beside each document
+	Union                      // reads another collection
+	Output                     // writes a collection
+	Source                     // makes documents of its own
+	Info                       // reads the server
+	Change                     // change stream
+	Internal                   // belongs between servers
 )
 
 var stages = stageTable([]Stage{
@@ -126,6 +129,10 @@ var stages = stageTable([]Stage{
 	{Name: "$search", Lead: Leads, Over: Ranked, Rows: RowsOwn, Alone: "returnStoredSource returnScope searchAfter searchBefore"},
 	{Name: "$vectorSearch", Lead: Rules, Over: Scored, Rows: RowsOwn, Score: "vectorSearchScore", Query: "filter"},
 	{Name: "$searchMeta", Lead: Rules, Over: Nowhere, Rows: RowsFigures},
+	{Name: "$rankFusion", Lead: Rules, Over: Nowhere},
+	{Name: "$scoreFusion", Lead: Rules, Over: Nowhere},
+	{Name: "$score", Over: Nowhere},
+	{Name: "$rerank", Over: Nowhere},
 	{Name: "$documents", Class: Source, Lead: Rules, Rows: RowsAllow},
 	{Name: "$collStats", Class: Info, Lead: Rules, Rows: RowsFigures},
 	{Name: "$indexStats", Class: Info, Lead: Rules, Rows: RowsFigures},
@@ -143,9 +150,31 @@ var stages = stageTable([]Stage{
 	{Name: "$listCatalog", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$listClusterCatalog", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$shardedDataDistribution", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$backupCursor", Class: Info, Lead: Rules, Over: Nowhere},
+	{Name: "$backupCursorExtend", Class: Info, Lead: Rules, Over: Nowhere},
 	{Name: "$changeStream", Class: Change, Lead: Rules, Over: Nowhere},
 	{Name: "$changeStreamSplitLargeEvent", Rows: RowsAllow},
+	{Name: "$mergeCursors", Class: Internal, Over: Nowhere},
+	{Name: "$queue", Class: Internal, Over: Nowhere},
+	{Name: "$setMetadata", Class: Internal, Over: Nowhere},
+	{Name: "$setVariableFromSubPipeline", Class: Internal, Over: Nowhere},
 })
+
+// ofServers is the row of all stages that begin so.
+var ofServers = &Stage{Name: "$_", Class: Internal, Over: Nowhere}
+
+// rowFor is the row of a stage; nil for an unknown one.
+func rowFor(name []byte) *Stage {
+	if row := stages[string(name)]; row != nil || !bytes.HasPrefix(name, []byte(ofServers.Name)) {
+		return row
+	}
+	return ofServers
+}
+
+// notOfClients refuses a stage as servers do (assertLanguageFeatureIsAllowed): it may read the cursors of others.
+func notOfClients(name []byte) *wire.Error {
+	return wire.Errorf(wire.InternalFeature, "%s is not allowed in user requests", name)
+}
 
 func stageTable(rows []Stage) map[string]*Stage {
 	m := make(map[string]*Stage, len(rows))
@@ -248,7 +277,7 @@ func (w *walker) pipeline(v wire.Value, at, depth int) *wire.Error {
 func (w *walker) stage(d wire.Doc, at, depth int) *wire.Error {
 	it := d.Iter()
 	for it.Next() {
-		row := stages[string(it.Key)]
+		row := rowFor(it.Key)
 		if row == nil || row.Class > Whole {
 			w.uses = append(w.uses, stageUse{row: row, name: it.Key, spec: it.Value})
 			if row != nil {

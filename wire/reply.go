@@ -18,6 +18,7 @@ const (
 	Unauthorized             Code = 13
 	ParseFailed              Code = 9
 	TypeMismatch             Code = 14
+	InvalidLength            Code = 16
 	ProtocolError            Code = 17
 	AuthenticationFailed     Code = 18
 	IllegalOperation         Code = 20
@@ -64,6 +65,7 @@ const (
 	AwaitNegative            Code = 51759
 	AwaitNoVersion           Code = 51760
 	ExhaustNoAwait           Code = 51763
+	InternalFeature          Code = 5491300
 )
 
 var codeNames = map[Code]string{
@@ -83,7 +85,7 @@ var codeNames = map[Code]string{
 	QueryMemoryLimit:         "QueryExceededMemoryLimitNoDiskUseAllowed",
 	UnsupportedOpQuery:       "UnsupportedOpQueryCommand", TransactionTooOld: "TransactionTooOld",
 	MechanismUnavailable: "MechanismUnavailable", Overloaded: "IngressRequestRateLimitExceeded",
-	TypeMismatch: "TypeMismatch", FailedToSatisfyReadPref: "FailedToSatisfyReadPreference",
+	TypeMismatch: "TypeMismatch", InvalidLength: "InvalidLength", FailedToSatisfyReadPref: "FailedToSatisfyReadPreference",
 	BSONObjectTooLarge: "BSONObjectTooLarge", DuplicateField: "IDLDuplicateField",
 	FailedToParse: "IDLFailedToParse", UnknownField: "IDLUnknownField",
 	ViewDepthExceeded: "ViewDepthLimitExceeded", NotSupportedOnView: "CommandNotSupportedOnView",

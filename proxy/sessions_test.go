@@ -1,0 +1,87 @@
+package proxy
+
+import (
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// A transaction whose first command no server has got goes on as one that has begun.
+func TestTransactionBegunHere(t *testing.T) {
+	hidden := d("find", "routes", "$db", "tenantry")
+	local := d("whatsmyuri", 1, "$db", "admin")
+	insert := d("insert", "orders", "documents", bson.A{d("_id", 1, "tenantId", "acme")}, "$db", "app")
+	located := d("update", "orders", "updates", bson.A{d("q", d("_id", 1), "u", d("$set", d("x", 1)))}, "$db", "app")
+	refused := d("insert", "routes", "documents", bson.A{d("_id", 1)}, "$db", "tenantry")
+	unknown := d("getLog", "x", "$db", "admin")
+	commit := d("commitTransaction", 1, "$db", "admin")
+	for _, tt := range []struct {
+		name string
+		cmds []bson.D
+		code any // of the last; nil for ok
+		docs int
+	}{
+		{"empty, then a write", []bson.D{hidden, insert, commit}, nil, 1},
+		{"local, then a write", []bson.D{local, hidden, insert, commit}, nil, 1},
+		{"a write that is looked for", []bson.D{hidden, located, insert, commit}, nil, 1},
+		{"nothing else", []bson.D{hidden, commit}, nil, 0},
+		{"refused", []bson.D{refused, commit}, int32(251), 0},
+		{"refused later", []bson.D{hidden, refused, insert}, int32(251), 0},
+		{"refused behind a write", []bson.D{insert, refused, commit}, int32(251), 0},
+		{"failed locally", []bson.D{hidden, unknown, commit}, int32(251), 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGround(t, nil)
+			g.client.Run("app", d("create", "orders"))
+			var r bson.D
+			for i, cmd := range tt.cmds {
+				cmd = append(append(bson.D{}, cmd...), d("lsid", session(1), "txnNumber", int64(1), "autocommit", false)...)
+				if i == 0 {
+					cmd = append(cmd, d("startTransaction", true, "readConcern", d("level", "snapshot"))...)
+				}
+				r = wiretest.Decode(g.client.Command(cmd))
+			}
+			if code := wiretest.Get(r, "code"); code != tt.code {
+				t.Errorf("the last is answered %v", r)
+			}
+			if n := len(g.server.Docs("app_t_acme", "orders")); n != tt.docs {
+				t.Errorf("%d documents", n)
+			}
+			began := 0
+			for _, c := range g.server.Commands("insert", "find", "update") {
+				if c.Value("startTransaction") == true {
+					began++
+					if c.Value("readConcern", "level") != "snapshot" {
+						t.Errorf("it begins without the client's read concern: %v", c.D())
+					}
+				}
+			}
+			if began > 1 || tt.docs > 0 && began != 1 {
+				t.Errorf("the server was told %d times to begin", began)
+			}
+		})
+	}
+}
+
+// A command of a transaction that fails while it is held has ended it: the others are not committed without it.
+func TestTransactionHeldInVain(t *testing.T) {
+	g := newGround(t, nil)
+	g.client.Run("app", d("create", "orders"))
+	in := func(db string, cmd bson.D) bson.D {
+		return g.client.Run(db, append(cmd, d("lsid", session(1), "txnNumber", int64(1), "autocommit", false)...))
+	}
+	in("app", d("insert", "orders", "documents", bson.A{d("_id", 1, "tenantId", "acme")}, "startTransaction", true))
+	g.router.Publish(tableOf(t, 1, func(s *routing.Spec) { s.Tenants[1].Look = true })) // which goes on
+	if r := in("app", d("insert", "orders", "documents", bson.A{d("_id", 2, "tenantId", "globex")})); wiretest.Get(r, "code") != int32(6) {
+		t.Fatalf("got %v", r)
+	}
+	if r := in("admin", d("commitTransaction", 1)); wiretest.Get(r, "code") != int32(251) {
+		t.Errorf("got %v", r)
+	}
+	if n := len(g.server.Docs("app_t_acme", "orders")); n != 0 {
+		t.Errorf("%d documents", n)
+	}
+}
