@@ -60,11 +60,11 @@ func (s *Segment) Clone() *Segment {
 // StagesAt are the segment's stages as the target gets them: with what keeps documents out whose
 // home is elsewhere.
 func (t *Table) StagesAt(s *Segment, target *Target) []wire.Doc {
-	if s.of == nil || s.Info {
+	if s.of == nil {
 		return s.Stages
 	}
 	pred := t.predicate(s.of, s.scope, target, s.collation)
-	if pred == nil {
+	if pred == nil || len(s.Stages) > 0 && t.narrowless(rowOf(s.Stages[0]), s.scope, target) {
 		return s.Stages
 	}
 	if s.Joined != "" {
@@ -93,15 +93,22 @@ func queried(s wire.Doc, path string, pred wire.Doc) wire.Doc {
 	it.Next()
 	spec, _ := it.Value.Doc()
 	return stage(string(it.Key), func(d []byte) []byte {
-		var given wire.Doc
+		var given wire.Value
 		for it := spec.Iter(); it.Next(); {
 			if string(it.Key) == path {
-				given, _ = it.Value.Doc()
+				given = it.Value
 				continue
 			}
 			d = append(d, spec[it.Start:it.End()]...)
 		}
-		return bsoncore.AppendDocumentElement(d, path, bsoncore.Document(both(given, pred)))
+		if filter, ok := given.Doc(); ok || given.Type == 0 || null(given) {
+			return bsoncore.AppendDocumentElement(d, path, bsoncore.Document(both(filter, pred)))
+		}
+		return appendDoc(d, path, func(d []byte) []byte { // the server says what is wrong with it
+			return appendArray(d, "$and", func(d []byte) []byte {
+				return bsoncore.AppendDocumentElement(given.AppendTo(d, "0"), "1", bsoncore.Document(pred))
+			})
+		})
 	})
 }
 
@@ -256,14 +263,17 @@ func (t *Table) stagesSay(r *Request, h *homes, pipeline wire.Value) (s tenantSe
 	return s
 }
 
-// narrowable refuses a first segment that no $match can keep to the documents that are its own.
+// narrowable refuses a first segment that no predicate can keep to the documents that are its own.
 func (p *planner) narrowable() *wire.Error {
 	s := &p.segs[0]
-	if len(s.Stages) == 0 || s.Info {
+	if len(s.Stages) == 0 {
 		return nil
 	}
-	if row := rowOf(s.Stages[0]); row != nil && row.Lead == Rules && row.Query == "" && (s.scope.Only != nil || s.scope.Open && s.of.left()) {
-		return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with %s can not be narrowed to a tenant from outside", row.Name)
+	row := rowOf(s.Stages[0])
+	for _, x := range s.Targets {
+		if row.fixed() && p.t.predicate(s.of, s.scope, x, s.collation) != nil && !p.t.narrowless(row, s.scope, x) {
+			return row.broad()
+		}
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ var stages = stageTable([]Stage{
 	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline},
 	{Name: "$merge", Class: Output, Coll: "into", Bare: true, Rows: RowsMerge},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
-	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery},
+	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery, Query: "query"},
 	{Name: "$search", Lead: Leads, Over: Ranked, Rows: RowsOwn, Alone: "returnStoredSource returnScope searchAfter searchBefore"},
 	{Name: "$vectorSearch", Lead: Rules, Over: Scored, Rows: RowsOwn, Score: "vectorSearchScore", Query: "filter"},
 	{Name: "$searchMeta", Lead: Rules, Over: Nowhere, Rows: RowsFigures},
@@ -351,23 +351,15 @@ func matched(stage []byte, v wire.Value, first bool) (wire.Doc, bool) {
 	if !ok {
 		return nil, false
 	}
-	switch string(stage) {
-	case "$match":
+	if string(stage) == "$match" {
 		return d, true
-	case "$geoNear":
-		q, ok := d.Lookup("query")
-		if !ok || !first {
-			return nil, false
-		}
-		return q.Doc()
-	case "$vectorSearch":
-		q, ok := d.Lookup("filter")
-		if !ok || !first {
-			return nil, false
-		}
-		return q.Doc()
 	}
-	return nil, false
+	row := stages[string(stage)]
+	if row == nil || row.Query == "" || !first {
+		return nil, false
+	}
+	q, _ := d.Lookup(row.Query)
+	return q.Doc()
 }
 
 // passes reports whether a $match behind the stage still speaks of the collection's field.
