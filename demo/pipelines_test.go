@@ -98,7 +98,7 @@ func pipelineDocuments() map[string][]any {
 		if tenant := pipelineTenants[(i*5)%7]; tenant != nil {
 			d = append(d, bson.E{Key: "tenantId", Value: tenant})
 		}
-		d = append(d, bson.E{Key: "n", Value: int32((i * 37) % 17)}, bson.E{Key: "user", Value: int32(i % 4)})
+		d = append(d, bson.E{Key: "n", Value: int32((i * 37) % 17)}, bson.E{Key: "user", Value: int32(i % 4)}, bson.E{Key: "place", Value: bson.A{float64(i * 25 % 63), 0.5}})
 		if state := states[(i*3)%5]; state != nil {
 			d = append(d, bson.E{Key: "state", Value: state})
 		}
@@ -227,6 +227,11 @@ var pipelines = []struct {
 	{"by case-blind state", "orders", false, `[{"$group":{"_id":{"$toUpper":"$state"},"n":{"$sum":1}}}]`},
 	{"$facet", "orders", true, `[{"$match":{"n":{"$gt":3}}},{"$facet":{"page":[{"$sort":{"_id":1}},{"$limit":4}],"total":[{"$count":"n"}]}}]`},
 	{"$setWindowFields", "orders", true, `[{"$setWindowFields":{"sortBy":{"_id":1},"output":{"run":{"$sum":"$n","window":{"documents":["unbounded","current"]}}}}},{"$sort":{"_id":1}}]`},
+	{"$geoNear", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}}]`},
+	{"$geoNear, some of it", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off","query":{"n":{"$gt":3}}}},{"$match":{"state":"open"}},{"$skip":2},{"$limit":4}]`},
+	{"$geoNear without its distance", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}},{"$limit":9},{"$project":{"n":1}},{"$limit":7}]`},
+	{"$geoNear, grouped", "orders", false, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off","maxDistance":30}},{"$group":{"_id":"$state","n":{"$sum":1},"nearest":{"$min":"$far.off"}}}]`},
+	{"$geoNear, the nearest of each", "orders", false, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}},{"$group":{"_id":"$user","nearest":{"$first":"$_id"}}}]`},
 	{"$unwind and group", "orders", false, `[{"$unwind":"$tags"},{"$group":{"_id":"$tags","n":{"$sum":1},"any":{"$addToSet":"$tenantId"}}}]`},
 	{"strings that look like paths", "orders", false, `[{"$sort":{"_id":1}},{"$limit":40},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$group":{"_id":"$state","n":{"$sum":1}}}]`},
 }
@@ -336,7 +341,7 @@ func (g *pipelineGround) samples(t *testing.T) {
 		once := map[any]bool{}
 		for _, d := range docs {
 			once[d["_id"]], seen[d["tenantId"]] = true, true
-			if len(d) > 7 || d["n"] == int32(1000) {
+			if len(d) > 8 || d["n"] == int32(1000) {
 				t.Fatalf("a document with something added: %v", d)
 			}
 		}

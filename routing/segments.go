@@ -26,6 +26,7 @@ type Segment struct {
 	Limit   int64      // likewise; 0 for no limit
 	Counts  bool       // each target brings at most one document of numbers, which are to be summed
 	Sort    wire.Doc   // the targets' documents are in this order, and are to be merged by it; nil for any order
+	By      string     // path of the only field of Sort, which the documents have; "" where servers tell by what they sort
 
 	of        *Collection // that Scope is about
 	scope     Scope
@@ -371,8 +372,8 @@ func (p *planner) bring(target *Target) {
 }
 
 // inOrder is the pipeline of a segment at several homes as one segment whose documents have only to be merged:
-// where nothing but a $sort, and a $skip and a $limit at the end, keeps it from running at each home. Nil where
-// it is another.
+// where nothing but a $sort, or a $geoNear whose distance they keep, and a $skip and a $limit at the end, keeps it
+// from running at each home. Nil where it is another.
 func inOrder(first *Segment, pipeline wire.Value) *Segment {
 	steps, err := stepsOf(pipeline)
 	if err != nil || len(first.Targets) < 2 {
@@ -380,15 +381,23 @@ func inOrder(first *Segment, pipeline wire.Value) *Segment {
 	}
 	s := *first
 	s.Stages = nil
+	kept := true // the field that they are sorted by, if it is one, is still what it was
 	for i := range steps {
 		st := &steps[i]
 		switch {
 		case st.row == nil || len(st.uses) > 0 || readsMeta(st.doc, 0):
 			return nil
 		case st.row.Class == Row && st.row.Over == Each:
-		case st.row.Over == Order && s.Sort == nil:
+			kept = kept && (s.By == "" || keeps(s.By, st))
+		case st.row.Over == Nearest && i == 0:
+			if s.By = st.distance(); s.By == "" {
+				return nil
+			}
+			s.Sort = build(func(d []byte) []byte { return bsoncore.AppendInt32Element(d, s.By, 1) })
+		case st.row.Over == Order && (s.Sort == nil || s.By != ""):
 			s.Sort, _ = st.spec.Doc()
-		case st.row.Over == Bounds && s.Sort != nil:
+			s.By, kept = "", true
+		case st.row.Over == Bounds && s.Sort != nil && kept:
 			skip, limit, n := bounds(steps[i:])
 			if n < len(steps)-i {
 				return nil
@@ -402,10 +411,25 @@ func inOrder(first *Segment, pipeline wire.Value) *Segment {
 		}
 		s.Stages = append(s.Stages, st.doc)
 	}
-	if s.Sort == nil {
+	if s.Sort == nil || !kept {
 		return nil
 	}
 	return &s
+}
+
+// keeps reports whether a stage lets a field pass as it is.
+func keeps(path string, s *step) bool {
+	field := newFieldPath(path)
+	x := extractor{field: &field}
+	return x.passes(s.name, s.spec, false)
+}
+
+// distance is the field into which a $geoNear puts what it sorts by; "" for none.
+func (s *step) distance() string {
+	spec, _ := s.spec.Doc()
+	v, _ := spec.Lookup("distanceField")
+	path, _ := v.Str()
+	return string(path)
 }
 
 // over takes in a stage at several homes that must not run at each of them as it is.
@@ -510,10 +534,11 @@ func (p *planner) orderless(steps []step) bool {
 
 // nearest takes in a $geoNear, which sorts by distance.
 func (p *planner) nearest(steps []step) *wire.Error {
-	spec, _ := steps[0].spec.Doc()
-	v, _ := spec.Lookup("distanceField")
-	field, ok := v.Str()
-	if !ok {
+	if p.alive = false; p.orderless(steps[1:]) { // it makes fields
+		return p.add(steps[0].doc)
+	}
+	field := steps[0].distance()
+	if field == "" {
 		return wire.Errorf(wire.IllegalOperation,
 			"$geoNear over the databases of several tenants needs a distanceField to merge by; give one, or %s", addTenant)
 	}
@@ -522,7 +547,7 @@ func (p *planner) nearest(steps []step) *wire.Error {
 	skip, limit, _ := bounds(steps[1:])
 	p.limit(skip, limit)
 	p.bring(nil)
-	return p.add(sortBy(string(field), 1))
+	return p.add(sortBy(field, 1))
 }
 
 // group takes in a stage that groups: groups that hold the tenant are each of one home, others are
@@ -620,8 +645,6 @@ func (p *planner) scored(steps []step) (int, *wire.Error) {
 // readers are the stages at the front up to the last that asks for the score, with what was brought in place
 // of it: those that documents go through one by one, and keep what they carry.
 func (p *planner) readers(steps []step, score string) (all []wire.Doc) {
-	field := newFieldPath(scoreKey)
-	carried := extractor{field: &field}
 	last := 0
 	for i := range steps {
 		s := &steps[i]
@@ -632,7 +655,7 @@ func (p *planner) readers(steps []step, score string) (all []wire.Doc) {
 		if readsMeta(s.doc, 0) {
 			last = i + 1
 		}
-		if !carried.passes(s.name, s.spec, false) {
+		if !keeps(scoreKey, s) {
 			break
 		}
 	}
