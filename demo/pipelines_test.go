@@ -226,6 +226,8 @@ var pipelines = []struct {
 	{"sorted and summed", "orders", true, `[{"$sort":{"n":1}},{"$group":{"_id":"$user","n":{"$sum":"$n"}}},{"$sort":{"_id":1}},{"$limit":3}]`},
 	{"by case-blind state", "orders", false, `[{"$group":{"_id":{"$toUpper":"$state"},"n":{"$sum":1}}}]`},
 	{"$facet", "orders", true, `[{"$match":{"n":{"$gt":3}}},{"$facet":{"page":[{"$sort":{"_id":1}},{"$limit":4}],"total":[{"$count":"n"}]}}]`},
+	{"$facet in parts", "orders", true, `[{"$facet":{"page":[{"$sort":{"n":-1,"_id":1}},{"$skip":3},{"$limit":9},{"$project":{"n":1}}],"total":[{"$count":"n"}],"states":[{"$group":{"_id":"$state","mean":{"$avg":"$n"}}},{"$sort":{"_id":1}}],"tenants":[{"$group":{"_id":"$tenantId","n":{"$sum":1}}},{"$sort":{"n":1,"_id":1}},{"$skip":1}],"none":[{"$match":{"state":"none"}},{"$count":"n"}],"anyTags":[{"$unwind":"$tags"},{"$match":{"n":{"$lt":2}}},{"$project":{"tags":1}}]}},{"$set":{"pages":{"$size":"$page"}}}]`},
+	{"$facet in parts of nothing", "orders", true, `[{"$match":{"state":"none"}},{"$facet":{"page":[{"$sort":{"_id":1}},{"$limit":4}],"total":[{"$count":"n"}]}}]`},
 	{"$setWindowFields", "orders", true, `[{"$setWindowFields":{"sortBy":{"_id":1},"output":{"run":{"$sum":"$n","window":{"documents":["unbounded","current"]}}}}},{"$sort":{"_id":1}}]`},
 	{"$geoNear", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}}]`},
 	{"$geoNear, some of it", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off","query":{"n":{"$gt":3}}}},{"$match":{"state":"open"}},{"$skip":2},{"$limit":4}]`},

@@ -451,6 +451,8 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 		}
 	case Groups:
 		return p.group(steps)
+	case Branches:
+		return p.branches(s)
 	case Random:
 		return p.sample(s)
 	case Scored:
@@ -592,6 +594,71 @@ func (p *planner) apart(s *step) bool {
 		}
 	}
 	return false
+}
+
+// branches takes in a $facet. Where each of its branches can be done in parts the homes do the first of every one, and
+// bring a document of what these come to; a further $facet goes on with that. Else documents are brought together
+// once, and not for each branch.
+func (p *planner) branches(s *step) (int, *wire.Error) {
+	spec, ok := s.spec.Doc()
+	var names []string
+	var parts, rest [][]wire.Doc
+	for it := spec.Iter(); ok && it.Next(); {
+		var part, after []wire.Doc
+		part, after, ok = p.branch(it.Value)
+		ok = ok && plainName(it.Key) && !slices.Contains(names, string(it.Key))
+		names, parts, rest = append(names, string(it.Key)), append(parts, part), append(rest, append(unwound(it.Key), after...))
+	}
+	if !ok || len(names) == 0 {
+		p.bring(nil)
+		return 0, nil
+	}
+	facet := func(branches [][]wire.Doc) wire.Doc {
+		return stage("$facet", func(d []byte) []byte {
+			for i, name := range names {
+				d = AppendStages(d, name, branches[i])
+			}
+			return d
+		})
+	}
+	if err := p.add(facet(parts)); err != nil {
+		return 0, err
+	}
+	p.bring(nil)
+	return 1, p.add(facet(rest))
+}
+
+// branch is what each home does of a $facet's branch, and what is to be done with that; false where the homes
+// would do nothing that makes it less.
+func (p *planner) branch(pipeline wire.Value) (part, rest []wire.Doc, ok bool) {
+	own := *p
+	own.whole, own.segs = false, []Segment{{Targets: p.last().Targets}}
+	steps, err := stepsOf(pipeline)
+	for i := 0; i < len(steps) && err == nil; {
+		var n int
+		n, err = own.step(steps, i)
+		i += n
+	}
+	part = own.segs[0].Stages
+	switch {
+	case err != nil || pipeline.Type != bsoncore.TypeArray || len(own.segs) > 2:
+		return nil, nil, false
+	case len(own.segs) == 1:
+		return part, nil, true
+	case len(part) == 0:
+		return nil, nil, false
+	}
+	row := rowOf(part[len(part)-1])
+	return part, own.segs[1].Stages, row.Over == Groups || row.Over == Bounds
+}
+
+// unwound are the stages that make documents of those in an array.
+func unwound(array []byte) []wire.Doc {
+	path := "$" + string(array)
+	return []wire.Doc{
+		build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$unwind", path) }),
+		stage("$replaceRoot", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "newRoot", path) }),
+	}
 }
 
 // randomKey is the name under which documents carry what a sample is drawn by.

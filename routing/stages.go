@@ -62,6 +62,7 @@ const (
 	Nearest                // at each home, and what it has sorted by is sorted by again
 	Bounds                 // at each home as far as could be needed, then once more
 	Groups                 // at each home, and the parts are combined
+	Branches               // at each home branch by branch, and what these bring is joined branch by branch
 	Random                 // each home brings as many as are wanted, each with its lot
 	Scored                 // at each home, and the best of what these bring by its Score
 	Ranked                 // at each home, where nothing behind it asks for its order or its scores
@@ -116,7 +117,7 @@ var stages = stageTable([]Stage{
 	{Name: "$setWindowFields", Class: Whole, Over: Together, Rows: RowsAllow},
 	{Name: "$densify", Class: Whole, Over: Together, Rows: RowsAllow},
 	{Name: "$fill", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$facet", Class: Whole, Sub: "*", Over: Together, Rows: RowsFacet},
+	{Name: "$facet", Class: Whole, Sub: "*", Over: Branches, Rows: RowsFacet},
 	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline, By: "foreignField"},
 	{Name: "$graphLookup", Class: Join, Coll: "from", Rows: RowsJoin, Via: ViaFilter, By: "restrictSearchWithMatch"},
 	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline},
