@@ -234,6 +234,11 @@ var pipelines = []struct {
 	{"$geoNear without its distance", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}},{"$limit":9},{"$project":{"n":1}},{"$limit":7}]`},
 	{"$geoNear, grouped", "orders", false, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off","maxDistance":30}},{"$group":{"_id":"$state","n":{"$sum":1},"nearest":{"$min":"$far.off"}}}]`},
 	{"$geoNear, the nearest of each", "orders", false, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}},{"$group":{"_id":"$user","nearest":{"$first":"$_id"}}}]`},
+	{"$setWindowFields of each tenant", "orders", false, `[{"$setWindowFields":{"partitionBy":"$tenantId","sortBy":{"_id":-1},"output":{"run":{"$sum":"$n","window":{"documents":[-2,"current"]}},"at":{"$documentNumber":{}}}}}]`},
+	{"the best of each tenant", "orders", true, `[{"$setWindowFields":{"partitionBy":{"t":"$tenantId","s":"$state"},"sortBy":{"n":-1,"_id":1},"output":{"at":{"$rank":{}}}}},{"$match":{"at":{"$lte":2}}},{"$sort":{"n":1,"_id":1}},{"$limit":11}]`},
+	{"$densify of each tenant", "orders", false, `[{"$match":{"n":{"$gt":2}}},{"$densify":{"field":"n","partitionByFields":["tenantId"],"range":{"step":2,"bounds":"partition"}}}]`},
+	{"$densify of all", "orders", false, `[{"$match":{"n":{"$gt":2}}},{"$densify":{"field":"n","partitionByFields":["tenantId"],"range":{"step":2,"bounds":"full"}}}]`},
+	{"$fill of each tenant", "orders", false, `[{"$fill":{"partitionByFields":["tenantId"],"sortBy":{"_id":1},"output":{"v":{"method":"locf"}}}}]`},
 	{"$unwind and group", "orders", false, `[{"$unwind":"$tags"},{"$group":{"_id":"$tags","n":{"$sum":1},"any":{"$addToSet":"$tenantId"}}}]`},
 	{"strings that look like paths", "orders", false, `[{"$sort":{"_id":1}},{"$limit":40},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$group":{"_id":"$state","n":{"$sum":1}}}]`},
 }

@@ -451,6 +451,10 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 		}
 	case Groups:
 		return p.group(steps)
+	case Partitions:
+		if p.partitioned(s) {
+			return 1, p.add(s.doc)
+		}
 	case Branches:
 		return p.branches(s)
 	case Random:
@@ -576,20 +580,49 @@ func (p *planner) group(steps []step) (int, *wire.Error) {
 	return 1, p.addAll(g.whole())
 }
 
-// apart reports whether the groups of a $group never span tenants: its _id is the tenant field, or
-// has it for one of its fields. Strings under a collation may be one group and two tenants.
+// apart reports whether the groups of a $group never span tenants.
 func (p *planner) apart(s *step) bool {
 	spec, _ := s.spec.Doc()
 	id, _ := spec.Lookup("_id")
-	if string(s.name) != "$group" || !p.alive || p.x.equality != byBytes || p.x.rebound {
+	return string(s.name) == "$group" && p.byTenant(id)
+}
+
+// byTenant reports whether documents for which the expression is the same are of one tenant: it is the tenant
+// field, or has it for one of its fields. Strings under a collation may be one group and two tenants.
+func (p *planner) byTenant(v wire.Value) bool {
+	if !p.alive || p.x.equality != byBytes || p.x.rebound {
 		return false
 	}
-	if p.x.isField(id) {
+	if p.x.isField(v) {
 		return true
 	}
-	d, _ := id.Doc()
+	d, _ := v.Doc()
 	for it := d.Iter(); it.Next() && len(it.Key) > 0 && it.Key[0] != '$'; {
 		if p.x.isField(it.Value) {
+			return true
+		}
+	}
+	return false
+}
+
+// partitioned reports whether the partitions of a stage never span tenants, and nothing that it makes of one
+// depends on another.
+func (p *planner) partitioned(s *step) bool {
+	spec, _ := s.spec.Doc()
+	within, _ := spec.Lookup("range")
+	bounds, _ := within.Doc()
+	of, _ := bounds.Lookup("bounds")
+	if full, ok := of.Str(); ok && string(full) != "partition" {
+		return false // from the least value of all to the greatest
+	}
+	by, _ := spec.Lookup("partitionBy")
+	if p.byTenant(by) {
+		return true
+	}
+	fields, _ := spec.Lookup("partitionByFields")
+	a, _ := fields.Array()
+	for it := a.Iter(); it.Next(); {
+		if path, ok := it.Value.Str(); ok && string(path) == p.x.field.name && p.alive && p.x.equality == byBytes {
 			return true
 		}
 	}

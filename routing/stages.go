@@ -62,6 +62,7 @@ const (
 	Nearest                // at each home, and what it has sorted by is sorted by again
 	Bounds                 // at each home as far as could be needed, then once more
 	Groups                 // at each home, and the parts are combined
+	Partitions             // at each home where it keeps tenants apart, else where all documents have been brought together
 	Branches               // at each home branch by branch, and what these bring is joined branch by branch
 	Random                 // each home brings as many as are wanted, each with its lot
 	Scored                 // at each home, and the best of what these bring by its Score
@@ -114,9 +115,9 @@ var stages = stageTable([]Stage{
 	{Name: "$sortByCount", Class: Whole, Over: Groups, Rows: RowsAllow},
 	{Name: "$bucket", Class: Whole, Over: Groups, Rows: RowsAllow},
 	{Name: "$bucketAuto", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$setWindowFields", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$densify", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$fill", Class: Whole, Over: Together, Rows: RowsAllow},
+	{Name: "$setWindowFields", Class: Whole, Over: Partitions, Rows: RowsAllow},
+	{Name: "$densify", Class: Whole, Over: Partitions, Rows: RowsAllow},
+	{Name: "$fill", Class: Whole, Over: Partitions, Rows: RowsAllow},
 	{Name: "$facet", Class: Whole, Sub: "*", Over: Branches, Rows: RowsFacet},
 	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline, By: "foreignField"},
 	{Name: "$graphLookup", Class: Join, Coll: "from", Rows: RowsJoin, Via: ViaFilter, By: "restrictSearchWithMatch"},
