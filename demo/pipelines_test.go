@@ -239,6 +239,11 @@ var pipelines = []struct {
 	{"$densify of each tenant", "orders", false, `[{"$match":{"n":{"$gt":2}}},{"$densify":{"field":"n","partitionByFields":["tenantId"],"range":{"step":2,"bounds":"partition"}}}]`},
 	{"$densify of all", "orders", false, `[{"$match":{"n":{"$gt":2}}},{"$densify":{"field":"n","partitionByFields":["tenantId"],"range":{"step":2,"bounds":"full"}}}]`},
 	{"$fill of each tenant", "orders", false, `[{"$fill":{"partitionByFields":["tenantId"],"sortBy":{"_id":1},"output":{"v":{"method":"locf"}}}}]`},
+	{"the first and last of each", "orders", false, `[{"$sort":{"n":-1,"_id":1}},{"$group":{"_id":"$user","first":{"$first":"$v.a"},"last":{"$last":"$state"},"some":{"$firstN":{"n":3,"input":"$tags"}},"merged":{"$mergeObjects":{"$cond":[{"$eq":[{"$type":"$v"},"object"]},"$v",{"s":"$state"}]}}}}]`},
+	{"the first of a page", "orders", false, `[{"$sort":{"n":-1,"_id":1}},{"$skip":4},{"$limit":20},{"$group":{"_id":"$state","first":{"$first":"$_id"},"list":{"$push":{"t":"$tenantId","v":"$v"}}}}]`},
+	{"the best of each user", "orders", false, `[{"$group":{"_id":"$user","best":{"$top":{"sortBy":{"n":-1,"_id":1},"output":["$_id","$v","$none"]}},"few":{"$bottomN":{"n":2,"sortBy":{"place":1},"output":"$tags"}},"least":{"$minN":{"n":2,"input":"$n"}}}}]`},
+	{"deviations", "orders", false, `[{"$group":{"_id":null,"d":{"$stdDevPop":{"$literal":2}}}}]`},
+	{"$bucketAuto with output", "orders", true, `[{"$bucketAuto":{"groupBy":"$_id","buckets":3,"output":{"first":{"$first":"$state"},"n":{"$sum":"$n"}}}}]`},
 	{"$unwind and group", "orders", false, `[{"$unwind":"$tags"},{"$group":{"_id":"$tags","n":{"$sum":1},"any":{"$addToSet":"$tenantId"}}}]`},
 	{"strings that look like paths", "orders", false, `[{"$sort":{"_id":1}},{"$limit":40},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$group":{"_id":"$state","n":{"$sum":1}}}]`},
 }

@@ -464,6 +464,16 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 	case Ranked:
 		return 1, p.ranked(steps)
 	}
+	return p.gather(steps)
+}
+
+// gather begins a segment with the stages: of what is brought no more than they need.
+func (p *planner) gather(steps []step) (int, *wire.Error) {
+	if less := lessening(steps); less != nil && !p.x.rebound {
+		if err := p.add(less); err != nil {
+			return 0, err
+		}
+	}
 	p.bring(nil)
 	return 0, nil
 }
@@ -510,8 +520,7 @@ func (p *planner) order(steps []step) (int, *wire.Error) {
 		s.Stages = append(s.Stages, steps[0].doc)
 		p.limit(skip, limit)
 	}
-	p.bring(nil)
-	return 0, nil
+	return p.gather(steps)
 }
 
 // orderless reports whether the order of documents before the stages is only of each home's own
@@ -569,8 +578,7 @@ func (p *planner) group(steps []step) (int, *wire.Error) {
 		return 1, p.add(s.doc)
 	}
 	if !ok {
-		p.bring(nil)
-		return 0, nil
+		return p.gather(steps)
 	}
 	if err := p.add(g.part); err != nil {
 		return 0, err
@@ -678,11 +686,9 @@ func (p *planner) branch(pipeline wire.Value) (part, rest []wire.Doc, ok bool) {
 		return nil, nil, false
 	case len(own.segs) == 1:
 		return part, nil, true
-	case len(part) == 0:
-		return nil, nil, false
 	}
-	row := rowOf(part[len(part)-1])
-	return part, own.segs[1].Stages, row.Over == Groups || row.Over == Bounds
+	less := slices.ContainsFunc(part, func(s wire.Doc) bool { row := rowOf(s); return row.Over == Groups || row.Over == Bounds })
+	return part, own.segs[1].Stages, less
 }
 
 // unwound are the stages that make documents of those in an array.
