@@ -98,7 +98,7 @@ func pipelineDocuments() map[string][]any {
 		if tenant := pipelineTenants[(i*5)%7]; tenant != nil {
 			d = append(d, bson.E{Key: "tenantId", Value: tenant})
 		}
-		d = append(d, bson.E{Key: "n", Value: int32((i * 37) % 17)}, bson.E{Key: "user", Value: int32(i % 4)})
+		d = append(d, bson.E{Key: "n", Value: int32((i * 37) % 17)}, bson.E{Key: "user", Value: int32(i % 4)}, bson.E{Key: "place", Value: bson.A{float64(i * 25 % 63), 0.5}})
 		if state := states[(i*3)%5]; state != nil {
 			d = append(d, bson.E{Key: "state", Value: state})
 		}
@@ -226,7 +226,24 @@ var pipelines = []struct {
 	{"sorted and summed", "orders", true, `[{"$sort":{"n":1}},{"$group":{"_id":"$user","n":{"$sum":"$n"}}},{"$sort":{"_id":1}},{"$limit":3}]`},
 	{"by case-blind state", "orders", false, `[{"$group":{"_id":{"$toUpper":"$state"},"n":{"$sum":1}}}]`},
 	{"$facet", "orders", true, `[{"$match":{"n":{"$gt":3}}},{"$facet":{"page":[{"$sort":{"_id":1}},{"$limit":4}],"total":[{"$count":"n"}]}}]`},
+	{"$facet in parts", "orders", true, `[{"$facet":{"page":[{"$sort":{"n":-1,"_id":1}},{"$skip":3},{"$limit":9},{"$project":{"n":1}}],"total":[{"$count":"n"}],"states":[{"$group":{"_id":"$state","mean":{"$avg":"$n"}}},{"$sort":{"_id":1}}],"tenants":[{"$group":{"_id":"$tenantId","n":{"$sum":1}}},{"$sort":{"n":1,"_id":1}},{"$skip":1}],"none":[{"$match":{"state":"none"}},{"$count":"n"}],"anyTags":[{"$unwind":"$tags"},{"$match":{"n":{"$lt":2}}},{"$project":{"tags":1}}]}},{"$set":{"pages":{"$size":"$page"}}}]`},
+	{"$facet in parts of nothing", "orders", true, `[{"$match":{"state":"none"}},{"$facet":{"page":[{"$sort":{"_id":1}},{"$limit":4}],"total":[{"$count":"n"}]}}]`},
 	{"$setWindowFields", "orders", true, `[{"$setWindowFields":{"sortBy":{"_id":1},"output":{"run":{"$sum":"$n","window":{"documents":["unbounded","current"]}}}}},{"$sort":{"_id":1}}]`},
+	{"$geoNear", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}}]`},
+	{"$geoNear, some of it", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off","query":{"n":{"$gt":3}}}},{"$match":{"state":"open"}},{"$skip":2},{"$limit":4}]`},
+	{"$geoNear without its distance", "orders", true, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}},{"$limit":9},{"$project":{"n":1}},{"$limit":7}]`},
+	{"$geoNear, grouped", "orders", false, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off","maxDistance":30}},{"$group":{"_id":"$state","n":{"$sum":1},"nearest":{"$min":"$far.off"}}}]`},
+	{"$geoNear, the nearest of each", "orders", false, `[{"$geoNear":{"near":[0,0],"key":"place","distanceField":"far.off"}},{"$group":{"_id":"$user","nearest":{"$first":"$_id"}}}]`},
+	{"$setWindowFields of each tenant", "orders", false, `[{"$setWindowFields":{"partitionBy":"$tenantId","sortBy":{"_id":-1},"output":{"run":{"$sum":"$n","window":{"documents":[-2,"current"]}},"at":{"$documentNumber":{}}}}}]`},
+	{"the best of each tenant", "orders", true, `[{"$setWindowFields":{"partitionBy":{"t":"$tenantId","s":"$state"},"sortBy":{"n":-1,"_id":1},"output":{"at":{"$rank":{}}}}},{"$match":{"at":{"$lte":2}}},{"$sort":{"n":1,"_id":1}},{"$limit":11}]`},
+	{"$densify of each tenant", "orders", false, `[{"$match":{"n":{"$gt":2}}},{"$densify":{"field":"n","partitionByFields":["tenantId"],"range":{"step":2,"bounds":"partition"}}}]`},
+	{"$densify of all", "orders", false, `[{"$match":{"n":{"$gt":2}}},{"$densify":{"field":"n","partitionByFields":["tenantId"],"range":{"step":2,"bounds":"full"}}}]`},
+	{"$fill of each tenant", "orders", false, `[{"$fill":{"partitionByFields":["tenantId"],"sortBy":{"_id":1},"output":{"v":{"method":"locf"}}}}]`},
+	{"the first and last of each", "orders", false, `[{"$sort":{"n":-1,"_id":1}},{"$group":{"_id":"$user","first":{"$first":"$v.a"},"last":{"$last":"$state"},"some":{"$firstN":{"n":3,"input":"$tags"}},"merged":{"$mergeObjects":{"$cond":[{"$eq":[{"$type":"$v"},"object"]},"$v",{"s":"$state"}]}}}}]`},
+	{"the first of a page", "orders", false, `[{"$sort":{"n":-1,"_id":1}},{"$skip":4},{"$limit":20},{"$group":{"_id":"$state","first":{"$first":"$_id"},"list":{"$push":{"t":"$tenantId","v":"$v"}}}}]`},
+	{"the best of each user", "orders", false, `[{"$group":{"_id":"$user","best":{"$top":{"sortBy":{"n":-1,"_id":1},"output":["$_id","$v","$none"]}},"few":{"$bottomN":{"n":2,"sortBy":{"place":1},"output":"$tags"}},"least":{"$minN":{"n":2,"input":"$n"}}}}]`},
+	{"deviations", "orders", false, `[{"$group":{"_id":null,"d":{"$stdDevPop":{"$literal":2}}}}]`},
+	{"$bucketAuto with output", "orders", true, `[{"$bucketAuto":{"groupBy":"$_id","buckets":3,"output":{"first":{"$first":"$state"},"n":{"$sum":"$n"}}}}]`},
 	{"$unwind and group", "orders", false, `[{"$unwind":"$tags"},{"$group":{"_id":"$tags","n":{"$sum":1},"any":{"$addToSet":"$tenantId"}}}]`},
 	{"strings that look like paths", "orders", false, `[{"$sort":{"_id":1}},{"$limit":40},{"$lookup":{"from":"users","localField":"user","foreignField":"_id","as":"u"}},{"$group":{"_id":"$state","n":{"$sum":1}}}]`},
 }
@@ -336,7 +353,7 @@ func (g *pipelineGround) samples(t *testing.T) {
 		once := map[any]bool{}
 		for _, d := range docs {
 			once[d["_id"]], seen[d["tenantId"]] = true, true
-			if len(d) > 7 || d["n"] == int32(1000) {
+			if len(d) > 8 || d["n"] == int32(1000) {
 				t.Fatalf("a document with something added: %v", d)
 			}
 		}

@@ -514,6 +514,12 @@ func TestFigures(t *testing.T) {
 	if len(docs) != 2 || wiretest.Get(docs[1].(bson.D), "ns") != "app.orders" {
 		t.Errorf("rows: %v", r)
 	}
+	r = g.client.Run("app", d("aggregate", "orders", "pipeline", stages(d("$collStats", d("count", d()))), "cursor", d(),
+		"comment", d("tenantry", d("tenant", "acme"))))
+	docs, _ = wiretest.Get(r, "cursor", "firstBatch").(bson.A)
+	if len(docs) != 1 || wiretest.Get(docs[0].(bson.D), "ns") != "app.orders" || wiretest.Get(docs[0].(bson.D), "count") != int32(2) {
+		t.Errorf("rows of acme's: %v", r)
+	}
 }
 
 // What counts all documents comes to the sum of what the homes count, and nothing is shipped.

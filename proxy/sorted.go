@@ -66,15 +66,18 @@ func (k *sortKeys) note(of keysOf, key string) {
 // not tell by what.
 func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	collate := t.Collated(&c.req)
-	if told, _ := c.tell(d.Sorted.Targets, collate); !told {
+	seg := *d.Sorted
+	key := appendSortKey
+	if seg.By != "" {
+		key = func(d []byte) []byte { return appendFieldKey(d, seg.By) }
+	} else if told, _ := c.tell(seg.Targets, collate); !told {
 		return nil, nil // where a server is away the segments say so
 	}
-	seg := *d.Sorted
-	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], keyStage())
+	seg.Stages = append(seg.Stages[:len(seg.Stages):len(seg.Stages)], keyStage(key))
 	s := c.newShipping(t, d, &seg, tx)
 	s.main = &seg
 	streams, err := s.first(&seg, true)
-	if err != nil && keysRefused(err) || err == nil && keysMissing(streams) {
+	if seg.By == "" && (err != nil && keysRefused(err) || err == nil && keysMissing(streams)) {
 		for _, x := range seg.Targets {
 			c.srv.sortKeys.note(keysOf{x.Cluster, collate}, "")
 		}
@@ -92,8 +95,16 @@ func (c *clientConn) sorted(t *routing.Table, d *routing.Decision, tx *txn) (*wi
 }
 
 // keyStage lets a pipeline's documents carry their sort keys.
-func keyStage() wire.Doc {
-	return build(func(d []byte) []byte { return appendSub(d, "$addFields", appendSortKey) })
+func keyStage(key func([]byte) []byte) wire.Doc {
+	return build(func(d []byte) []byte { return appendSub(d, "$addFields", key) })
+}
+
+// appendFieldKey appends the sort key of documents that are sorted by a field.
+func appendFieldKey(d []byte, path string) []byte {
+	i, d := bsoncore.AppendArrayElementStart(d, sortKey)
+	d = bsoncore.AppendStringElement(d, "0", "$"+path)
+	d, _ = bsoncore.AppendArrayEnd(d, i)
+	return d
 }
 
 // keysRefused reports whether a server has said that it knows no sort keys.
@@ -160,7 +171,7 @@ func (c *clientConn) keyAt(x *routing.Target, collate bool) (key string, err *wi
 			build(func(d []byte) []byte {
 				return appendSub(d, "$sort", func(d []byte) []byte { return bsoncore.AppendInt32Element(d, "v", 1) })
 			}),
-			keyStage(),
+			keyStage(appendSortKey),
 		})
 		d = appendSub(d, "cursor", func(d []byte) []byte { return d })
 		if collate {

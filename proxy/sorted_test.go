@@ -85,6 +85,35 @@ func TestSortedPipelines(t *testing.T) {
 	}
 }
 
+// TestNearestPipelines: what $geoNear brings from each home is merged by the distances in it.
+func TestNearestPipelines(t *testing.T) {
+	near := d("$geoNear", d("near", bson.A{0, 0}, "distanceField", "far.off"))
+	for _, c := range []struct {
+		pipeline bson.A
+		want     string
+	}{
+		{stages(near), "0 1 2 3 4 5 6 7 8 9 "},
+		{stages(near, d("$match", d("x", 1)), d("$skip", 2), d("$limit", 3)), "2 3 4 "},
+		{stages(near, d("$project", d("x", 1, "far", 1)), d("$limit", 3)), "0 1 2 "},
+	} {
+		a := &aggregates{docs: map[string][]any{}}
+		for i := range int32(10) {
+			ns := []string{"app.orders", "app_t_acme.orders"}[i%2]
+			a.docs[ns] = append(a.docs[ns], d("_id", i, sortKey, bson.A{float64(i) / 2}))
+		}
+		g := newShippingGround(t, a)
+		if got := g.all(t, c.pipeline); got != c.want {
+			t.Errorf("%v gives %s, want %s", c.pipeline, got, c.want)
+		}
+		for _, sent := range g.server.Commands("aggregate") {
+			list := sent.Value("pipeline").(bson.A)
+			if key := wiretest.Get(list[len(list)-1].(bson.D), "$addFields", sortKey); fmt.Sprint(key) != "[$far.off]" {
+				t.Errorf("sent %v", sent.D())
+			}
+		}
+	}
+}
+
 // TestSortedElsewhere: what needs more than a merge is brought together, and so is what servers tell no keys of.
 func TestSortedElsewhere(t *testing.T) {
 	up := d("$sort", d("x", 1))

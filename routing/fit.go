@@ -128,7 +128,7 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 			r.insertStage(1, stage, p)
 			return nil
 		}
-		return r.narrowStages(t.predicate(c, d.Scope, target, t.collation(r)), p)
+		return t.narrowStages(r, d, target, p)
 	case InUpdates, InDeletes:
 		o := r.ops()
 		holders := append(r.within(), o.docs.holder)
@@ -382,24 +382,51 @@ func (r *Request) narrowFilter(id fieldID, pred wire.Doc, p *wire.Patch) {
 	}
 }
 
-// narrowStages puts a $match before the pipeline, or behind a first stage that must stay the first.
-// One $match behind another is the same to a server as before it.
-func (r *Request) narrowStages(pred wire.Doc, p *wire.Patch) *wire.Error {
-	if pred == nil {
+// narrowStages narrows the command's pipeline to its documents whose home the target is: by a filter of the
+// first stage's own, or by a $match before it, or behind a first stage that must stay the first. One $match
+// behind another is the same to a server as before it.
+func (t *Table) narrowStages(r *Request, d *Decision, target *Target, p *wire.Patch) *wire.Error {
+	pred := t.predicate(d.Coll, d.Scope, target, t.collation(r))
+	row := stages[string(r.firstStage())]
+	switch {
+	case pred == nil || t.narrowless(row, d.Scope, target):
+		return nil
+	case row.fixed():
+		return row.broad()
+	case row != nil && row.Query != "":
+		r.replaceFirst(func(first wire.Doc) wire.Doc { return queried(first, row.Query, pred) }, p)
 		return nil
 	}
-	i, d := bsoncore.AppendDocumentStart(nil)
-	d = bsoncore.AppendDocumentElement(d, "$match", bsoncore.Document(pred))
-	d, _ = bsoncore.AppendDocumentEnd(d, i)
 	at := 0
-	if s := stages[string(r.firstStage())]; s != nil {
-		if s.Lead == Rules {
-			return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with %s can not be narrowed to a tenant from outside", s.Name)
-		}
-		at = int(s.Lead)
+	if row != nil {
+		at = int(row.Lead)
 	}
-	r.insertStage(at, d, p)
+	r.insertStage(at, build(func(d []byte) []byte { return bsoncore.AppendDocumentElement(d, "$match", bsoncore.Document(pred)) }), p)
 	return nil
+}
+
+// narrowless reports whether a pipeline that begins with the stage needs no predicate at the target: it reads
+// figures of no tenant's, or, where it has no place for one, the database is that of the tenant who is named.
+func (t *Table) narrowless(first *Stage, s Scope, target *Target) bool {
+	if first == nil || first.Lead != Rules {
+		return false
+	}
+	return first.Class == Info && s.Only == nil || t.ownOf(s, target)
+}
+
+// ownOf reports whether the target is a database of the only tenant whose documents are concerned.
+func (t *Table) ownOf(s Scope, target *Target) bool {
+	return target.Tenant != nil && len(s.Only) == 1 && t.byValue.find(s.Only[0]) == target.Tenant
+}
+
+// fixed reports whether a pipeline that begins with the stage has no place for a predicate. The stage may be
+// nil.
+func (s *Stage) fixed() bool { return s != nil && s.Lead == Rules && s.Query == "" }
+
+// broad refuses a pipeline that begins with the stage where it would tell of other tenants too.
+func (s *Stage) broad() *wire.Error {
+	return wire.Errorf(wire.IllegalOperation,
+		"%s tells of all that a database holds, and nothing can leave other tenants' documents out of it; where the command's comment names a tenant, leave that out", s.Name)
 }
 
 // firstStage is the name of the pipeline's first stage; nil where there is none.
@@ -444,6 +471,18 @@ func (r *Request) insertStage(index int, stage wire.Doc, p *wire.Patch) {
 		p.Replace(key, len(it.Key), []byte(strconv.Itoa(n+1)), inside...)
 	}
 	p.Replace(at, 0, bsoncore.AppendDocumentElement(nil, strconv.Itoa(index), bsoncore.Document(stage)), inside...)
+}
+
+// replaceFirst puts another stage in the place of the pipeline's first.
+func (r *Request) replaceFirst(with func(wire.Doc) wire.Doc, p *wire.Patch) {
+	f, _ := r.field(fPipeline)
+	a, _ := f.Value.Array()
+	it := a.Iter()
+	if !it.Next() {
+		return
+	}
+	first, _ := it.Value.Doc()
+	p.Replace(f.At+it.At, len(first), with(first), append(r.within(), f.At)...)
 }
 
 // both is { $and: [filter, pred] }, or pred alone where the filter says nothing.

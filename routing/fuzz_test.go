@@ -193,6 +193,9 @@ func checkCut(t *testing.T, b *Binding, r *Request, segs []Segment) {
 		if x := s.Targets[0]; len(s.Targets) != 1 || x.Tenant != nil && x.Tenant.Key != b.Key || len(s.Also) > 0 || b.Database {
 			t.Fatalf("a part of %s's pipeline is sent to %v", b.Key, s.Targets)
 		}
+		if i == 0 && tellsFigures(r) && s.Targets[0].Tenant != nil {
+			continue
+		}
 		if !bytes.Contains(bytes.Join(asBytes(s.Stages), nil), []byte(`\A`+b.Key+`\z`)) {
 			t.Fatalf("part %d of %s's pipeline is without its predicate: %v", i, b.Key, r.value(fPipeline))
 		}

@@ -919,6 +919,9 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	if h.target == nil {
 		h.target = h.coll.db.shared
 	}
+	if row := stages[string(r.firstStage())]; h.only.Type != 0 && row.fixed() && !t.narrowless(row, Scope{Only: []wire.Value{h.only}}, h.target) {
+		return row.broad()
+	}
 	return t.stageHomes(r, h, x.equality)
 }
 
@@ -926,11 +929,17 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 func (t *Table) stageHomes(r *Request, h *homes, how equality) *wire.Error {
 	uses, err := r.stages()
 	for i := range uses {
-		if err == nil {
+		if err == nil && (i > 0 || !r.leads(&uses[i])) {
 			err = t.stageHome(&uses[i], h, how)
 		}
 	}
 	return err
+}
+
+// leads reports whether the first of the uses is the pipeline's first stage, and reads figures of the
+// collection.
+func (r *Request) leads(u *stageUse) bool {
+	return u.row != nil && u.row.Class == Info && u.row.Over == Each && string(r.firstStage()) == string(u.name)
 }
 
 func (t *Table) stageHome(u *stageUse, h *homes, how equality) *wire.Error {

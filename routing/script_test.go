@@ -131,6 +131,9 @@ func (p *player) decide(t testing.TB, command string) string {
 		line += "\n= " + sent(t, p.table, r, &d, d.Target)
 	case d.Segments != nil:
 		line += p.segments(d.Segments, "")
+		if d.Sorted != nil && d.Sorted.By != "" {
+			line += "\n= or merged by " + d.Sorted.By + p.segments([]Segment{*d.Sorted}, "")
+		}
 	case p.renamed && d.Action == Follow:
 		for _, s := range d.Watch.Streams {
 			line += "\n= " + s.Target.Cluster + "/" + s.Target.DB

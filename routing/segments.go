@@ -26,6 +26,7 @@ type Segment struct {
 	Limit   int64      // likewise; 0 for no limit
 	Counts  bool       // each target brings at most one document of numbers, which are to be summed
 	Sort    wire.Doc   // the targets' documents are in this order, and are to be merged by it; nil for any order
+	By      string     // path of the only field of Sort, which the documents have; "" where servers tell by what they sort
 
 	of        *Collection // that Scope is about
 	scope     Scope
@@ -60,11 +61,11 @@ func (s *Segment) Clone() *Segment {
 // StagesAt are the segment's stages as the target gets them: with what keeps documents out whose
 // home is elsewhere.
 func (t *Table) StagesAt(s *Segment, target *Target) []wire.Doc {
-	if s.of == nil || s.Info {
+	if s.of == nil {
 		return s.Stages
 	}
 	pred := t.predicate(s.of, s.scope, target, s.collation)
-	if pred == nil {
+	if pred == nil || len(s.Stages) > 0 && t.narrowless(rowOf(s.Stages[0]), s.scope, target) {
 		return s.Stages
 	}
 	if s.Joined != "" {
@@ -93,15 +94,22 @@ func queried(s wire.Doc, path string, pred wire.Doc) wire.Doc {
 	it.Next()
 	spec, _ := it.Value.Doc()
 	return stage(string(it.Key), func(d []byte) []byte {
-		var given wire.Doc
+		var given wire.Value
 		for it := spec.Iter(); it.Next(); {
 			if string(it.Key) == path {
-				given, _ = it.Value.Doc()
+				given = it.Value
 				continue
 			}
 			d = append(d, spec[it.Start:it.End()]...)
 		}
-		return bsoncore.AppendDocumentElement(d, path, bsoncore.Document(both(given, pred)))
+		if filter, ok := given.Doc(); ok || given.Type == 0 || null(given) {
+			return bsoncore.AppendDocumentElement(d, path, bsoncore.Document(both(filter, pred)))
+		}
+		return appendDoc(d, path, func(d []byte) []byte { // the server says what is wrong with it
+			return appendArray(d, "$and", func(d []byte) []byte {
+				return bsoncore.AppendDocumentElement(given.AppendTo(d, "0"), "1", bsoncore.Document(pred))
+			})
+		})
 	})
 }
 
@@ -256,14 +264,17 @@ func (t *Table) stagesSay(r *Request, h *homes, pipeline wire.Value) (s tenantSe
 	return s
 }
 
-// narrowable refuses a first segment that no $match can keep to the documents that are its own.
+// narrowable refuses a first segment that no predicate can keep to the documents that are its own.
 func (p *planner) narrowable() *wire.Error {
 	s := &p.segs[0]
-	if len(s.Stages) == 0 || s.Info {
+	if len(s.Stages) == 0 {
 		return nil
 	}
-	if row := rowOf(s.Stages[0]); row != nil && row.Lead == Rules && row.Query == "" && (s.scope.Only != nil || s.scope.Open && s.of.left()) {
-		return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with %s can not be narrowed to a tenant from outside", row.Name)
+	row := rowOf(s.Stages[0])
+	for _, x := range s.Targets {
+		if row.fixed() && p.t.predicate(s.of, s.scope, x, s.collation) != nil && !p.t.narrowless(row, s.scope, x) {
+			return row.broad()
+		}
 	}
 	return nil
 }
@@ -361,8 +372,8 @@ func (p *planner) bring(target *Target) {
 }
 
 // inOrder is the pipeline of a segment at several homes as one segment whose documents have only to be merged:
-// where nothing but a $sort, and a $skip and a $limit at the end, keeps it from running at each home. Nil where
-// it is another.
+// where nothing but a $sort, or a $geoNear whose distance they keep, and a $skip and a $limit at the end, keeps it
+// from running at each home. Nil where it is another.
 func inOrder(first *Segment, pipeline wire.Value) *Segment {
 	steps, err := stepsOf(pipeline)
 	if err != nil || len(first.Targets) < 2 {
@@ -370,15 +381,23 @@ func inOrder(first *Segment, pipeline wire.Value) *Segment {
 	}
 	s := *first
 	s.Stages = nil
+	kept := true // the field that they are sorted by, if it is one, is still what it was
 	for i := range steps {
 		st := &steps[i]
 		switch {
 		case st.row == nil || len(st.uses) > 0 || readsMeta(st.doc, 0):
 			return nil
 		case st.row.Class == Row && st.row.Over == Each:
-		case st.row.Over == Order && s.Sort == nil:
+			kept = kept && (s.By == "" || keeps(s.By, st))
+		case st.row.Over == Nearest && i == 0:
+			if s.By = st.distance(); s.By == "" {
+				return nil
+			}
+			s.Sort = build(func(d []byte) []byte { return bsoncore.AppendInt32Element(d, s.By, 1) })
+		case st.row.Over == Order && (s.Sort == nil || s.By != ""):
 			s.Sort, _ = st.spec.Doc()
-		case st.row.Over == Bounds && s.Sort != nil:
+			s.By, kept = "", true
+		case st.row.Over == Bounds && s.Sort != nil && kept:
 			skip, limit, n := bounds(steps[i:])
 			if n < len(steps)-i {
 				return nil
@@ -392,10 +411,25 @@ func inOrder(first *Segment, pipeline wire.Value) *Segment {
 		}
 		s.Stages = append(s.Stages, st.doc)
 	}
-	if s.Sort == nil {
+	if s.Sort == nil || !kept {
 		return nil
 	}
 	return &s
+}
+
+// keeps reports whether a stage lets a field pass as it is.
+func keeps(path string, s *step) bool {
+	field := newFieldPath(path)
+	x := extractor{field: &field}
+	return x.passes(s.name, s.spec, false)
+}
+
+// distance is the field into which a $geoNear puts what it sorts by; "" for none.
+func (s *step) distance() string {
+	spec, _ := s.spec.Doc()
+	v, _ := spec.Lookup("distanceField")
+	path, _ := v.Str()
+	return string(path)
 }
 
 // over takes in a stage at several homes that must not run at each of them as it is.
@@ -417,12 +451,28 @@ func (p *planner) over(steps []step) (n int, err *wire.Error) {
 		}
 	case Groups:
 		return p.group(steps)
+	case Partitions:
+		if p.partitioned(s) {
+			return 1, p.add(s.doc)
+		}
+	case Branches:
+		return p.branches(s)
 	case Random:
 		return p.sample(s)
 	case Scored:
 		return p.scored(steps)
 	case Ranked:
 		return 1, p.ranked(steps)
+	}
+	return p.gather(steps)
+}
+
+// gather begins a segment with the stages: of what is brought no more than they need.
+func (p *planner) gather(steps []step) (int, *wire.Error) {
+	if less := lessening(steps); less != nil && !p.x.rebound {
+		if err := p.add(less); err != nil {
+			return 0, err
+		}
 	}
 	p.bring(nil)
 	return 0, nil
@@ -470,8 +520,7 @@ func (p *planner) order(steps []step) (int, *wire.Error) {
 		s.Stages = append(s.Stages, steps[0].doc)
 		p.limit(skip, limit)
 	}
-	p.bring(nil)
-	return 0, nil
+	return p.gather(steps)
 }
 
 // orderless reports whether the order of documents before the stages is only of each home's own
@@ -500,10 +549,11 @@ func (p *planner) orderless(steps []step) bool {
 
 // nearest takes in a $geoNear, which sorts by distance.
 func (p *planner) nearest(steps []step) *wire.Error {
-	spec, _ := steps[0].spec.Doc()
-	v, _ := spec.Lookup("distanceField")
-	field, ok := v.Str()
-	if !ok {
+	if p.alive = false; p.orderless(steps[1:]) { // it makes fields
+		return p.add(steps[0].doc)
+	}
+	field := steps[0].distance()
+	if field == "" {
 		return wire.Errorf(wire.IllegalOperation,
 			"$geoNear over the databases of several tenants needs a distanceField to merge by; give one, or %s", addTenant)
 	}
@@ -512,7 +562,7 @@ func (p *planner) nearest(steps []step) *wire.Error {
 	skip, limit, _ := bounds(steps[1:])
 	p.limit(skip, limit)
 	p.bring(nil)
-	return p.add(sortBy(string(field), 1))
+	return p.add(sortBy(field, 1))
 }
 
 // group takes in a stage that groups: groups that hold the tenant are each of one home, others are
@@ -528,8 +578,7 @@ func (p *planner) group(steps []step) (int, *wire.Error) {
 		return 1, p.add(s.doc)
 	}
 	if !ok {
-		p.bring(nil)
-		return 0, nil
+		return p.gather(steps)
 	}
 	if err := p.add(g.part); err != nil {
 		return 0, err
@@ -539,24 +588,116 @@ func (p *planner) group(steps []step) (int, *wire.Error) {
 	return 1, p.addAll(g.whole())
 }
 
-// apart reports whether the groups of a $group never span tenants: its _id is the tenant field, or
-// has it for one of its fields. Strings under a collation may be one group and two tenants.
+// apart reports whether the groups of a $group never span tenants.
 func (p *planner) apart(s *step) bool {
 	spec, _ := s.spec.Doc()
 	id, _ := spec.Lookup("_id")
-	if string(s.name) != "$group" || !p.alive || p.x.equality != byBytes || p.x.rebound {
+	return string(s.name) == "$group" && p.byTenant(id)
+}
+
+// byTenant reports whether documents for which the expression is the same are of one tenant: it is the tenant
+// field, or has it for one of its fields. Strings under a collation may be one group and two tenants.
+func (p *planner) byTenant(v wire.Value) bool {
+	if !p.alive || p.x.equality != byBytes || p.x.rebound {
 		return false
 	}
-	if p.x.isField(id) {
+	if p.x.isField(v) {
 		return true
 	}
-	d, _ := id.Doc()
+	d, _ := v.Doc()
 	for it := d.Iter(); it.Next() && len(it.Key) > 0 && it.Key[0] != '$'; {
 		if p.x.isField(it.Value) {
 			return true
 		}
 	}
 	return false
+}
+
+// partitioned reports whether the partitions of a stage never span tenants, and nothing that it makes of one
+// depends on another.
+func (p *planner) partitioned(s *step) bool {
+	spec, _ := s.spec.Doc()
+	within, _ := spec.Lookup("range")
+	bounds, _ := within.Doc()
+	of, _ := bounds.Lookup("bounds")
+	if full, ok := of.Str(); ok && string(full) != "partition" {
+		return false // from the least value of all to the greatest
+	}
+	by, _ := spec.Lookup("partitionBy")
+	if p.byTenant(by) {
+		return true
+	}
+	fields, _ := spec.Lookup("partitionByFields")
+	a, _ := fields.Array()
+	for it := a.Iter(); it.Next(); {
+		if path, ok := it.Value.Str(); ok && string(path) == p.x.field.name && p.alive && p.x.equality == byBytes {
+			return true
+		}
+	}
+	return false
+}
+
+// branches takes in a $facet. Where each of its branches can be done in parts the homes do the first of every one, and
+// bring a document of what these come to; a further $facet goes on with that. Else documents are brought together
+// once, and not for each branch.
+func (p *planner) branches(s *step) (int, *wire.Error) {
+	spec, ok := s.spec.Doc()
+	var names []string
+	var parts, rest [][]wire.Doc
+	for it := spec.Iter(); ok && it.Next(); {
+		var part, after []wire.Doc
+		part, after, ok = p.branch(it.Value)
+		ok = ok && plainName(it.Key) && !slices.Contains(names, string(it.Key))
+		names, parts, rest = append(names, string(it.Key)), append(parts, part), append(rest, append(unwound(it.Key), after...))
+	}
+	if !ok || len(names) == 0 {
+		p.bring(nil)
+		return 0, nil
+	}
+	facet := func(branches [][]wire.Doc) wire.Doc {
+		return stage("$facet", func(d []byte) []byte {
+			for i, name := range names {
+				d = AppendStages(d, name, branches[i])
+			}
+			return d
+		})
+	}
+	if err := p.add(facet(parts)); err != nil {
+		return 0, err
+	}
+	p.bring(nil)
+	return 1, p.add(facet(rest))
+}
+
+// branch is what each home does of a $facet's branch, and what is to be done with that; false where the homes
+// would do nothing that makes it less.
+func (p *planner) branch(pipeline wire.Value) (part, rest []wire.Doc, ok bool) {
+	own := *p
+	own.whole, own.segs = false, []Segment{{Targets: p.last().Targets}}
+	steps, err := stepsOf(pipeline)
+	for i := 0; i < len(steps) && err == nil; {
+		var n int
+		n, err = own.step(steps, i)
+		i += n
+	}
+	part = own.segs[0].Stages
+	switch {
+	case err != nil || pipeline.Type != bsoncore.TypeArray || len(own.segs) > 2:
+		return nil, nil, false
+	case len(own.segs) == 1:
+		return part, nil, true
+	}
+	less := slices.ContainsFunc(part, func(s wire.Doc) bool { row := rowOf(s); return row.Over == Groups || row.Over == Bounds })
+	return part, own.segs[1].Stages, less
+}
+
+// unwound are the stages that make documents of those in an array.
+func unwound(array []byte) []wire.Doc {
+	path := "$" + string(array)
+	return []wire.Doc{
+		build(func(d []byte) []byte { return bsoncore.AppendStringElement(d, "$unwind", path) }),
+		stage("$replaceRoot", func(d []byte) []byte { return bsoncore.AppendStringElement(d, "newRoot", path) }),
+	}
 }
 
 // randomKey is the name under which documents carry what a sample is drawn by.
@@ -610,8 +751,6 @@ func (p *planner) scored(steps []step) (int, *wire.Error) {
 // readers are the stages at the front up to the last that asks for the score, with what was brought in place
 // of it: those that documents go through one by one, and keep what they carry.
 func (p *planner) readers(steps []step, score string) (all []wire.Doc) {
-	field := newFieldPath(scoreKey)
-	carried := extractor{field: &field}
 	last := 0
 	for i := range steps {
 		s := &steps[i]
@@ -622,7 +761,7 @@ func (p *planner) readers(steps []step, score string) (all []wire.Doc) {
 		if readsMeta(s.doc, 0) {
 			last = i + 1
 		}
-		if !carried.passes(s.name, s.spec, false) {
+		if !keeps(scoreKey, s) {
 			break
 		}
 	}

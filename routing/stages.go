@@ -64,6 +64,8 @@ const (
 	Nearest                // at each home, and what it has sorted by is sorted by again
 	Bounds                 // at each home as far as could be needed, then once more
 	Groups                 // at each home, and the parts are combined
+	Partitions             // at each home where it keeps tenants apart, else where all documents have been brought together
+	Branches               // at each home branch by branch, and what these bring is joined branch by branch
 	Random                 // each home brings as many as are wanted, each with its lot
 	Scored                 // at each home, and the best of what these bring by its Score
 	Ranked                 // at each home, where nothing behind it asks for its order or its scores
@@ -116,16 +118,16 @@ var stages = stageTable([]Stage{
 	{Name: "$sortByCount", Class: Whole, Over: Groups, Rows: RowsAllow},
 	{Name: "$bucket", Class: Whole, Over: Groups, Rows: RowsAllow},
 	{Name: "$bucketAuto", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$setWindowFields", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$densify", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$fill", Class: Whole, Over: Together, Rows: RowsAllow},
-	{Name: "$facet", Class: Whole, Sub: "*", Over: Together, Rows: RowsFacet},
+	{Name: "$setWindowFields", Class: Whole, Over: Partitions, Rows: RowsAllow},
+	{Name: "$densify", Class: Whole, Over: Partitions, Rows: RowsAllow},
+	{Name: "$fill", Class: Whole, Over: Partitions, Rows: RowsAllow},
+	{Name: "$facet", Class: Whole, Sub: "*", Over: Branches, Rows: RowsFacet},
 	{Name: "$lookup", Class: Join, Coll: "from", Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline, By: "foreignField"},
 	{Name: "$graphLookup", Class: Join, Coll: "from", Rows: RowsJoin, Via: ViaFilter, By: "restrictSearchWithMatch"},
 	{Name: "$unionWith", Class: Union, Coll: "coll", Bare: true, Sub: "pipeline", Rows: RowsJoin, Via: ViaPipeline},
 	{Name: "$merge", Class: Output, Coll: "into", Bare: true, Rows: RowsMerge},
 	{Name: "$out", Class: Output, Coll: "", Bare: true},
-	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery},
+	{Name: "$geoNear", Lead: Leads, Over: Nearest, Rows: RowsQuery, Query: "query"},
 	{Name: "$search", Lead: Leads, Over: Ranked, Rows: RowsOwn, Alone: "returnStoredSource returnScope searchAfter searchBefore"},
 	{Name: "$vectorSearch", Lead: Rules, Over: Scored, Rows: RowsOwn, Score: "vectorSearchScore", Query: "filter"},
 	{Name: "$searchMeta", Lead: Rules, Over: Nowhere, Rows: RowsFigures},
@@ -380,23 +382,15 @@ func matched(stage []byte, v wire.Value, first bool) (wire.Doc, bool) {
 	if !ok {
 		return nil, false
 	}
-	switch string(stage) {
-	case "$match":
+	if string(stage) == "$match" {
 		return d, true
-	case "$geoNear":
-		q, ok := d.Lookup("query")
-		if !ok || !first {
-			return nil, false
-		}
-		return q.Doc()
-	case "$vectorSearch":
-		q, ok := d.Lookup("filter")
-		if !ok || !first {
-			return nil, false
-		}
-		return q.Doc()
 	}
-	return nil, false
+	row := stages[string(stage)]
+	if row == nil || row.Query == "" || !first {
+		return nil, false
+	}
+	q, _ := d.Lookup(row.Query)
+	return q.Doc()
 }
 
 // passes reports whether a $match behind the stage still speaks of the collection's field.

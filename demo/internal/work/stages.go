@@ -123,7 +123,7 @@ func (p *pipeline) fill() {
 	case 2:
 		spec := bson.D{{Key: "sortBy", Value: is("_id", int32(1))}, {Key: "output", Value: is("n", is("method", "locf"))}}
 		if p.often("of each", 5) {
-			spec = append(bson.D{{Key: "partitionByFields", Value: bson.A{"s"}}}, spec...)
+			spec = append(bson.D{{Key: "partitionByFields", Value: bson.A{draw(p.world, "partition", "s", tenantField(p.coll))}}}, spec...)
 		}
 		p.add("$fill", spec)
 	}
