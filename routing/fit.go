@@ -129,14 +129,14 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 			return nil
 		}
 		return r.narrowStages(t.predicate(c, d.Scope, target, t.collation(r)), p)
-	case InUpdates, InDeletes:
+	case InUpdates, InDeletes, InBulkOps:
 		o := r.ops()
+		names := t.bulkNames(r)
 		holders := append(r.within(), o.docs.holder)
 		if o.docs.section {
 			holders = holders[len(holders)-1:]
 		}
-		for o.next() {
-			o.op.of(c, r.Coll())
+		for o.next() && o.op.in(names, c, r.Coll()) {
 			with, err := t.FitEntry(r, d, &o.op, target)
 			if err != nil {
 				return err
