@@ -602,6 +602,11 @@ func TestLookUp(t *testing.T) {
 	}
 	time.Sleep(unlistedAge)
 	h.home.put("app", "tenants", bson.D{{Key: "_id", Value: id}, {Key: "slug", Value: "acme"}})
+	// A command that is told of the tenant may be of a transaction that goes along with its change, which waits
+	// for it: nothing has begun yet.
+	if h.mustResolve(t, id) || h.database(id, "orders") != "app" || !h.router.Current().Find(value(id)).Look {
+		t.Fatalf("%+v", h.Status())
+	}
 	if h.mustResolve(t, id) || h.database(id, "orders") != "app_acme" {
 		t.Fatalf("%+v", h.Status())
 	}

@@ -23,7 +23,8 @@ var errStopping = errors.New("tenantry is stopping")
 // Resolve is called when a command is held for a value of the tenant field. It returns when a table
 // is published under which the command can go on: the tenant has been flipped, or its flag refused,
 // or a pause is over. For a value in no entry it reads the tenants collection, where unknown values
-// are to be looked up; unlisted says that no tenant there has it.
+// are to be looked up; unlisted says that no tenant there has it. One that has is in the table then, and may
+// still have to be flipped: that is for the command to ask, unless it is of a transaction that goes along.
 func (c *Control) Resolve(ctx context.Context, v wire.Value) (unlisted bool, err error) {
 	for range 4 {
 		f, state := c.claim(v)
@@ -35,7 +36,7 @@ func (c *Control) Resolve(ctx context.Context, v wire.Value) (unlisted bool, err
 			if err != nil || !found {
 				return err == nil, err
 			}
-			continue
+			return false, c.publish()
 		case claimStopping:
 			return false, errStopping
 		}

@@ -22,19 +22,20 @@ func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
 		return err
 	}
 	w.any = true
-	names := renamer{target: p.tr.target, rule: errorTexts}
+	said := c.telling(p.tr)
 	for _, row := range rows {
 		v, _ := row.Lookup("idx")
 		k, ok := v.Int()
 		if !ok || k < 0 || int(k) >= len(ops) {
 			continue
 		}
+		row = said(row)
 		row = build(func(d []byte) []byte {
 			for it := row.Iter(); it.Next(); {
 				if key := string(it.Key); key == "idx" {
 					d = bsoncore.AppendInt32Element(d, key, int32(ops[k]))
 				} else {
-					d = names.element(d, key, it.Value, "", 0)
+					d = it.Value.AppendTo(d, key)
 				}
 			}
 			return d
@@ -56,7 +57,7 @@ func (w *writeResult) addBulk(c *clientConn, p *part, ops []int) *wire.Error {
 	labels, _ := p.tr.msg.Body.Lookup("errorLabels")
 	w.addLabels(labels)
 	concern, _ := p.tr.msg.Body.Lookup("writeConcernError")
-	w.addConcern(concern, &names)
+	w.addConcern(concern, said)
 	retried, _ := p.tr.msg.Body.Lookup("retriedStmtIds")
 	w.addRetried(retried)
 	return nil

@@ -157,6 +157,27 @@ func TestTransactionIsHeld(t *testing.T) {
 	}
 }
 
+// A tenant in no entry turns out to be one that is to be looked at: the transaction that may have written for
+// it goes along then too.
+func TestTransactionGoesAlongWithUnlisted(t *testing.T) {
+	held := 0
+	entered := func(s *routing.Spec) {
+		s.LookUp = true
+		s.Tenants[1].Look = true
+	}
+	g := newGround(t, func(g *ground) {
+		held++
+		g.router.Publish(tableOf(t, 3, entered))
+	})
+	g.router.Publish(tableOf(t, 2, func(s *routing.Spec) { entered(s); s.Tenants = s.Tenants[:1] }))
+	g.good(in1(true, "find", "orders", "filter", d("_id", 1)))
+	g.good(in1(false, "update", "orders", "updates", bson.A{d("q", d("x", 1), "u", d("$set", d("y", 1)), "multi", true)}))
+	g.good(in1(false, "insert", "orders", "documents", bson.A{d("_id", 2, "tenantId", "globex")}))
+	if held != 1 {
+		t.Errorf("held %d times", held)
+	}
+}
+
 // The transaction has written for one of two tenants that are paused: it waits for the other.
 func TestTransactionIsHeldForOther(t *testing.T) {
 	var held []string

@@ -379,12 +379,15 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 }
 
 // unlooked takes in that the look before a write has failed: where a server says so of the write itself, of its
-// filter for example, it is that write's error. Who asks, how long it takes and what happens to a server is of
+// filter for example, or it is refused here for what it asks, it is that write's error. Who asks, how long it takes and what happens to a server is of
 // the whole command, as where servers write (write_ops_exec.cpp, handleError).
 func (s *split) unlooked(i int, e *wire.Error) *wire.Error {
 	switch e.Code {
 	case wire.Unauthorized, wire.MaxTimeMSExpired, wire.ExceededTimeLimit, wire.Interrupted, wire.ClientDisconnect:
 		return e
+	case wire.IllegalOperation:
+		s.fail(i, e)
+		return nil
 	}
 	if e.Reply == nil || len(e.Labels) > 0 {
 		return e

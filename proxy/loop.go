@@ -204,6 +204,10 @@ func (c *clientConn) launch(t *wire.Turn) {
 		return
 	}
 	out, err := c.request(tr)
+	if err == errTooLarge {
+		go srv.attend(c, (*clientConn).sendWaiting)
+		return
+	}
 	if err != nil {
 		c.land(t, nil, err)
 		return

@@ -99,6 +99,62 @@ func TestPlansOfWrites(t *testing.T) {
 	}
 }
 
+// What each home explains of a write is what the home would get of it.
+func TestPlansOfNarrowedWrites(t *testing.T) {
+	bulk := func(op bson.D) bson.D {
+		return d("bulkWrite", 1, "ops", bson.A{op}, "nsInfo", bson.A{d("ns", "app.orders")})
+	}
+	both := d("tenantId", d("$in", bson.A{"acme", "globex"}))
+	for _, c := range []struct {
+		name         string
+		db           string
+		cmd          bson.D
+		shared, acme string // of what they are sent; "" where they are sent nothing
+	}{
+		{
+			"bulkWrite", "admin", bulk(d("update", 0, "filter", d("x", 1), "updateMods", d("$set", d("y", 1)), "multi", true)),
+			`{"ns": "app.orders"} $nin`, `{"ns": "app_t_acme.orders"} "filter": {"x": {"$numberInt":"1"}}`,
+		},
+		{"bulkWrite of one tenant", "admin", bulk(d("delete", 0, "filter", d("tenantId", "acme"))), "", `{"ns": "app_t_acme.orders"}`},
+		{"bulkWrite of two tenants", "admin", bulk(d("delete", 0, "filter", both, "multi", true)), `{"tenantId": "globex"}`, `{"tenantId": "acme"}`},
+		{
+			"update of two tenants", "app", d("update", "orders", "updates", bson.A{d("q", both, "u", d("$set", d("y", 1)), "multi", true)}),
+			`{"tenantId": "globex"}`, `{"tenantId": "acme"} "update": "orders"`,
+		},
+		{"findAndModify of two tenants", "app", d("findAndModify", "orders", "query", both, "remove", true), `{"tenantId": "globex"}`, `{"tenantId": "acme"}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := twoClusters(t)
+			homes := 0
+			for server, want := range map[*wiretest.Server]string{g.server: c.shared, g.big: c.acme} {
+				if want != "" {
+					homes++
+					server.Once("explain", wiretest.OK(bson.E{Key: "queryPlanner", Value: d("winningPlan", d("stage", "UPDATE"))}))
+				}
+			}
+			r := g.client.Run(c.db, d("explain", c.cmd))
+			shards, _ := wiretest.Get(r, "queryPlanner", "winningPlan", "shards").(bson.A)
+			if homes > 1 && len(shards) != homes || homes == 1 && wiretest.Get(r, "queryPlanner", "winningPlan", "stage") != "UPDATE" {
+				t.Errorf("%v", r)
+			}
+			for server, want := range map[*wiretest.Server]string{g.server: c.shared, g.big: c.acme} {
+				got := ""
+				for _, sent := range server.Commands("explain") {
+					got += bson.Raw(sent.Body).String()
+				}
+				for _, part := range strings.Fields(strings.ReplaceAll(want, ": ", ":")) {
+					if !strings.Contains(strings.ReplaceAll(got, ": ", ":"), part) {
+						t.Errorf("%s is not in %s", part, got)
+					}
+				}
+				if want == "" && got != "" {
+					t.Errorf("asked for %s", got)
+				}
+			}
+		})
+	}
+}
+
 // An error of one home is the answer.
 func TestPlansFail(t *testing.T) {
 	g := twoClusters(t)

@@ -75,10 +75,16 @@ func twoClusters(t *testing.T) *ground {
 
 func groundOf(t testing.TB, resolve func(*ground), names ...string) *ground {
 	t.Helper()
+	return groundWith(t, nil, resolve, names...)
+}
+
+// groundWith is groundOf with servers whose hello has these fields.
+func groundWith(t testing.TB, hello bson.D, resolve func(*ground), names ...string) *ground {
+	t.Helper()
 	g := &ground{t: t, router: &routing.Router{}}
 	var specs []backend.Spec
 	for _, name := range names {
-		s := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs-"+name), wiretest.Stored(), wiretest.Enforce())
+		s := wiretest.NewServer(t, wiretest.As(wiretest.Primary), wiretest.Member("rs-"+name), wiretest.Stored(), wiretest.Enforce(), wiretest.HelloFields(hello))
 		specs = append(specs, backend.Spec{Name: name, URI: "mongodb://" + s.Addr() + "/?replicaSet=rs-" + name + "&serverSelectionTimeoutMS=2000"})
 		if name == "home" {
 			g.server = s

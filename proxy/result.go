@@ -33,9 +33,9 @@ type indexed struct {
 }
 
 // add takes in the reply to a part whose writes had these places in the client's batch.
-func (w *writeResult) add(tr *trip, ops []int) {
+func (w *writeResult) add(c *clientConn, tr *trip, ops []int) {
 	w.any = true
-	names := renamer{target: tr.target, rule: errorTexts}
+	said := c.telling(tr)
 	for it := tr.msg.Body.Iter(); it.Next(); {
 		switch string(it.Key) {
 		case "n":
@@ -47,9 +47,9 @@ func (w *writeResult) add(tr *trip, ops []int) {
 		case "upserted":
 			w.upserted = appendIndexed(w.upserted, it.Value, ops, nil)
 		case "writeErrors":
-			w.errors = appendIndexed(w.errors, it.Value, ops, &names)
+			w.errors = appendIndexed(w.errors, it.Value, ops, said)
 		case "writeConcernError":
-			w.addConcern(it.Value, &names)
+			w.addConcern(it.Value, said)
 		case "errorLabels":
 			w.addLabels(it.Value)
 		case "retriedStmtIds":
@@ -58,9 +58,20 @@ func (w *writeResult) add(tr *trip, ops []int) {
 	}
 }
 
-func (w *writeResult) addConcern(v wire.Value, names *renamer) {
+func (w *writeResult) addConcern(v wire.Value, said func(wire.Doc) wire.Doc) {
 	if d, ok := v.Doc(); ok {
-		w.concerns = append(w.concerns, names.doc(nil, d, "", 0))
+		w.concerns = append(w.concerns, said(d))
+	}
+}
+
+// telling makes what a server has said of writes that failed what the client may be told.
+func (c *clientConn) telling(tr *trip) func(wire.Doc) wire.Doc {
+	return func(d wire.Doc) wire.Doc {
+		names := renamer{target: tr.target, rule: errorTexts}
+		if d = names.doc(nil, d, "", 0); c.sealed(tr) {
+			d = sealedError(d)
+		}
+		return d
 	}
 }
 
@@ -93,7 +104,7 @@ func readLabels(v wire.Value) (labels []string) {
 }
 
 // appendIndexed appends the elements of an array with the places that they had in the client's batch.
-func appendIndexed(to []indexed, v wire.Value, ops []int, r *renamer) []indexed {
+func appendIndexed(to []indexed, v wire.Value, ops []int, said func(wire.Doc) wire.Doc) []indexed {
 	a, _ := v.Array()
 	for it := a.Iter(); it.Next(); {
 		d, _ := it.Value.Doc()
@@ -102,8 +113,8 @@ func appendIndexed(to []indexed, v wire.Value, ops []int, r *renamer) []indexed 
 		if !ok || k < 0 || int(k) >= len(ops) {
 			continue
 		}
-		if r != nil {
-			d = r.doc(nil, d, "", 0)
+		if said != nil {
+			d = said(d)
 		}
 		to = append(to, indexed{ops[k], reindexed(d, ops[k])})
 	}

@@ -18,12 +18,17 @@ import (
 func withinRows(t *testing.T, tenant, leaks string) (*ground, *wiretest.Client) {
 	t.Helper()
 	g := newGround(t, nil)
+	return g, g.withinRows(t, tenant, leaks)
+}
+
+func (g *ground) withinRows(t *testing.T, tenant, leaks string) *wiretest.Client {
+	t.Helper()
 	g.client.Command(ping) // it has come to the open listener
 	set := *g.proxy.settings.Load()
 	set.leaks = leaks
 	set.listeners = map[string]*config.Listener{"127.0.0.1:0": {Address: "127.0.0.1:0", Tenant: tenant, Isolation: "rows", Access: "write"}}
 	g.proxy.settings.Store(&set)
-	return g, wiretest.Dial(t, g.addr)
+	return wiretest.Dial(t, g.addr)
 }
 
 // What a server that others share says of failures is not passed on, but for what quotes the client.

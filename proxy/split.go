@@ -32,6 +32,8 @@ type split struct {
 	stmts    []int32
 	guessed  bool   // the only write's home is where its document was seen last
 	sent     bool   // some write may have come to a server
+	whole    bool   // the decision has one home for all writes
+	tenant   uint32 // whose share of connections is taken; 0 for nobody's
 	try      uint64 // the number of this try, where it is told
 	race     race
 	held     wire.Value // the tenant that the command has to wait for when it is in flight no more
@@ -51,13 +53,10 @@ type race struct {
 func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bool) {
 	var held wire.Value
 	reply, again := c.overHomes(t, d, func(tx *txn) (*wire.Buf, bool, *wire.Error) {
-		s := &split{c: c, t: t, d: d, tx: tx, ordered: true}
+		s := &split{c: c, t: t, d: d, tx: tx}
 		reply, again, err := s.run()
 		held = s.held
-		if s.sent && err != nil {
-			err = err.WithoutLabel(wire.LabelNoWrites) // of this part, and not of the others
-		}
-		return reply, again, err
+		return reply, again, s.partial(err)
 	})
 	if !again || held.Type == 0 {
 		return reply, again
@@ -68,19 +67,38 @@ func (c *clientConn) split(t *routing.Table, d *routing.Decision) (*wire.Buf, bo
 	return nil, true
 }
 
-func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
-	whole := false
-	if s.ops, whole = s.t.Ops(&s.c.req, s.d.Coll); !whole || len(s.ops) == 0 {
-		reply, err = s.c.roundTrip(s.c.sideTrip(s.t, s.d.Targets[0], s.tx)) // the server says what is wrong
-		return reply, false, err
+// partial is what the command has failed with, of which some writes may have been made: the last part to fail
+// says nothing of the others.
+func (s *split) partial(err *wire.Error) *wire.Error {
+	if s.sent && err != nil {
+		err = err.WithoutLabel(wire.LabelNoWrites)
 	}
+	return err
+}
+
+// read takes the command apart; false where a server is to say what is wrong with it.
+func (s *split) read() (ok bool, err *wire.Error) {
+	s.ordered = true
 	if f, ok := s.c.req.Field("ordered"); ok {
 		s.ordered = f.Value.True()
 	}
 	_, s.numbered = s.c.req.TxnNumber()
 	s.numbered = s.numbered && s.tx == nil
-	if s.stmts, err = s.c.statements(len(s.ops)); err != nil {
+	s.result.bulk = s.c.req.Cmd.Merge == routing.MergeBulk
+	if s.ops, ok = s.t.Ops(&s.c.req, s.d.Coll); !ok || len(s.ops) == 0 {
+		return false, nil
+	}
+	s.stmts, err = s.c.statements(len(s.ops))
+	return true, err
+}
+
+func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
+	switch ok, err := s.read(); {
+	case err != nil:
 		return nil, false, err
+	case !ok:
+		reply, err = s.c.roundTrip(s.c.sideTrip(s.t, s.d.Targets[0], s.tx))
+		return reply, false, err
 	}
 	s.plans, s.homes, s.absent = make([]routing.Plan, len(s.ops)), make([]*routing.Target, len(s.ops)), make([]bool, len(s.ops))
 	for i := range s.ops {
@@ -100,7 +118,6 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	if s.c.req.Cmd.Merge == routing.MergeOne {
 		return s.one()
 	}
-	s.result.bulk = s.c.req.Cmd.Merge == routing.MergeBulk
 	if held, err := s.locateByID(); held.Type != 0 || err != nil {
 		return nil, true, s.wait(held, err)
 	}
@@ -112,14 +129,19 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	if again || err != nil {
 		return nil, again, err
 	}
+	return s.answer(s.d.Targets[0]), false, nil
+}
+
+// answer is the reply to a batch. The target is the one that a cursor over its rows is said to be of.
+func (s *split) answer(target *routing.Target) *wire.Buf {
 	s.c.outcome.code = s.result.code()
 	if s.tx != nil && len(s.result.errors) > 0 {
 		s.c.failTxn(s.tx) // as a server's write error would
 	}
 	if s.result.bulk {
-		return s.result.bulkReply(s.c, s.d.Targets[0], s.tx), false, nil
+		return s.result.bulkReply(s.c, target, s.tx)
 	}
-	return s.result.reply(s.c, s.tx), false, nil
+	return s.result.reply(s.c, s.tx)
 }
 
 // wait has the command begin anew when the tenant's commands are held no more. None of its writes has been
@@ -367,27 +389,44 @@ func into(batches []batch, home *routing.Target, i int) []batch {
 	return batches
 }
 
-// sendAll sends batches and takes in what became of them.
-func (s *split) sendAll(batches []batch) *wire.Error {
-	trips := make([]*trip, len(batches))
-	for i, b := range batches {
-		tr, err := s.tripOf(b)
+// sendAll sends batches and takes in what became of them. One that is larger than its home takes as one command
+// goes in pieces, each behind the one before.
+func (s *split) sendAll(batches []batch) (err *wire.Error) {
+	for len(batches) > 0 && err == nil {
+		batches, err = s.sendFirst(batches)
+	}
+	return err
+}
+
+// sendFirst sends of each batch as many of its first writes as its home takes at once; rest is what is left to
+// be sent. Nothing is left of a batch that has ended with an error.
+func (s *split) sendFirst(batches []batch) (rest []batch, err *wire.Error) {
+	var trips []*trip
+	var sent, behind []batch
+	for _, b := range batches {
+		tr, n, err := s.tripOf(b)
 		if err != nil {
-			return err
+			if err = s.broken(b.ops, err); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		trips[i] = tr
+		trips, sent, behind = append(trips, tr), append(sent, b), append(behind, batch{b.home, b.ops[n:]})
 	}
 	parts := s.c.scatter(trips, s.tx)
 	defer free(parts)
 	for i := range parts {
-		p := &parts[i]
+		p, failed := &parts[i], len(s.result.errors)
 		s.sent = s.sent || p.err == nil || !slices.Contains(p.err.Labels, wire.LabelNoWrites)
 		switch {
 		case p.err != nil || !p.tr.facts.ok:
 		case s.result.bulk:
-			p.err = s.result.addBulk(s.c, p, batches[i].ops)
+			p.err = s.result.addBulk(s.c, p, sent[i].ops)
 		default:
-			s.result.add(p.tr, batches[i].ops)
+			s.result.add(s.c, p.tr, sent[i].ops)
+		}
+		if len(s.result.errors) > failed && s.ordered {
+			behind[i].ops = nil
 		}
 	}
 	for i := range parts {
@@ -396,12 +435,16 @@ func (s *split) sendAll(batches []batch) *wire.Error {
 			p.err = s.c.replied(p.tr)
 		}
 		if p.err != nil {
-			if err := s.broken(batches[i].ops, p.err); err != nil {
-				return err
+			behind[i].ops = nil
+			if err := s.broken(sent[i].ops, p.err); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return nil
+	if s.tx != nil && len(s.result.errors) > 0 {
+		return nil, nil // it has ended
+	}
+	return slices.DeleteFunc(behind, func(b batch) bool { return len(b.ops) == 0 }), nil
 }
 
 // broken takes in that a part has failed as a whole. Where nothing else is known to be done, or the
@@ -414,18 +457,23 @@ func (s *split) broken(ops []int, err *wire.Error) *wire.Error {
 	return nil
 }
 
-// tripOf is the trip of a batch: a command of the client's kind with these writes only.
-func (s *split) tripOf(b batch) (*trip, *wire.Error) {
-	docs := make([]wire.Doc, len(b.ops))
-	names := map[int]int{}
-	for k, i := range b.ops {
-		op := &s.ops[i]
-		if docs[k] = s.t.FitWrite(op, b.home); docs[k] == nil {
-			docs[k] = op.Entry
+// tripOf is the trip of a batch, or of the first n of its writes where the home's servers take no more as one
+// command: a command of the client's kind with these writes only.
+func (s *split) tripOf(b batch) (tr *trip, n int, err *wire.Error) {
+	room, names := s.room(b.home), map[int]int{}
+	var docs []wire.Doc
+	for _, i := range b.ops {
+		doc, err := s.entry(i, b.home)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !room.take(len(doc), s.numbered) && len(docs) > 0 {
+			break
 		}
 		if s.result.bulk {
-			docs[k] = op.FitNames(docs[k], names)
+			doc = s.ops[i].FitNames(doc, names)
 		}
+		docs = append(docs, doc)
 	}
 	parts := []sequence{{s.c.req.Cmd.Batch(), docs}}
 	if s.result.bulk {
@@ -435,20 +483,34 @@ func (s *split) tripOf(b batch) (*trip, *wire.Error) {
 		}
 		parts = append(parts, sequence{"nsInfo", listed})
 	}
-	tr := s.c.sideTrip(s.t, b.home, s.tx)
-	var err *wire.Error
+	tr = s.c.sideTrip(s.t, b.home, s.tx)
+	tr.tenant = s.tenant
 	tr.sub, err = s.c.derived(parts, func(d []byte) []byte {
 		if !s.numbered {
 			return d
 		}
 		i, d := bsoncore.AppendArrayElementStart(d, "stmtIds")
-		for k, op := range b.ops {
+		for k, op := range b.ops[:len(docs)] {
 			d = bsoncore.AppendInt32Element(d, itoa(k), s.stmt(op))
 		}
 		d, _ = bsoncore.AppendArrayEnd(d, i)
 		return d
 	})
-	return tr, err
+	return tr, len(docs), err
+}
+
+// entry is the i-th write as its home gets it.
+func (s *split) entry(i int, home *routing.Target) (doc wire.Doc, err *wire.Error) {
+	op := &s.ops[i]
+	if s.whole {
+		doc, err = s.t.FitEntry(&s.c.req, s.d, op, home)
+	} else {
+		doc = s.t.FitWrite(op, home)
+	}
+	if doc == nil {
+		doc = op.Entry
+	}
+	return doc, err
 }
 
 // stmt is the number of a write among those of the client's txnNumber.

@@ -993,6 +993,19 @@ func TestSplitLookRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("here", func(t *testing.T) {
+		g := newGround(t, nil)
+		g.insert(t, 0, "acme")
+		near := bson.A{d("q", d("place", d("$near", bson.A{1, 2})), "u", d("$inc", d("x", 1))), looks[0]}
+		for ordered, want := range map[bool]string{true: "n 0, 0: 115", false: "n 1, 0: 115"} {
+			for _, tail := range []bson.D{nil, d("lsid", session(1), "txnNumber", int64(1))} {
+				r := g.client.Run("app", append(d("update", "orders", "updates", near, "ordered", ordered), tail...))
+				if got := outcomeOf(r); got != want {
+					t.Errorf("ordered %v, %v: %s, want %s: %v", ordered, tail, got, want, r)
+				}
+			}
+		}
+	})
 	t.Run("alone", func(t *testing.T) {
 		g := newGround(t, nil)
 		for code, want := range map[wire.Code]string{2: "n 0, 0: 2", 50: "n <nil>"} {

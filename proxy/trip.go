@@ -381,6 +381,9 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 	if tr.edit != nil {
 		tr.edit(p)
 	}
+	if c.exceeds(tr, r, len(frame.B), p) {
+		return nil, errTooLarge
+	}
 	if tr.aside {
 		return p.ApplyTo(frame), nil
 	}
@@ -607,6 +610,9 @@ func (c *clientConn) returned(reply *wire.Buf, werr *wire.Error) (*wire.Buf, fat
 			c.remember(d.Coll, d.Tenant, tr)
 		}
 		reply, werr = c.finish(tr, reply)
+	}
+	if werr == errTooLarge {
+		reply, werr = c.inPieces(tr, d)
 	}
 	if werr != nil {
 		if tr.txn != nil {

@@ -129,16 +129,19 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 			return nil
 		}
 		return t.narrowStages(r, d, target, p)
-	case InUpdates, InDeletes:
+	case InUpdates, InDeletes, InBulkOps:
 		o := r.ops()
+		names := t.bulkNames(r)
 		holders := append(r.within(), o.docs.holder)
 		if o.docs.section {
 			holders = holders[len(holders)-1:]
 		}
-		for o.next() {
-			o.op.Scope = d.Scope
-			o.op.of(c, r.Coll())
-			if with := t.FitWrite(&o.op, target); with != nil {
+		for o.next() && o.op.in(names, c, r.Coll()) {
+			with, err := t.FitEntry(r, d, &o.op, target)
+			if err != nil {
+				return err
+			}
+			if with != nil {
 				p.Replace(o.docs.at, len(o.op.Entry), with, holders...)
 			}
 		}
@@ -151,6 +154,22 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 		}
 	}
 	return nil
+}
+
+// FitEntry is an entry of a batch as it is sent by the decision to its target; nil where that is as it came.
+func (t *Table) FitEntry(r *Request, d *Decision, op *Op, target *Target) (wire.Doc, *wire.Error) {
+	switch {
+	case !d.Fit:
+		return nil, nil
+	case r.Bound.Rows():
+		x := isolation{t: t, r: r, tn: t.byKey[r.Bound.Key], target: target}
+		if op.kind != InBulkOps {
+			op.Coll = x.coll()
+		}
+		return x.fitEntry(op)
+	}
+	op.Scope = d.Scope
+	return t.FitWrite(op, target), nil
 }
 
 // FitWrite is the entry of a batch as it is sent to the target; nil where that is as it came. An

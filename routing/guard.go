@@ -98,20 +98,25 @@ func (t *Table) Ops(r *Request, c *Collection) ([]Op, bool) {
 	names := t.bulkNames(r)
 	for o.next() {
 		op := o.op
-		at, name := c, r.Coll()
-		if op.kind == InBulkOps {
-			if op.ns < 0 || op.ns >= len(names) {
-				return nil, false
-			}
-			at, name = names[op.ns].coll, names[op.ns].name
-		}
-		op.of(at, name)
-		if !op.complete() {
+		if !op.in(names, c, r.Coll()) || !op.complete() {
 			return nil, false
 		}
 		all = append(all, op)
 	}
 	return all, o.docs.ok && !o.bad
+}
+
+// in makes the write one to its collection: of a bulkWrite the one that it names among these, false where it
+// names none; of any other command the command's own.
+func (op *Op) in(names []bulkName, c *Collection, name []byte) bool {
+	if op.kind == InBulkOps {
+		if op.ns < 0 || op.ns >= len(names) {
+			return false
+		}
+		c, name = names[op.ns].coll, names[op.ns].name
+	}
+	op.of(c, name)
+	return true
 }
 
 // complete reports whether the write has all that servers ask of one; they refuse the whole command

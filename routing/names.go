@@ -323,14 +323,27 @@ func (t *Table) explain(r *Request, db *Database) Decision {
 	case d.Action == Expand:
 		d.Expanded = &Expanded{Command: r.explaining(d.Expanded.Command)}
 		return d
-	case d.Action == Split && len(d.Targets) == 1:
-		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 	case d.Action == Split:
-		d.Action = Scatter // nothing is written
+		return t.explainWrite(in, d)
 	case d.Action == Follow:
 		return refuse(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
 	}
 	d.Fit = d.Fit || d.Action == Scatter
+	return d
+}
+
+// explainWrite decides for the plan of what would be split: that of each home which the write may be at.
+// Servers plan one write at a time, and refuse several.
+func (t *Table) explainWrite(in *Request, d Decision) Decision {
+	d.Targets = d.Targets[:1]
+	if ops, whole := t.Ops(in, d.Coll); whole && len(ops) == 1 {
+		op := &ops[0]
+		d.Targets, d.Coll = t.Plan(in, op).Targets, op.Coll
+		d.Scope, d.Fit = op.Scope, true
+	}
+	if d.Action = Scatter; len(d.Targets) == 1 {
+		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
+	}
 	return d
 }
 

@@ -176,23 +176,27 @@ func (x *isolation) fitWrites(p *wire.Patch) *wire.Error {
 }
 
 func (x *isolation) fitWrite(o *ops, holders []int, p *wire.Patch) *wire.Error {
-	op := &o.op
-	if o.kind == InDocuments {
-		doc, err := x.owned(op.Coll, op.doc)
-		if err == nil && doc != nil {
-			p.Replace(o.docs.at, len(op.doc), doc, holders...)
-		}
-		return err
+	with, err := x.fitEntry(&o.op)
+	if err == nil && with != nil {
+		p.Replace(o.docs.at, len(o.op.Entry), with, holders...)
+	}
+	return err
+}
+
+// fitEntry is the entry of a batch as it is sent; nil where that is as it came.
+func (x *isolation) fitEntry(op *Op) (wire.Doc, *wire.Error) {
+	if op.kind == InDocuments {
+		return x.owned(op.Coll, op.doc)
 	}
 	w, err := x.written(op)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, len(op.Entry)+len(w.filter)+64))
 	for it := op.Entry.Iter(); it.Next(); {
 		key := string(it.Key)
 		if err := x.writeOption(op, it.Start == 4, key, it.Value); err != nil {
-			return err
+			return nil, err
 		}
 		switch {
 		case key == "q" || key == "filter":
@@ -206,8 +210,7 @@ func (x *isolation) fitWrite(o *ops, holders []int, p *wire.Patch) *wire.Error {
 		}
 	}
 	d, _ = bsoncore.AppendDocumentEnd(d, i)
-	p.Replace(o.docs.at, len(op.Entry), d, holders...)
-	return nil
+	return d, nil
 }
 
 // writeOption looks at a field of a write.

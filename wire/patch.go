@@ -41,6 +41,19 @@ func (p *Patch) Reset() {
 // Empty reports whether there is nothing to change.
 func (p *Patch) Empty() bool { return len(p.cuts) == 0 }
 
+// Delta is by how many bytes the message grows.
+func (p *Patch) Delta() int { return p.delta }
+
+// DeltaAt is by how many bytes the document (or section) grows whose length is at the frame's offset.
+func (p *Patch) DeltaAt(at int) (by int) {
+	for _, l := range p.lengths {
+		if l.at == at {
+			by += int(l.by)
+		}
+	}
+	return by
+}
+
 // Replace puts with in place of the n bytes at the frame's offset at. Each of inside is the offset
 // of the length of a document (or section) that contains the place; the frame's own is known.
 // Bytes that are inserted (n is 0) come before what stands at the place, in the order of the calls.

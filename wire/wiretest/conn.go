@@ -81,7 +81,7 @@ func (c *serverConn) message(b *wire.Buf) bool {
 	if errors.As(err, &refused) {
 		return c.write(wire.AppendQueryFailure(nil, requestIDs.Add(1), cmd.RequestID, refused))
 	}
-	if err != nil {
+	if err != nil || c.s.tooLong(cmd) {
 		return false
 	}
 	c.s.record(cmd)

@@ -71,7 +71,8 @@ func WireVersion(v int32) Option { return func(o *options) { o.wireVersion = v }
 
 // Enforce turns on what real servers insist on: writes only on a primary and reads on a secondary
 // only with a read preference (10107, 13435, with topologyVersion), no duplicate top-level field
-// (40413), txnNumber not with multi: true (72) nor on a standalone (20), a repeated statement
+// (40413), no message, command or batch above the limits that hello tells (the connection is closed, 10334, 16),
+// txnNumber not with multi: true (72) nor on a standalone (20), a repeated statement
 // answered from history, transactions (251, 225, 256), a $clusterTime of its own making (197, 211).
 // Replies carry $clusterTime and operationTime then.
 func Enforce() Option { return func(o *options) { o.enforce = true } }

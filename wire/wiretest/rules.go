@@ -31,7 +31,7 @@ func (s *Server) refuse(cmd Command) (Reply, bool) {
 	if !s.opt.enforce {
 		return Reply{}, false
 	}
-	for _, rule := range []func(Command) *Reply{s.oncePerField, s.ownTime, s.rightRole, s.retryable} {
+	for _, rule := range []func(Command) *Reply{s.size, s.oncePerField, s.ownTime, s.rightRole, s.retryable} {
 		if r := rule(cmd); r != nil {
 			return *r, true
 		}
@@ -45,6 +45,39 @@ func (s *Server) refuse(cmd Command) (Reply, bool) {
 func refused(code wire.Code, format string, args ...any) *Reply {
 	r := Fail(code, fmt.Sprintf(format, args...))
 	return &r
+}
+
+// limit is what hello says of a limit of sizes.
+func (s *Server) limit(name string, usual int) int {
+	v, _ := field(s.opt.hello, name)
+	if n, ok := number(v); ok {
+		return int(n)
+	}
+	return usual
+}
+
+// tooLong: a message for which a server closes the connection.
+func (s *Server) tooLong(cmd Command) bool {
+	return s.opt.enforce && int(cmd.Length) > s.limit("maxMessageSizeBytes", wire.MaxMessage)
+}
+
+// size: a command's own document and those of sequences are little larger than what is stored, and a batch
+// has not too many writes.
+func (s *Server) size(cmd Command) *Reply {
+	docs, longest := 0, len(cmd.Body)
+	for _, seq := range cmd.Sections {
+		docs = max(docs, len(seq.Docs))
+		for _, d := range seq.Docs {
+			longest = max(longest, len(d))
+		}
+	}
+	if limit := s.limit("maxBsonObjectSize", wire.MaxDocument) + 16<<10; longest > limit {
+		return refused(wire.BSONObjectTooLarge, "BSONObj size: %d is invalid. Size must be between 0 and %d", longest, limit)
+	}
+	if limit := s.limit("maxWriteBatchSize", 100_000); docs > limit {
+		return refused(16, "Write batch sizes must be between 1 and %d. Got %d operations.", limit, docs)
+	}
+	return nil
 }
 
 // oncePerField: no top-level field twice, sections counted as fields.

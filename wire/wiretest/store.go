@@ -41,6 +41,7 @@ type operation struct {
 	body   bson.D
 	ns     string
 	txn    *session // of a command with txnNumber
+	ids    []int64  // of its statements
 }
 
 // generic are fields that the store need not look at.
@@ -137,7 +138,10 @@ func (o *operation) statement(i int, run func() (bson.D, error)) (bson.D, error)
 	if o.txn == nil || o.txn.txn != noTxn {
 		return run()
 	}
-	id := statementIDs(o.cmd)[i]
+	if o.ids == nil {
+		o.ids = statementIDs(o.cmd)
+	}
+	id := o.ids[i]
 	if done, ok := o.txn.statements[id]; ok {
 		return done, nil
 	}
