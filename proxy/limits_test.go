@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -73,10 +74,10 @@ func TestSplitInPieces(t *testing.T) {
 					return ofAcme(a.(bson.D)) - ofAcme(b.(bson.D))
 				})
 				cmd := append(d("update", "orders", "updates", updates, "ordered", ordered), retryable(1)...)
-				pieces := 0
+				var pieces atomic.Int32
 				g.server.Handle(func(c wiretest.Command) wiretest.Reply {
 					if c.Name == "update" && c.DB == "app" {
-						if pieces++; pieces == 2 {
+						if pieces.Add(1) == 2 {
 							return wiretest.Pass().ThenHangUp()
 						}
 					}
@@ -89,7 +90,7 @@ func TestSplitInPieces(t *testing.T) {
 				if got := outcomeOf(r); got != fmt.Sprint("n ", n) || wiretest.Get(r, "nModified") != int32(n) {
 					t.Errorf("%s: %v", got, r)
 				}
-				if pieces < 4 {
+				if pieces := pieces.Load(); pieces < 4 {
 					t.Errorf("shared has got %d commands in two tries", pieces)
 				}
 				g.wantOnce(t, 1)
@@ -134,10 +135,10 @@ func TestSplitInPiecesBroken(t *testing.T) {
 		for i := 1; i <= 30; i++ {
 			docs = append(docs, d("_id", i, "tenantId", "globex"))
 		}
-		pieces := 0
+		var pieces atomic.Int32
 		g.server.Handle(func(c wiretest.Command) wiretest.Reply {
 			if c.Name == "insert" && c.DB == "app" {
-				if pieces++; pieces == 2 {
+				if pieces.Add(1) == 2 {
 					return wiretest.HangUp()
 				}
 			}
@@ -145,8 +146,8 @@ func TestSplitInPiecesBroken(t *testing.T) {
 		})
 		r := g.client.Run("app", d("insert", "orders", "documents", docs, "ordered", ordered))
 		errs, _ := wiretest.Get(r, "writeErrors").(bson.A)
-		if wiretest.Get(r, "n") != int32(11) || len(errs) != want || pieces != 2 {
-			t.Errorf("ordered %v: %d pieces, %d errors: %v", ordered, pieces, len(errs), r)
+		if wiretest.Get(r, "n") != int32(11) || len(errs) != want || pieces.Load() != 2 {
+			t.Errorf("ordered %v: %d pieces, %d errors: %v", ordered, pieces.Load(), len(errs), r)
 		}
 	}
 }
@@ -194,7 +195,7 @@ func TestWholeInPieces(t *testing.T) {
 		hello bson.D
 		rows  bool
 		array bool
-		least int // commands
+		least int32 // commands
 	}{
 		{"rows", d("maxMessageSizeBytes", 70_000), true, false, 2},
 		{"rows in an array", d("maxBsonObjectSize", 40_000), true, true, 1},
@@ -220,10 +221,10 @@ func TestWholeInPieces(t *testing.T) {
 				g.residue(t, n)
 				g.server.Forget()
 				updates := increments(n + 1) // the last one's is acme's, or left over
-				tries := 0
+				var tries atomic.Int32
 				g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
 					if cmd.Name == "update" {
-						if tries++; tries == c.least {
+						if tries.Add(1) == c.least {
 							return wiretest.Pass().ThenHangUp()
 						}
 					}
@@ -250,7 +251,7 @@ func TestWholeInPieces(t *testing.T) {
 				if r := run(); outcomeOf(r) != fmt.Sprint("n ", n) {
 					t.Errorf("%v", r)
 				}
-				if sent := len(g.server.Commands("update")); sent < 2*c.least {
+				if sent := len(g.server.Commands("update")); sent < 2*int(c.least) {
 					t.Errorf("%d commands in two tries", sent)
 				}
 				for _, doc := range g.server.Docs("app", "orders")[:n] {
@@ -273,12 +274,12 @@ func TestBulkInPieces(t *testing.T) {
 	g := groundWith(t, d("maxMessageSizeBytes", 70_000), nil, "home")
 	client := g.withinRows(t, "globex", leaksOff)
 	client.Command(ping)
-	sent := 0
+	var sent atomic.Int32
 	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
 		if c.Name != "bulkWrite" {
 			return wiretest.Pass()
 		}
-		sent++
+		sent.Add(1)
 		var rows bson.A
 		for k, op := range c.Docs("ops") {
 			row := d("ok", 1.0, "idx", k, "n", 1, "nModified", 1)
@@ -296,8 +297,8 @@ func TestBulkInPieces(t *testing.T) {
 	ops[n-10] = d("update", 0, "filter", d("_id", "bad"), "updateMods", d("$inc", d("x", 1)))
 	r := client.Run("admin", d("bulkWrite", 1, "ops", ops, "nsInfo", bson.A{d("ns", "app.orders")}, "ordered", false))
 	rows, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
-	if sent < 2 || len(rows) != n || wiretest.Get(r, "nErrors") != int32(1) {
-		t.Fatalf("%d commands, %d rows: %v", sent, len(rows), r)
+	if sent.Load() < 2 || len(rows) != n || wiretest.Get(r, "nErrors") != int32(1) {
+		t.Fatalf("%d commands, %d rows: %v", sent.Load(), len(rows), r)
 	}
 	for i, row := range rows {
 		if row := row.(bson.D); wiretest.Get(row, "idx") != int32(i) || (wiretest.Get(row, "ok") == 0.0) != (i == n-10) {
