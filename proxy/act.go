@@ -78,6 +78,12 @@ func (c *clientConn) inTxn(answer func() *wire.Buf) *wire.Buf {
 	if err != nil {
 		return c.refuse(err)
 	}
+	if tx != nil {
+		if err := c.keepConcern(tx); err != nil {
+			c.failTxn(tx)
+			return c.refuse(err)
+		}
+	}
 	reply := answer()
 	if tx != nil && c.outcome.code != 0 {
 		c.failTxn(tx)

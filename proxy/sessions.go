@@ -179,7 +179,7 @@ type txn struct {
 	fresh   bool // the last of flights was none before the command at work
 	used    time.Time
 	api     []byte     // elements of [stableAPI] that its first command has
-	concern wire.Value // the first command's readConcern, for the first one that a server gets
+	concern wire.Value // the readConcern of a first command that was answered here, until a server gets one
 }
 
 // txns holds the newest transaction of each session.
@@ -358,15 +358,31 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.used = time.Now()
-	if c.req.StartsTxn() {
-		t.api = c.appendAPI(nil)
-		f, _ := c.req.Field("readConcern")
-		t.concern = clone(f.Value)
+	if api := c.appendAPI(nil); c.req.StartsTxn() && len(api) <= maxKept {
+		t.api = api
 	}
-	if t.state == txnAborted {
+	if t.state == txnAborted || t.state == txnEnded && !t.begun && c.req.Cmd.Route != routing.ByTxn {
 		return t, wire.Errorf(wire.NoSuchTransaction, txnLookup).WithLabels(wire.LabelTransientTxn)
 	}
 	return t, nil
+}
+
+// maxKept is how many bytes of a command are kept for its transaction: more than any has that servers take.
+const maxKept = 1 << 10
+
+// keepConcern keeps the read concern of a transaction whose first command is answered here.
+func (c *clientConn) keepConcern(t *txn) *wire.Error {
+	f, ok := c.req.Field("readConcern")
+	if !ok || !c.req.StartsTxn() {
+		return nil
+	}
+	if len(f.Value.Data) > maxKept {
+		return wire.Errorf(wire.InvalidOptions, "the readConcern is longer than %d bytes", maxKept)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.concern = clone(f.Value)
+	return nil
 }
 
 // epoch is the current table's.
@@ -412,6 +428,7 @@ func (t *txn) pin(cluster string) *wire.Error {
 func (t *txn) hasReached(address string, mongos bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.concern = wire.Value{}
 	if t.begun = true; mongos {
 		t.address = address
 	}
@@ -422,6 +439,9 @@ func (c *clientConn) appendStart(d []byte, t *txn, cluster string) []byte {
 	t.mu.Lock()
 	concern := t.concern
 	t.mu.Unlock()
+	if f, ok := c.req.Field("readConcern"); ok && c.req.StartsTxn() {
+		concern = f.Value
+	}
 	return c.appendConcern(bsoncore.AppendBooleanElement(d, "startTransaction", true), concern, cluster)
 }
 

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/routing"
+	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
@@ -31,6 +33,8 @@ func TestTransactionBegunHere(t *testing.T) {
 		{"refused", []bson.D{refused, commit}, int32(251), 0},
 		{"refused later", []bson.D{hidden, refused, insert}, int32(251), 0},
 		{"refused behind a write", []bson.D{insert, refused, commit}, int32(251), 0},
+		{"ended before any server", []bson.D{hidden, commit, insert}, int32(251), 0},
+		{"aborted before any server", []bson.D{hidden, d("abortTransaction", 1, "$db", "admin"), insert, commit}, nil, 0},
 		{"failed locally", []bson.D{hidden, unknown, commit}, int32(251), 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -63,6 +67,43 @@ func TestTransactionBegunHere(t *testing.T) {
 				t.Errorf("the server was told %d times to begin", began)
 			}
 		})
+	}
+}
+
+// What is kept of a transaction's first command is little, and no longer than it is needed.
+func TestTransactionKeepsLittle(t *testing.T) {
+	g := newGround(t, nil)
+	g.client.Run("app", d("create", "orders"))
+	kept := func() (n int) {
+		for _, s := range g.proxy.txns.kept {
+			for _, e := range s.at {
+				n += len(e.Value.(*shelved[sessionID, *txn]).value.concern.Data) + len(e.Value.(*shelved[sessionID, *txn]).value.api)
+			}
+		}
+		return n
+	}
+	hidden := d("find", "routes", "$db", "tenantry")
+	insert := d("insert", "orders", "documents", bson.A{d("_id", 1, "tenantId", "acme")}, "$db", "app")
+	run := func(cmd bson.D, more ...bson.E) bson.D {
+		cmd = append(append(bson.D{}, cmd...), d("lsid", session(1), "txnNumber", int64(1), "autocommit", false)...)
+		return wiretest.Decode(g.client.Command(append(cmd, more...)))
+	}
+	long := strings.Repeat("x", 1<<20)
+	begin := func(level string) []bson.E { return d("startTransaction", true, "readConcern", d("level", level)) }
+	if r := run(insert, append(begin(long), d("apiVersion", long)...)...); kept() != 0 {
+		t.Errorf("%d bytes are kept: %v", kept(), r)
+	}
+	g = newGround(t, nil)
+	g.client.Run("app", d("create", "orders"))
+	if r := run(hidden, begin(long)...); wiretest.Get(r, "code") != int32(wire.InvalidOptions) || kept() != 0 {
+		t.Errorf("%d bytes are kept: %v", kept(), r)
+	}
+	g = newGround(t, nil)
+	g.client.Run("app", d("create", "orders"))
+	run(hidden, begin("snapshot")...)
+	before := kept()
+	if r := run(insert); before == 0 || kept() != 0 || wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("%d bytes are kept, %d when a server has begun it: %v", before, kept(), r)
 	}
 }
 

@@ -142,8 +142,8 @@ func (c *clientConn) asPipeline(t *routing.Table, d *routing.Decision) (again bo
 	return err == nil, err
 }
 
-// tell reports whether all of the targets' clusters tell sort keys in pipelines, and the same ones; collate: under
-// a collation, where the string itself is none.
+// tell reports whether all of the targets' clusters tell sort keys in pipelines; collate: under a collation, and
+// the same ones. The string itself is none there.
 func (c *clientConn) tell(targets []*routing.Target, collate bool) (bool, *wire.Error) {
 	var first string
 	for i, x := range targets {
@@ -151,7 +151,7 @@ func (c *clientConn) tell(targets []*routing.Target, collate bool) (bool, *wire.
 		if i == 0 {
 			first = key
 		}
-		if err != nil || key == "" || key != first {
+		if err != nil || key == "" || collate && key != first {
 			return false, err
 		}
 	}
@@ -191,7 +191,11 @@ func (c *clientConn) keyAt(x *routing.Target, collate bool) (key string, err *wi
 	case err != nil && err.Reply == nil:
 		return "", err
 	case err != nil && !keysRefused(err):
-		if noDocuments(err) == err { // it says nothing of keys, and may pass
+		switch {
+		case noDocuments(err) != err:
+		case collate:
+			return "", err
+		default: // it says nothing of keys, and may pass
 			return unaskable, nil
 		}
 		key = unaskable

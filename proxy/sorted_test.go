@@ -307,6 +307,23 @@ func TestSortedByLetters(t *testing.T) {
 	}
 }
 
+// TestSortedOldAndNew: without a collation a server that can not be asked sorts as every other.
+func TestSortedOldAndNew(t *testing.T) {
+	a := sortedHomes(false)
+	g := twoClusters(t)
+	for _, s := range []*wiretest.Server{g.server, g.big} {
+		s.Handle(func(cmd wiretest.Command) wiretest.Reply {
+			if cmd.Name == "aggregate" && cmd.Value("aggregate") == int32(1) && s == g.server {
+				return wiretest.Fail(40324, "Unrecognized pipeline stage name: '$documents'")
+			}
+			return a.answer(cmd)
+		})
+	}
+	if got := g.all(t, stages(d("$sort", d("x", 1)))); got != "0 1 2 3 4 5 6 7 8 9 " {
+		t.Errorf("it gives %s", got)
+	}
+}
+
 // TestSortedByTwoOrders: collation keys of two clusters are compared where both tell the same ones. Those of servers
 // whose Unicode differs say nothing of each other's, and what has to be sorted is brought to one of them.
 func TestSortedByTwoOrders(t *testing.T) {

@@ -405,8 +405,8 @@ func (r *Request) narrowFilter(id fieldID, pred wire.Doc, p *wire.Patch) {
 // first stage's own, or by a $match before it, or behind a first stage that must stay the first. One $match
 // behind another is the same to a server as before it.
 func (t *Table) narrowStages(r *Request, d *Decision, target *Target, p *wire.Patch) *wire.Error {
-	pred := t.predicate(d.Coll, d.Scope, target, t.collation(r))
 	row := stages[string(r.firstStage())]
+	pred := t.predicate(d.Coll, d.Scope, target, row.comparing(t.collation(r)))
 	switch {
 	case pred == nil || t.narrowless(row, d.Scope, target):
 		return nil
@@ -441,6 +441,15 @@ func (t *Table) ownOf(s Scope, target *Target) bool {
 // fixed reports whether a pipeline that begins with the stage has no place for a predicate. The stage may be
 // nil.
 func (s *Stage) fixed() bool { return s != nil && s.Lead == Rules && s.Query == "" }
+
+// comparing is the collation by which the stage's own filter, or a $match in its place, compares strings: an
+// index of vectors has none. The stage may be nil.
+func (s *Stage) comparing(collation wire.Value) wire.Value {
+	if s != nil && s.Score != "" {
+		return wire.Value{}
+	}
+	return collation
+}
 
 // broad refuses a pipeline that begins with the stage where it would tell of other tenants too.
 func (s *Stage) broad() *wire.Error {

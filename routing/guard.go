@@ -511,7 +511,7 @@ func (g *fieldGuard) pipeline(update wire.Value) (err *wire.Error) {
 				}
 			})
 			if names || whole && g.target.Tenant == nil {
-				return wire.Errorf(wire.ImmutableField, "%s would compute the tenant field %q of a document; use update operators that leave it alone, or a plain value", s.Key, g.c.field.name)
+				return wire.Errorf(wire.ImmutableField, "%s would compute the tenant field %q of a document; use update operators that leave it alone, or $set a plain value", s.Key, g.c.field.name)
 			}
 		}
 	}

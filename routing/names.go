@@ -116,15 +116,22 @@ const maxDepth = 256
 
 func (a *anyNames) values(v wire.Value, depth int) {
 	d, ok := v.AnyDoc()
+	op, _ := d.Lookup("op")
+	kind, _ := op.Str()
+	stores := len(kind) == 1 && kind[0] != 'c' // an entry of applyOps with a document in it, and no command
 	for it := d.Iter(); ok && depth < maxDepth && it.Next(); {
 		switch string(it.Key) {
-		case "ns", "to", "from", "db", "$db", "namespace", "renameCollection":
+		case "ns", "to", "from", "db", "$db", "namespace", "renameCollection", "fromdb", "todb", "tempUsersCollection", "tempRolesCollection":
 			if s, isString := it.Value.Str(); isString {
 				name, _, _ := bytes.Cut(s, []byte("."))
-				a.database(name, a.t.hidden(name))
+				a.database(name, a.t.secret(string(bytes.ToLower(name))))
 			}
 		case "ui": // a collection by its UUID, whichever that is
 			a.touched = a.touched || !a.t.Plain
+		case "o", "o2":
+			if stores {
+				continue
+			}
 		}
 		a.values(it.Value, depth+1)
 	}

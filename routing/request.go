@@ -160,19 +160,14 @@ func (r *Request) betweenServers() []byte {
 	case InInner:
 		return r.betweenInside()
 	case InUpdates, InBulkOps:
-		if !bytes.Contains(r.Msg.Frame, supplied) {
-			return nil
-		}
 		for all := r.docs(r.Cmd.Tenant.Path); all.next(); {
 			if _, ok := all.doc.Lookup(upsertSupplied); ok {
-				return supplied
+				return []byte(upsertSupplied)
 			}
 		}
 	}
 	return nil
 }
-
-var supplied = []byte(upsertSupplied)
 
 // betweenInside is betweenServers of the command that is explained.
 func (r *Request) betweenInside() []byte {
@@ -181,9 +176,6 @@ func (r *Request) betweenInside() []byte {
 		if id := idOf(it.Key); id != 0 && internal.has(id) {
 			return it.Key
 		}
-	}
-	if !bytes.Contains(r.Msg.Frame, supplied) {
-		return nil
 	}
 	in, err := r.inner()
 	if err != nil || in.Cmd == nil || in.Cmd.Tenant.Kind == InInner {

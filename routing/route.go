@@ -919,8 +919,10 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	if h.target == nil {
 		h.target = h.coll.db.shared
 	}
-	if row := stages[string(r.firstStage())]; h.only.Type != 0 && row.fixed() && !t.narrowless(row, Scope{Only: []wire.Value{h.only}}, h.target) {
-		return row.broad()
+	if h.only.Type != 0 {
+		if row := stages[string(r.firstStage())]; row.fixed() && !t.narrowless(row, Scope{Only: []wire.Value{h.only}}, h.target) {
+			return row.broad()
+		}
 	}
 	return t.stageHomes(r, h, x.equality)
 }

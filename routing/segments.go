@@ -64,8 +64,12 @@ func (t *Table) StagesAt(s *Segment, target *Target) []wire.Doc {
 	if s.of == nil {
 		return s.Stages
 	}
-	pred := t.predicate(s.of, s.scope, target, s.collation)
-	if pred == nil || len(s.Stages) > 0 && t.narrowless(rowOf(s.Stages[0]), s.scope, target) {
+	var first *Stage
+	if len(s.Stages) > 0 {
+		first = rowOf(s.Stages[0])
+	}
+	pred := t.predicate(s.of, s.scope, target, first.comparing(s.collation))
+	if pred == nil || t.narrowless(first, s.scope, target) {
 		return s.Stages
 	}
 	if s.Joined != "" {
@@ -272,7 +276,7 @@ func (p *planner) narrowable() *wire.Error {
 	}
 	row := rowOf(s.Stages[0])
 	for _, x := range s.Targets {
-		if row.fixed() && p.t.predicate(s.of, s.scope, x, s.collation) != nil && !p.t.narrowless(row, s.scope, x) {
+		if row.fixed() && p.t.predicate(s.of, s.scope, x, row.comparing(s.collation)) != nil && !p.t.narrowless(row, s.scope, x) {
 			return row.broad()
 		}
 	}
@@ -630,7 +634,7 @@ func (p *planner) partitioned(s *step) bool {
 	fields, _ := spec.Lookup("partitionByFields")
 	a, _ := fields.Array()
 	for it := a.Iter(); it.Next(); {
-		if path, ok := it.Value.Str(); ok && string(path) == p.x.field.name && p.alive && p.x.equality == byBytes {
+		if path, ok := it.Value.Str(); ok && string(path) == p.x.field.name && p.alive && p.x.equality == byBytes && !p.x.rebound {
 			return true
 		}
 	}
