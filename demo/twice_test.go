@@ -578,3 +578,102 @@ func TestTransactionOverClusters(t *testing.T) {
 		}
 	}
 }
+
+// In a transaction what names its document by _id alone is served on that document's cluster, be it the first
+// command or not, as on one database.
+func TestTransactionByID(t *testing.T) {
+	skipShort(t)
+	proxy.Binary(t)
+	apart := allLayouts[slices.IndexFunc(allLayouts, func(l layout) bool { return l.apart() != "" })]
+	home, big := secantus.Start(t, secantus.Options{}), secantus.Start(t, secantus.Options{})
+	sides := []*mongo.Collection{
+		open(t, secantus.Start(t, secantus.Options{})).Database(shared).Collection("orders"),
+		open(t, proxy.Start(t, apart.config(home, big)).URI).Database(shared).Collection("orders"),
+	}
+	one := func(id int) bson.D { return bson.D{{Key: "_id", Value: id}} }
+	more := bson.D{{Key: "$inc", Value: bson.D{{Key: "n", Value: 1}}}}
+	rows := func(ctx context.Context, c *mongo.Cursor, err error) (any, error) {
+		if err != nil {
+			return nil, err
+		}
+		var docs []bson.D
+		err = c.All(ctx, &docs)
+		return fmt.Sprint(docs), err
+	}
+	type step struct {
+		name string
+		do   func(ctx context.Context, c *mongo.Collection, id int) (any, error)
+	}
+	steps := []step{
+		{"find", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			cur, err := c.Find(ctx, one(id))
+			return rows(ctx, cur, err)
+		}},
+		{"aggregate", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			cur, err := c.Aggregate(ctx, bson.A{bson.D{{Key: "$match", Value: one(id)}}, bson.D{{Key: "$limit", Value: 1}}, bson.D{{Key: "$project", Value: bson.D{{Key: "n", Value: 1}}}}})
+			return rows(ctx, cur, err)
+		}},
+		{"sorted", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			cur, err := c.Aggregate(ctx, bson.A{bson.D{{Key: "$match", Value: one(id)}}, bson.D{{Key: "$sort", Value: bson.D{{Key: "n", Value: 1}}}}})
+			return rows(ctx, cur, err)
+		}},
+		{"countDocuments", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			return c.CountDocuments(ctx, one(id))
+		}},
+		{"distinct", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			var values []int
+			err := c.Distinct(ctx, "n", one(id)).Decode(&values)
+			return fmt.Sprint(values), err
+		}},
+		{"updateMany", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			r, err := c.UpdateMany(ctx, one(id), more)
+			return fmt.Sprint(r), err
+		}},
+		{"bulkWrite", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			r, err := c.BulkWrite(ctx, []mongo.WriteModel{mongo.NewUpdateManyModel().SetFilter(one(id)).SetUpdate(more), mongo.NewUpdateOneModel().SetFilter(one(id)).SetUpdate(more)})
+			return fmt.Sprint(r), err
+		}},
+		{"deleteMany", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			r, err := c.DeleteMany(ctx, one(id))
+			return fmt.Sprint(r), err
+		}},
+	}
+	for _, c := range sides {
+		for i, tenant := range []string{isolated, "globex"} {
+			if _, err := c.InsertOne(t.Context(), bson.D{{Key: "_id", Value: i}, {Key: "tenantId", Value: tenant}, {Key: "n", Value: 5}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, first := range steps {
+		for _, second := range []step{steps[0], steps[3], steps[5]} {
+			for id := range 3 { // of the last there is none
+				var got [2]string
+				for side, c := range sides {
+					session, err := c.Database().Client().StartSession()
+					if err != nil {
+						t.Fatal(err)
+					}
+					err = mongo.WithSession(t.Context(), session, func(ctx context.Context) error {
+						if err := session.StartTransaction(); err != nil {
+							return err
+						}
+						for _, s := range []step{first, second} {
+							result, err := s.do(ctx, c, id)
+							if err != nil {
+								return err
+							}
+							got[side] += fmt.Sprintln(s.name, result)
+						}
+						return session.AbortTransaction(ctx)
+					})
+					session.EndSession(t.Context())
+					if err != nil {
+						t.Errorf("%s, then %s of %d: %v", first.name, second.name, id, err)
+					}
+				}
+				compare(t, "direct", got[0], "proxied", got[1])
+			}
+		}
+	}
+}

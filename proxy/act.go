@@ -79,7 +79,7 @@ func (c *clientConn) inTxn(answer func() *wire.Buf) *wire.Buf {
 		return c.refuse(err)
 	}
 	if tx != nil {
-		if err := c.keepConcern(tx); err != nil {
+		if err := c.beginHere(tx); err != nil {
 			c.failTxn(tx)
 			return c.refuse(err)
 		}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -174,6 +175,9 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 		if explained == nil {
 			err = c.wellFormed()
 		}
+		if tx != nil && err == nil {
+			d, err = c.inOneCluster(t, d, tx)
+		}
 		switch merge := c.req.Cmd.Merge; {
 		case err != nil:
 		case explained != nil && d.Segments != nil:
@@ -235,33 +239,49 @@ func (c *clientConn) countable(name, of string) *wire.Error {
 // find answers a find over several homes. Of one that names its document by _id the hint's home is
 // asked first, and the first to have it answers, so that one dead cluster does not fail them all.
 func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
-	f, _ := c.req.Field("filter")
-	filter, _ := f.Value.Doc()
 	_, sized := c.req.Field("batchSize")
 	none := sized && c.number("batchSize") == 0 // a first batch of none tells nothing of who has the document
-	if ids, ok := routing.IDs(filter); ok && len(ids) == 1 && !t.Collated(&c.req) && !none {
-		if tx != nil {
-			var err *wire.Error
-			if d, err = c.inOneCluster(t, d, tx, ids[0]); err != nil {
-				return nil, err
-			}
-		}
-		return c.findOne(t, d, tx, ids[0])
+	if id, ok := t.SelectedID(&c.req); ok && !none {
+		return c.findOne(t, d, tx, id)
 	}
 	return c.findMany(t, d, tx)
 }
 
-// inOneCluster is the decision for a find by _id in a transaction, on the transaction's cluster alone.
-// One that begins it looks first, outside of it, on which cluster the document is.
-func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn, id wire.Value) (*routing.Decision, *wire.Error) {
-	cluster := tx.pinned()
-	in, out := byCluster(d.Targets, cluster)
-	if len(out) == 0 || cluster == "" && len(out) == len(d.Targets) && oneCluster(out) {
+// inOneCluster is the decision for a read in a transaction: by one _id it is for the transaction's cluster alone.
+func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn) (*routing.Decision, *wire.Error) {
+	id, ok := t.SelectedID(&c.req)
+	if !ok {
 		return d, nil
+	}
+	in, err := c.where(t, d, tx, &routing.Op{Coll: d.Coll, Name: c.req.Coll()}, d.Targets, id)
+	if err != nil || len(in) == len(d.Targets) {
+		return d, err
+	}
+	own := *d
+	own.Targets = in
+	if own.Segments = slices.Clone(d.Segments); len(own.Segments) > 0 {
+		own.Segments[0].Targets = in
+	}
+	if d.Sorted != nil {
+		sorted := *d.Sorted
+		sorted.Targets, own.Sorted = in, &sorted
+	}
+	return &own, nil
+}
+
+// where is which of the targets may have a document in the transaction's cluster. A command that begins one looks
+// first, outside of it, on which cluster the document is.
+func (c *clientConn) where(
+	t *routing.Table, d *routing.Decision, tx *txn, op *routing.Op, targets []*routing.Target, id wire.Value,
+) ([]*routing.Target, *wire.Error) {
+	cluster := tx.pinned()
+	in, out := byCluster(targets, cluster)
+	if len(out) == 0 || cluster == "" && oneCluster(out) {
+		return targets, nil
 	}
 	found := map[string]place{}
 	s := &split{c: c, t: t, d: d}
-	if err := s.ask(&routing.Op{Coll: d.Coll, Name: c.req.Coll()}, out, []wire.Value{id}, found); err != nil {
+	if err := s.ask(op, out, []wire.Value{id}, found); err != nil {
 		return nil, err
 	}
 	p, ok := found[keyOf(id)]
@@ -271,15 +291,14 @@ func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn
 	case ok && cluster != "":
 		return nil, spans()
 	case ok:
-		in, _ = byCluster(d.Targets, p.home.Cluster)
+		in, _ = byCluster(targets, p.home.Cluster)
 	case cluster == "":
-		in, _ = byCluster(d.Targets, d.Targets[0].Cluster)
+		in, _ = byCluster(targets, targets[0].Cluster)
 	}
-	own := *d
-	if own.Targets = in; len(in) == 0 {
-		own.Targets = d.Targets[:1]
+	if len(in) == 0 {
+		in = targets[:1]
 	}
-	return &own, nil
+	return in, nil
 }
 
 // byCluster parts the targets on the cluster from the others.
@@ -577,7 +596,7 @@ func (c *clientConn) appendSession(d []byte, cluster string, tx *txn) []byte {
 	}
 	d = bsoncore.AppendInt64Element(d, "txnNumber", tx.number)
 	d = bsoncore.AppendBooleanElement(d, "autocommit", false)
-	if tx.hasBegun() {
+	if !c.begins(tx) {
 		return d
 	}
 	return c.appendStart(d, tx, cluster)

@@ -173,6 +173,7 @@ type txn struct {
 	state   txnState
 	cluster string // "" until the first command was sent
 	begun   bool   // the cluster has had a command of it
+	here    bool   // its first command was answered here, so that another one is the first that a server gets
 	address string // of the mongos it is pinned to
 	failed  bool   // a command was refused before any was sent
 	flights []flightKey
@@ -370,18 +371,19 @@ func (c *clientConn) transaction() (*txn, *wire.Error) {
 // maxKept is how many bytes of a command are kept for its transaction: more than any has that servers take.
 const maxKept = 1 << 10
 
-// keepConcern keeps the read concern of a transaction whose first command is answered here.
-func (c *clientConn) keepConcern(t *txn) *wire.Error {
-	f, ok := c.req.Field("readConcern")
-	if !ok || !c.req.StartsTxn() {
+// beginHere keeps of a transaction whose first command is answered here what the first that a server gets has to
+// have of it.
+func (c *clientConn) beginHere(t *txn) *wire.Error {
+	if !c.req.StartsTxn() {
 		return nil
 	}
+	f, _ := c.req.Field("readConcern")
 	if len(f.Value.Data) > maxKept {
 		return wire.Errorf(wire.InvalidOptions, "the readConcern is longer than %d bytes", maxKept)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.concern = clone(f.Value)
+	t.here, t.concern = true, clone(f.Value)
 	return nil
 }
 
@@ -445,10 +447,12 @@ func (c *clientConn) appendStart(d []byte, t *txn, cluster string) []byte {
 	return c.appendConcern(bsoncore.AppendBooleanElement(d, "startTransaction", true), concern, cluster)
 }
 
-func (t *txn) hasBegun() bool {
+// begins reports whether a server is to begin the transaction with the command at work. One that overtakes the first
+// does not, as without a proxy: the server knows no transaction yet, and says so.
+func (c *clientConn) begins(t *txn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.begun
+	return !t.begun && (t.here || c.req.StartsTxn())
 }
 
 // count keeps a write of the transaction in flight until it ends; of those that are counted alike, one.

@@ -70,6 +70,38 @@ func TestTransactionBegunHere(t *testing.T) {
 	}
 }
 
+// A command that overtakes the first of its transaction begins none: the first may be under way.
+func TestTransactionOvertaken(t *testing.T) {
+	g := newGround(t, nil)
+	g.client.Run("app", d("create", "orders"))
+	first := make(chan struct{})
+	g.server.Handle(func(c wiretest.Command) wiretest.Reply {
+		if c.Name == "insert" && c.Value("startTransaction") == true {
+			return wiretest.Pass().After(first)
+		}
+		return wiretest.Pass()
+	})
+	in := func(client *wiretest.Client, id int, start bool) bson.D {
+		cmd := d("insert", "orders", "documents", bson.A{d("_id", id, "tenantId", "globex")}, "lsid", session(1), "txnNumber", int64(1), "autocommit", false)
+		if start {
+			cmd = append(cmd, d("startTransaction", true)...)
+		}
+		return client.Run("app", cmd)
+	}
+	done := make(chan bson.D)
+	go func() { done <- in(g.client, 1, true) }()
+	g.server.Wait("insert", 1)
+	r := in(wiretest.Dial(t, g.addr), 2, false)
+	close(first)
+	if r := <-done; wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("the first: %v", r)
+	}
+	sent := g.server.Commands("insert")
+	if wiretest.Get(r, "ok") != 1.0 || len(sent) != 2 || sent[1].Value("startTransaction") != nil {
+		t.Errorf("the second: %v, sent as %v", r, sent[len(sent)-1].D())
+	}
+}
+
 // What is kept of a transaction's first command is little, and no longer than it is needed.
 func TestTransactionKeepsLittle(t *testing.T) {
 	g := newGround(t, nil)

@@ -113,6 +113,9 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 		}
 	}
 	if s.tx != nil {
+		if err := s.inOneCluster(); err != nil {
+			return nil, false, err
+		}
 		defer s.recount()
 	}
 	if s.c.req.Cmd.Merge == routing.MergeOne {
@@ -130,6 +133,24 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 		return nil, again, err
 	}
 	return s.answer(s.d.Targets[0]), false, nil
+}
+
+// inOneCluster has writes of many documents by one _id made in the transaction's cluster alone.
+func (s *split) inOneCluster() (err *wire.Error) {
+	for i := range s.ops {
+		p, op := &s.plans[i], &s.ops[i]
+		id, ok := op.SelectedID()
+		if !ok || !op.Many || op.Upsert || p.Err != nil || !p.Several() {
+			continue
+		}
+		if p.Targets, err = s.c.where(s.t, s.d, s.tx, op, p.Targets, id); err != nil {
+			return err
+		}
+		if !p.Several() {
+			s.homes[i] = p.Targets[0]
+		}
+	}
+	return nil
 }
 
 // answer is the reply to a batch. The target is the one that a cursor over its rows is said to be of.

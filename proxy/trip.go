@@ -336,12 +336,13 @@ func (c *clientConn) request(tr *trip) (*wire.Buf, *wire.Error) {
 		}
 		p.Replace(at, 16, id[:])
 	}
-	goesOn := tr.txn != nil && tr.txn.hasBegun()
+	starts := tr.txn != nil && c.begins(tr.txn)
+	goesOn := tr.txn != nil && !starts
 	switch {
 	case goesOn && r.StartsTxn(): // an earlier part has begun the transaction
 		remove(r, p, "startTransaction")
 		remove(r, p, "readConcern")
-	case tr.txn != nil && !goesOn && !r.StartsTxn(): // what came before was answered here
+	case starts && !r.StartsTxn(): // what came before was answered here
 		r.Set("startTransaction", c.appendStart(nil, tr.txn, tr.target.Cluster), p)
 	}
 	if !c.srv.settings.Load().oneCluster {

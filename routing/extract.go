@@ -470,6 +470,36 @@ func IDs(filter wire.Doc) (ids []wire.Value, ok bool) {
 	return nil, false
 }
 
+// SelectedID is the one _id by which a read selects: false where it selects otherwise, or under a collation that may
+// take another for it.
+func (t *Table) SelectedID(r *Request) (id wire.Value, ok bool) {
+	var filter wire.Doc
+	switch at := r.Cmd.Tenant; at.Kind {
+	case InFilter:
+		filter, _ = r.value(at.Path).Doc()
+	case InStages:
+		a, _ := r.value(at.Path).Array()
+		first, _ := a.Lookup("0")
+		stage, _ := first.Doc()
+		match, _ := stage.Lookup("$match")
+		filter, _ = match.Doc()
+	}
+	ids, ok := IDs(filter)
+	if !ok || len(ids) != 1 || t.Collated(r) {
+		return id, false
+	}
+	return ids[0], true
+}
+
+// SelectedID is the one _id by which a write selects, as of a read.
+func (op *Op) SelectedID() (id wire.Value, ok bool) {
+	ids, ok := IDs(op.Filter)
+	if !ok || len(ids) != 1 || op.Collated() {
+		return id, false
+	}
+	return ids[0], true
+}
+
 func idValues(v wire.Value) ([]wire.Value, bool) {
 	d, ok := v.Doc()
 	if !ok {
