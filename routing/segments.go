@@ -880,7 +880,7 @@ func (p *planner) joinAll(s *step) *wire.Error {
 	if c == nil {
 		return wire.Errorf(wire.IllegalOperation,
 			"%s reads collections of different databases, which only a $lookup can whose array is no path and whose pipeline, if any, "+
-				"works on one document after the other; begin the pipeline with a $match of one tenant, or make two queries", s.name)
+				"works on one document after the other; begin the pipeline with a $match of one tenant and join what lies in another database outside of other stages' pipelines, or make two queries", s.name)
 	}
 	targets := p.t.holders(c)
 	if p.only != nil && !p.h.shared && !p.h.mixed {

@@ -370,9 +370,31 @@ func (x *extractor) stages(s *tenantSet, pipeline wire.Value) {
 		if q, ok := matched(st.Key, st.Value, first); ok {
 			x.filter(s, q, 0)
 		}
+		if string(st.Key) == "$facet" {
+			x.branches(s, st.Value)
+		}
 		if !x.passes(st.Key, st.Value, first) {
 			return
 		}
+	}
+}
+
+// branches narrows the set to the tenants that the branches of a $facet can see: one that says nothing makes all of
+// them say nothing.
+func (x *extractor) branches(s *tenantSet, facet wire.Value) {
+	d, ok := facet.Doc()
+	if !ok {
+		return
+	}
+	var union tenantSet
+	it := d.Iter()
+	for first := true; it.Next(); first = false {
+		var o tenantSet
+		x.stages(&o, it.Value)
+		union.join(&o, first)
+	}
+	if it.Err() == nil {
+		s.and(&union)
 	}
 }
 
@@ -403,7 +425,7 @@ func (x *extractor) passes(stage []byte, v wire.Value, first bool) bool {
 	case "$addFields", "$set":
 		d, ok := v.Doc()
 		return ok && x.leavesAlone(d)
-	case "$lookup":
+	case "$lookup", "$graphLookup":
 		d, _ := v.Doc()
 		return x.apart(d, "as", "")
 	case "$unset":
