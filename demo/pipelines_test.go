@@ -279,6 +279,7 @@ func TestPipelines(t *testing.T) {
 	t.Run("explain", func(t *testing.T) { g.explained(t) })
 	t.Run("$sample", func(t *testing.T) { g.samples(t) })
 	t.Run("transactions", func(t *testing.T) { g.inTransaction(t) })
+	t.Run("merged", func(t *testing.T) { g.merged(t) })
 	t.Run("generated", func(t *testing.T) { g.generated(t) })
 }
 
@@ -363,6 +364,45 @@ func (g *pipelineGround) samples(t *testing.T) {
 	}
 	if len(seen) != len(pipelineTenants) {
 		t.Errorf("40 samples of 10 are of the tenants %v only", seen)
+	}
+}
+
+// merged: what is made of one tenant's documents, and is the tenant's, is put where the tenant's are.
+func (g *pipelineGround) merged(t *testing.T) {
+	for _, tenant := range []any{"acme", "beta", "globex", "big", int32(42)} {
+		of := bson.D{{Key: "$match", Value: bson.D{{Key: "tenantId", Value: tenant}}}}
+		sum := bson.D{{Key: "$group", Value: bson.D{{Key: "_id", Value: fmt.Sprint("sum-", tenant)}, {Key: "n", Value: bson.D{{Key: "$sum", Value: "$n"}}}}}}
+		named := bson.D{{Key: "$set", Value: bson.D{{Key: "tenantId", Value: tenant}}}}
+		more := bson.A{bson.D{{Key: "$set", Value: bson.D{{Key: "n", Value: bson.D{{Key: "$add", Value: bson.A{"$n", "$$new.n"}}}}}}}}
+		for _, pipeline := range []bson.A{
+			{of, sum, named, bson.D{{Key: "$merge", Value: "order_items"}}},
+			{of, sum, named, bson.D{{Key: "$merge", Value: bson.D{{Key: "into", Value: "order_items"}, {Key: "whenMatched", Value: more}}}}},
+			{
+				of, bson.D{{Key: "$sort", Value: bson.D{{Key: "_id", Value: 1}}}}, bson.D{{Key: "$limit", Value: 3}},
+				bson.D{{Key: "$set", Value: bson.D{{Key: "_id", Value: bson.D{{Key: "$concat", Value: bson.A{"copy-", bson.D{{Key: "$toString", Value: "$_id"}}}}}}}}},
+				bson.D{{Key: "$merge", Value: "orders"}},
+			},
+		} {
+			if err := g.same(t.Context(), "orders", pipeline, true); err != nil {
+				t.Errorf("%v: %v", pipeline, err)
+			}
+		}
+	}
+	made := bson.D{{Key: "_id", Value: bson.D{{Key: "$regex", Value: "^(sum|copy)-"}}}}
+	left := open(t, g.home).Database(shared)
+	for _, coll := range []string{"orders", "order_items"} {
+		if err := g.same(t.Context(), coll, bson.A{bson.D{{Key: "$match", Value: made}}, bson.D{{Key: "$sort", Value: bson.D{{Key: "_id", Value: 1}}}}}, true); err != nil {
+			t.Errorf("%s: %v", coll, err)
+		}
+		n, err := left.Collection(coll).CountDocuments(t.Context(), made)
+		if want := map[string]int64{"orders": 3, "order_items": 1}[coll]; err != nil || n != want { // globex's
+			t.Errorf("shared has %d of %s, want %d (%v)", n, coll, want, err)
+		}
+		for _, db := range []*mongo.Database{g.direct, g.proxied} { // other tests count what is there
+			if _, err := db.Collection(coll).DeleteMany(t.Context(), made); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 

@@ -932,7 +932,7 @@ func (t *Table) stageHomes(r *Request, h *homes, how equality) *wire.Error {
 	uses, err := r.stages()
 	for i := range uses {
 		if err == nil && (i > 0 || !r.leads(&uses[i])) {
-			err = t.stageHome(&uses[i], h, how)
+			err = t.stageHome(r, &uses[i], h, how)
 		}
 	}
 	return err
@@ -944,7 +944,7 @@ func (r *Request) leads(u *stageUse) bool {
 	return u.row != nil && u.row.Class == Info && u.row.Over == Each && string(r.firstStage()) == string(u.name)
 }
 
-func (t *Table) stageHome(u *stageUse, h *homes, how equality) *wire.Error {
+func (t *Table) stageHome(r *Request, u *stageUse, h *homes, how equality) *wire.Error {
 	if u.row == nil {
 		return nil // one target: the server knows it or says that it does not
 	}
@@ -953,7 +953,7 @@ func (t *Table) stageHome(u *stageUse, h *homes, how equality) *wire.Error {
 		return wire.Errorf(wire.IllegalOperation,
 			"%s is not offered on a collection whose tenants have databases of their own", u.row.Name)
 	case Output:
-		return t.outputHome(u, h)
+		return t.outputHome(r, u, h)
 	case Join, Union:
 		return h.joinHome(u, how)
 	}
@@ -1003,16 +1003,56 @@ func (h *homes) narrowed(u *stageUse, c *Collection, how equality) bool {
 	return s.known && s.n == 1 && h.t.byValue.find(s.at(0)) == h.tenant && h.tenant != nil
 }
 
-func (t *Table) outputHome(u *stageUse, h *homes) *wire.Error {
+func (t *Table) outputHome(r *Request, u *stageUse, h *homes) *wire.Error {
 	db := h.coll.db
 	if u.db.DB != nil {
 		if db = t.byName[string(u.db.DB)]; db == nil {
 			return wire.Errorf(wire.IllegalOperation, "%s to another database is not offered on a collection whose tenants have databases of their own", u.row.Name)
 		}
 	}
-	if !db.collection(u.coll).takes(h.target) {
+	if c := db.collection(u.coll); !c.takes(h.target) && !h.merges(r, u, c) {
 		return wire.Errorf(wire.IllegalOperation,
-			"%s into %q is not offered: its documents would not be where the tenant's are", u.row.Name, u.coll)
+			"%s into %q is not offered: its documents would not be where the tenant's are; $merge those of one tenant with the tenant field in them "+
+				"(as they have it, or by a last $set), or read them and write them by two commands", u.row.Name, u.coll)
 	}
 	return nil
+}
+
+// merges reports whether a $merge at the end of the pipeline of one tenant puts documents of that tenant alone into
+// a collection of the same database: they have the field when they come, and it is theirs or one given to them.
+func (h *homes) merges(r *Request, u *stageUse, c *Collection) bool {
+	if string(u.name) != "$merge" || !h.oneTenant() || h.tenant.home(c) != h.target || c.field.name != h.coll.field.name {
+		return false
+	}
+	x := extractor{field: &c.field}
+	has := true
+	steps, err := stepsOf(r.value(fPipeline))
+	for i := range steps {
+		s := &steps[i]
+		given, own := false, true
+		names, _ := c.field.computes(s.name, s.spec, func(v wire.Value) { given, own = true, own && h.own(v) })
+		switch {
+		case s.row != nil && (s.row.Class == Output || s.row.Over == Bounds):
+		case given:
+			has = own && !names
+		default:
+			has = has && x.passes(s.name, s.spec, i == 0)
+		}
+	}
+	spec, _ := u.spec.Doc()
+	matched, _ := spec.Lookup("whenMatched")
+	a, _ := matched.Array()
+	for it := a.Iter(); it.Next(); {
+		d, _ := it.Value.Doc()
+		for s := d.Iter(); s.Next(); {
+			names, whole := c.field.computes(s.Key, s.Value, func(v wire.Value) { has = has && h.own(v) })
+			has = has && !names && !whole
+		}
+	}
+	return has && err == nil
+}
+
+// own reports whether the value is one of the command's tenant.
+func (h *homes) own(v wire.Value) bool {
+	return h.tenant != nil && scalar(v) && h.t.byValue.find(v) == h.tenant
 }

@@ -275,8 +275,21 @@ func (w *world) documents() bson.D {
 	return bson.D{{Key: "aggregate", Value: int32(1)}, {Key: "pipeline", Value: bson.A{is("$documents", docs), is("$lookup", join)}}, {Key: "cursor", Value: bson.D{}}}
 }
 
-// store writes what a pipeline finds into a platform collection.
+// store writes what a pipeline finds into a platform collection, or what it makes of one tenant's into a tenant
+// collection.
 func (w *world) store(c string) bson.D {
+	if o := w.tenant(); o.listed && w.often("of one tenant", 5) {
+		stages := bson.A{
+			is("$match", is(tenantField(c), o.id)),
+			is("$group", bson.D{{Key: "_id", Value: o.prefix + "sum"}, {Key: "sum", Value: is("$sum", "$amount")}}),
+			is("$set", is(tenantField(c), w.spell(o.id))),
+		}
+		into := bson.D{{Key: "into", Value: c}}
+		if w.often("matched by a pipeline", 5) {
+			into = append(into, bson.E{Key: "whenMatched", Value: bson.A{is("$set", is("sum", "$$new.sum"))}})
+		}
+		return bson.D{{Key: "aggregate", Value: c}, {Key: "pipeline", Value: append(stages, is("$merge", into))}, {Key: "cursor", Value: bson.D{}}}
+	}
 	match := is("$match", w.filter(c))
 	if w.often("group", 5) {
 		match = is("$group", bson.D{{Key: "_id", Value: "$user"}, {Key: "sum", Value: is("$sum", "$amount")}})
