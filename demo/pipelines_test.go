@@ -378,7 +378,9 @@ func (g *pipelineGround) merged(t *testing.T) {
 			{of, sum, named, bson.D{{Key: "$merge", Value: "order_items"}}},
 			{of, sum, named, bson.D{{Key: "$merge", Value: bson.D{{Key: "into", Value: "order_items"}, {Key: "whenMatched", Value: more}}}}},
 			{
-				of, bson.D{{Key: "$sort", Value: bson.D{{Key: "_id", Value: 1}}}}, bson.D{{Key: "$limit", Value: 3}},
+				of,
+				bson.D{{Key: "$sort", Value: bson.D{{Key: "_id", Value: 1}}}},
+				bson.D{{Key: "$limit", Value: 3}},
 				bson.D{{Key: "$set", Value: bson.D{{Key: "_id", Value: bson.D{{Key: "$concat", Value: bson.A{"copy-", bson.D{{Key: "$toString", Value: "$_id"}}}}}}}}},
 				bson.D{{Key: "$merge", Value: "orders"}},
 			},

@@ -563,6 +563,9 @@ func (s *split) nothing(ops []int) *wire.Error {
 		s.ops[i].Located, s.ops[i].None = routing.Located{}, true
 		targets := s.plans[i].Targets
 		if !s.numbered {
+			if in, _ := byCluster(targets, s.cluster); len(in) > 0 {
+				targets = in
+			}
 			targets = targets[:1] // for what the server has to say of the write itself
 		}
 		for _, x := range targets {

@@ -175,11 +175,14 @@ func (c *clientConn) gather(t *routing.Table, d *routing.Decision) (*wire.Buf, b
 		if explained == nil {
 			err = c.wellFormed()
 		}
+		none := false
 		if tx != nil && err == nil {
-			d, err = c.inOneCluster(t, d, tx)
+			d, none, err = c.inOneCluster(t, d, tx)
 		}
 		switch merge := c.req.Cmd.Merge; {
 		case err != nil:
+		case none && d.Segments == nil && explained == nil:
+			reply, err = c.empty(), c.beginHere(tx)
 		case explained != nil && d.Segments != nil:
 			reply, err = c.pipelinePlans(t, d, tx)
 		case merge == routing.MergeCursor && d.Segments != nil:
@@ -241,64 +244,62 @@ func (c *clientConn) countable(name, of string) *wire.Error {
 func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	_, sized := c.req.Field("batchSize")
 	none := sized && c.number("batchSize") == 0 // a first batch of none tells nothing of who has the document
-	if id, ok := t.SelectedID(&c.req); ok && !none {
+	if id, _, ok := t.SelectedID(&c.req); ok && !none {
 		return c.findOne(t, d, tx, id)
 	}
 	return c.findMany(t, d, tx)
 }
 
-// inOneCluster is the decision for a read in a transaction: by one _id it is for the transaction's cluster alone.
-func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn) (*routing.Decision, *wire.Error) {
-	id, ok := t.SelectedID(&c.req)
+// inOneCluster is the decision for a read in a transaction: by one _id it is for the transaction's cluster alone. none
+// says that there is no such document, for a read that asks for nothing else, and no cluster that has to say so.
+func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn) (own *routing.Decision, none bool, err *wire.Error) {
+	id, alone, ok := t.SelectedID(&c.req)
 	if !ok {
-		return d, nil
+		return d, false, nil
 	}
-	in, err := c.where(t, d, tx, &routing.Op{Coll: d.Coll, Name: c.req.Coll()}, d.Targets, id)
+	in, none, err := c.where(t, d, tx.pinned(), &routing.Op{Coll: d.Coll, Name: c.req.Coll()}, d.Targets, id)
 	if err != nil || len(in) == len(d.Targets) {
-		return d, err
+		return d, none && alone, err
 	}
-	own := *d
+	own = new(*d)
 	own.Targets = in
 	if own.Segments = slices.Clone(d.Segments); len(own.Segments) > 0 {
 		own.Segments[0].Targets = in
 	}
 	if d.Sorted != nil {
-		sorted := *d.Sorted
-		sorted.Targets, own.Sorted = in, &sorted
+		own.Sorted = new(*d.Sorted)
+		own.Sorted.Targets = in
 	}
-	return &own, nil
+	return own, none && alone, nil
 }
 
-// where is which of the targets may have a document in the transaction's cluster. A command that begins one looks
-// first, outside of it, on which cluster the document is.
+// where is which of the targets may have a document in a transaction of the cluster. One that has none yet is for that
+// where the document is, which is looked for outside of it. none says that no target of the transaction has it.
 func (c *clientConn) where(
-	t *routing.Table, d *routing.Decision, tx *txn, op *routing.Op, targets []*routing.Target, id wire.Value,
-) ([]*routing.Target, *wire.Error) {
-	cluster := tx.pinned()
+	t *routing.Table, d *routing.Decision, cluster string, op *routing.Op, targets []*routing.Target, id wire.Value,
+) (in []*routing.Target, none bool, err *wire.Error) {
 	in, out := byCluster(targets, cluster)
 	if len(out) == 0 || cluster == "" && oneCluster(out) {
-		return targets, nil
+		return targets, false, nil
 	}
 	found := map[string]place{}
 	s := &split{c: c, t: t, d: d}
 	if err := s.ask(op, out, []wire.Value{id}, found); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	p, ok := found[keyOf(id)]
 	switch {
 	case p.twice:
-		return nil, ambiguous()
+		return nil, false, ambiguous()
 	case ok && cluster != "":
-		return nil, spans()
+		return nil, false, spans()
 	case ok:
 		in, _ = byCluster(targets, p.home.Cluster)
-	case cluster == "":
+	case len(in) == 0:
 		in, _ = byCluster(targets, targets[0].Cluster)
+		return in, true, nil
 	}
-	if len(in) == 0 {
-		in = targets[:1]
-	}
-	return in, nil
+	return in, false, nil
 }
 
 // byCluster parts the targets on the cluster from the others.

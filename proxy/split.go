@@ -33,6 +33,7 @@ type split struct {
 	guessed  bool   // the only write's home is where its document was seen last
 	sent     bool   // some write may have come to a server
 	whole    bool   // the decision has one home for all writes
+	cluster  string // that of the transaction, as far as it is known
 	tenant   uint32 // whose share of connections is taken; 0 for nobody's
 	try      uint64 // the number of this try, where it is told
 	race     race
@@ -113,9 +114,7 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 		}
 	}
 	if s.tx != nil {
-		if err := s.inOneCluster(); err != nil {
-			return nil, false, err
-		}
+		s.cluster = s.tx.pinned()
 		defer s.recount()
 	}
 	if s.c.req.Cmd.Merge == routing.MergeOne {
@@ -123,6 +122,11 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	}
 	if held, err := s.locateByID(); held.Type != 0 || err != nil {
 		return nil, true, s.wait(held, err)
+	}
+	if s.tx != nil {
+		if err := s.inOneCluster(); err != nil {
+			return nil, false, err
+		}
 	}
 	if s.ordered || s.tx != nil || len(s.ops) == 1 { // one alone may be a guess
 		again, err = s.inOrder()
@@ -135,19 +139,34 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	return s.answer(s.d.Targets[0]), false, nil
 }
 
-// inOneCluster has writes of many documents by one _id made in the transaction's cluster alone.
-func (s *split) inOneCluster() (err *wire.Error) {
-	for i := range s.ops {
-		p, op := &s.plans[i], &s.ops[i]
-		id, ok := op.SelectedID()
-		if !ok || !op.Many || op.Upsert || p.Err != nil || !p.Several() {
-			continue
+// inOneCluster has writes of many documents by one _id made in the transaction's cluster alone: be it that of a write
+// whose home is known, or of a document of theirs.
+func (s *split) inOneCluster() *wire.Error {
+	for i := 0; i < len(s.homes) && s.cluster == ""; i++ {
+		if s.homes[i] != nil {
+			s.cluster = s.homes[i].Cluster
 		}
-		if p.Targets, err = s.c.where(s.t, s.d, s.tx, op, p.Targets, id); err != nil {
-			return err
-		}
-		if !p.Several() {
-			s.homes[i] = p.Targets[0]
+	}
+	for _, only := range []bool{true, false} { // where the documents are, and then which of the targets that leaves
+		for i := 0; i < len(s.ops) && !(only && s.cluster != ""); i++ {
+			p, op := &s.plans[i], &s.ops[i]
+			id, ok := op.SelectedID()
+			if !ok || !op.Many || op.Upsert || p.Err != nil || !p.Several() {
+				continue
+			}
+			in, none, err := s.c.where(s.t, s.d, s.cluster, op, p.Targets, id)
+			if err != nil {
+				return err
+			}
+			if only {
+				if !none {
+					s.cluster = in[0].Cluster
+				}
+				continue
+			}
+			if p.Targets = in; !p.Several() {
+				s.homes[i] = in[0]
+			}
 		}
 	}
 	return nil

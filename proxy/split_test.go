@@ -1023,6 +1023,59 @@ func TestSplitLookRefused(t *testing.T) {
 	})
 }
 
+// Writes of many documents by _id, and reads of a document that is nowhere, leave a transaction to the cluster of the
+// documents that are there.
+func TestTransactionOfWhatIsThere(t *testing.T) {
+	many := func(id int) bson.D { return d("q", d("_id", id), "u", d("$set", d("x", 1)), "multi", true) }
+	one := func(id int) bson.D { return d("q", d("_id", id), "u", d("$set", d("x", 1))) }
+	named := d("q", d("tenantId", "acme"), "u", d("$set", d("x", 1)), "multi", true)
+	updates := func(all ...any) bson.D { return d("update", "orders", "updates", bson.A(all)) }
+	for name, c := range map[string]struct {
+		cmds []bson.D
+		want string // of the last
+	}{
+		"many, and one of nothing":  {[]bson.D{updates(many(1), many(9))}, "n 1"},
+		"of nothing, then many":     {[]bson.D{updates(many(9), many(1))}, "n 1"},
+		"one, then many of nothing": {[]bson.D{updates(one(1), many(9))}, "n 1"},
+		"one of nothing, then many": {[]bson.D{updates(one(9), many(1))}, "n 1"},
+		"named, then of nothing":    {[]bson.D{updates(named, many(9))}, "n 1"},
+		"a find of nothing":         {[]bson.D{d("find", "orders", "filter", d("_id", 9)), updates(many(1))}, "n 1"},
+		"a count of nothing":        {[]bson.D{d("count", "orders", "query", d("_id", 9)), updates(one(1))}, "n 1"},
+		"a find, then of nothing":   {[]bson.D{d("find", "orders", "filter", d("_id", 1)), updates(many(9))}, "n 0"},
+		"two clusters":              {[]bson.D{updates(many(1), many(2))}, "263"},
+		"two clusters, later":       {[]bson.D{updates(many(1)), updates(many(2))}, "263"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := twoClusters(t)
+			g.insert(t, 1, "acme") // on big
+			g.insert(t, 2, "globex")
+			var r bson.D
+			for i, cmd := range c.cmds {
+				cmd = append(append(bson.D{}, cmd...), d("lsid", session(1), "txnNumber", int64(1), "autocommit", false)...)
+				if i == 0 {
+					cmd = append(cmd, d("startTransaction", true)...)
+				}
+				if r = g.client.Run("app", cmd); i < len(c.cmds)-1 && wiretest.Get(r, "ok") != 1.0 {
+					t.Fatalf("%v: %v", cmd, r)
+				}
+			}
+			got := outcomeOf(r)
+			if code := wiretest.Get(r, "code"); code != nil {
+				got = fmt.Sprint(code)
+			}
+			if got != c.want {
+				t.Errorf("%s, want %s: %v", got, c.want, r)
+			}
+			if c.want == "263" {
+				return
+			}
+			if r = g.client.Run("admin", d("commitTransaction", 1, "lsid", session(1), "txnNumber", int64(1), "autocommit", false)); wiretest.Get(r, "ok") != 1.0 {
+				t.Errorf("commit: %v", r)
+			}
+		})
+	}
+}
+
 // The first document of all by a sort is not taken from a transaction's own cluster where another one's comes
 // before it: no part of the transaction can be there.
 func TestTransactionTakesNoSecond(t *testing.T) {

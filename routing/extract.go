@@ -470,9 +470,9 @@ func IDs(filter wire.Doc) (ids []wire.Value, ok bool) {
 	return nil, false
 }
 
-// SelectedID is the one _id by which a read selects: false where it selects otherwise, or under a collation that may
-// take another for it.
-func (t *Table) SelectedID(r *Request) (id wire.Value, ok bool) {
+// SelectedID is the one _id by which a read selects, and whether by nothing else: not ok where it selects otherwise,
+// or under a collation that may take another for it.
+func (t *Table) SelectedID(r *Request) (id wire.Value, alone, ok bool) {
 	var filter wire.Doc
 	switch at := r.Cmd.Tenant; at.Kind {
 	case InFilter:
@@ -486,9 +486,11 @@ func (t *Table) SelectedID(r *Request) (id wire.Value, ok bool) {
 	}
 	ids, ok := IDs(filter)
 	if !ok || len(ids) != 1 || t.Collated(r) {
-		return id, false
+		return id, false, false
 	}
-	return ids[0], true
+	it := filter.Iter()
+	it.Next()
+	return ids[0], !it.Next(), true
 }
 
 // SelectedID is the one _id by which a write selects, as of a read.

@@ -352,7 +352,10 @@ func (w *walker) subs(row *Stage, v wire.Value, at, depth int) *wire.Error {
 
 // stages narrows the set to the tenants that a pipeline can see: every $match reachable from the
 // front through stages that keep documents apart and leave the field alone.
-func (x *extractor) stages(s *tenantSet, pipeline wire.Value) {
+func (x *extractor) stages(s *tenantSet, pipeline wire.Value) { x.stagesOf(s, pipeline, true) }
+
+// stagesOf is stages; outer says that the pipeline may have a $facet, which is no stage of another one's branches.
+func (x *extractor) stagesOf(s *tenantSet, pipeline wire.Value, outer bool) {
 	a, ok := pipeline.Array()
 	if !ok {
 		return
@@ -370,7 +373,7 @@ func (x *extractor) stages(s *tenantSet, pipeline wire.Value) {
 		if q, ok := matched(st.Key, st.Value, first); ok {
 			x.filter(s, q, 0)
 		}
-		if string(st.Key) == "$facet" {
+		if outer && string(st.Key) == "$facet" {
 			x.branches(s, st.Value)
 		}
 		if !x.passes(st.Key, st.Value, first) {
@@ -390,7 +393,7 @@ func (x *extractor) branches(s *tenantSet, facet wire.Value) {
 	it := d.Iter()
 	for first := true; it.Next(); first = false {
 		var o tenantSet
-		x.stages(&o, it.Value)
+		x.stagesOf(&o, it.Value, false)
 		union.join(&o, first)
 	}
 	if it.Err() == nil {
