@@ -1021,7 +1021,7 @@ func (t *Table) outputHome(r *Request, u *stageUse, h *homes) *wire.Error {
 // merges reports whether a $merge at the end of the pipeline of one tenant puts documents of that tenant alone into
 // a collection of the same database: they have the field when they come, and it is theirs or one given to them.
 func (h *homes) merges(r *Request, u *stageUse, c *Collection) bool {
-	if string(u.name) != "$merge" || !h.oneTenant() || h.tenant.home(c) != h.target || c.field.name != h.coll.field.name {
+	if string(u.name) != "$merge" || c.view != nil || !h.oneTenant() || h.tenant.home(c) != h.target || c.field.name != h.coll.field.name {
 		return false
 	}
 	x := extractor{field: &c.field}
