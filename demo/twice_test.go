@@ -609,6 +609,10 @@ func TestTransactionByID(t *testing.T) {
 			cur, err := c.Find(ctx, one(id))
 			return rows(ctx, cur, err)
 		}},
+		{"list", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
+			cur, err := c.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: bson.A{id, id + 10}}}}})
+			return rows(ctx, cur, err)
+		}},
 		{"aggregate", func(ctx context.Context, c *mongo.Collection, id int) (any, error) {
 			cur, err := c.Aggregate(ctx, bson.A{bson.D{{Key: "$match", Value: one(id)}}, bson.D{{Key: "$limit", Value: 1}}, bson.D{{Key: "$project", Value: bson.D{{Key: "n", Value: 1}}}}})
 			return rows(ctx, cur, err)
@@ -646,7 +650,7 @@ func TestTransactionByID(t *testing.T) {
 		}
 	}
 	for _, first := range steps {
-		for _, second := range []step{steps[0], steps[3], steps[5]} {
+		for _, second := range []step{steps[0], steps[4], steps[6]} {
 			for id := range 3 { // of the last there is none
 				var got [2]string
 				for side, c := range sides {

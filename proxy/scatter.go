@@ -244,20 +244,20 @@ func (c *clientConn) countable(name, of string) *wire.Error {
 func (c *clientConn) find(t *routing.Table, d *routing.Decision, tx *txn) (*wire.Buf, *wire.Error) {
 	_, sized := c.req.Field("batchSize")
 	none := sized && c.number("batchSize") == 0 // a first batch of none tells nothing of who has the document
-	if id, _, ok := t.SelectedID(&c.req); ok && !none {
-		return c.findOne(t, d, tx, id)
+	if ids, _, ok := t.SelectedIDs(&c.req); ok && len(ids) == 1 && !none {
+		return c.findOne(t, d, tx, ids[0])
 	}
 	return c.findMany(t, d, tx)
 }
 
-// inOneCluster is the decision for a read in a transaction: by one _id it is for the transaction's cluster alone. none
-// says that there is no such document, for a read that asks for nothing else, and no cluster that has to say so.
+// inOneCluster is the decision for a read in a transaction: by _ids it is for the transaction's cluster alone. none says
+// that there are no such documents, for a read that asks for nothing else, and no cluster that has to say so.
 func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn) (own *routing.Decision, none bool, err *wire.Error) {
-	id, alone, ok := t.SelectedID(&c.req)
+	ids, alone, ok := t.SelectedIDs(&c.req)
 	if !ok {
 		return d, false, nil
 	}
-	in, none, err := c.where(t, d, tx.pinned(), &routing.Op{Coll: d.Coll, Name: c.req.Coll()}, d.Targets, id)
+	in, none, err := c.where(t, d, tx.pinned(), &routing.Op{Coll: d.Coll, Name: c.req.Coll()}, d.Targets, ids)
 	if err != nil || len(in) == len(d.Targets) {
 		return d, none && alone, err
 	}
@@ -273,10 +273,10 @@ func (c *clientConn) inOneCluster(t *routing.Table, d *routing.Decision, tx *txn
 	return own, none && alone, nil
 }
 
-// where is which of the targets may have a document in a transaction of the cluster. One that has none yet is for that
-// where the document is, which is looked for outside of it. none says that no target of the transaction has it.
+// where is which of the targets may have the documents in a transaction of the cluster. One that has none yet is for
+// that where the documents are, which are looked for outside of it. none says that no target of the transaction has any.
 func (c *clientConn) where(
-	t *routing.Table, d *routing.Decision, cluster string, op *routing.Op, targets []*routing.Target, id wire.Value,
+	t *routing.Table, d *routing.Decision, cluster string, op *routing.Op, targets []*routing.Target, ids []wire.Value,
 ) (in []*routing.Target, none bool, err *wire.Error) {
 	in, out := byCluster(targets, cluster)
 	if len(out) == 0 || cluster == "" && oneCluster(out) {
@@ -284,18 +284,20 @@ func (c *clientConn) where(
 	}
 	found := map[string]place{}
 	s := &split{c: c, t: t, d: d}
-	if err := s.ask(op, out, []wire.Value{id}, found); err != nil {
+	if err := s.ask(op, out, ids, found); err != nil {
 		return nil, false, err
 	}
-	p, ok := found[keyOf(id)]
-	switch {
-	case p.twice:
-		return nil, false, ambiguous()
-	case ok && cluster != "":
-		return nil, false, spans()
-	case ok:
-		in, _ = byCluster(targets, p.home.Cluster)
-	case len(in) == 0:
+	for _, p := range found {
+		switch {
+		case p.twice:
+			return nil, false, ambiguous()
+		case cluster != "" && cluster != p.home.Cluster:
+			return nil, false, spans()
+		}
+		cluster = p.home.Cluster
+		in, _ = byCluster(targets, cluster)
+	}
+	if len(in) == 0 {
 		in, _ = byCluster(targets, targets[0].Cluster)
 		return in, true, nil
 	}

@@ -139,7 +139,7 @@ func (s *split) run() (reply *wire.Buf, again bool, err *wire.Error) {
 	return s.answer(s.d.Targets[0]), false, nil
 }
 
-// inOneCluster has writes of many documents by one _id made in the transaction's cluster alone: be it that of a write
+// inOneCluster has writes of many documents by _ids made in the transaction's cluster alone: be it that of a write
 // whose home is known, or of a document of theirs.
 func (s *split) inOneCluster() *wire.Error {
 	for i := 0; i < len(s.homes) && s.cluster == ""; i++ {
@@ -150,11 +150,11 @@ func (s *split) inOneCluster() *wire.Error {
 	for _, only := range []bool{true, false} { // where the documents are, and then which of the targets that leaves
 		for i := 0; i < len(s.ops) && !(only && s.cluster != ""); i++ {
 			p, op := &s.plans[i], &s.ops[i]
-			id, ok := op.SelectedID()
+			ids, ok := op.SelectedIDs()
 			if !ok || !op.Many || op.Upsert || p.Err != nil || !p.Several() {
 				continue
 			}
-			in, none, err := s.c.where(s.t, s.d, s.cluster, op, p.Targets, id)
+			in, none, err := s.c.where(s.t, s.d, s.cluster, op, p.Targets, ids)
 			if err != nil {
 				return err
 			}

@@ -1023,7 +1023,7 @@ func TestSplitLookRefused(t *testing.T) {
 	})
 }
 
-// Writes of many documents by _id, and reads of a document that is nowhere, leave a transaction to the cluster of the
+// Writes of many documents and reads by _id, and reads of a document that is nowhere, leave a transaction to the cluster of the
 // documents that are there.
 func TestTransactionOfWhatIsThere(t *testing.T) {
 	many := func(id int) bson.D { return d("q", d("_id", id), "u", d("$set", d("x", 1)), "multi", true) }
@@ -1040,6 +1040,11 @@ func TestTransactionOfWhatIsThere(t *testing.T) {
 		"one of nothing, then many": {[]bson.D{updates(one(9), many(1))}, "n 1"},
 		"named, then of nothing":    {[]bson.D{updates(named, many(9))}, "n 1"},
 		"a find of nothing":         {[]bson.D{d("find", "orders", "filter", d("_id", 9)), updates(many(1))}, "n 1"},
+		"a list":                    {[]bson.D{d("find", "orders", "filter", d("_id", d("$in", bson.A{1, 9}))), updates(many(1))}, "n 1"},
+		"a list, later":             {[]bson.D{updates(one(1)), d("find", "orders", "filter", d("_id", d("$in", bson.A{9, 1}))), updates(many(1))}, "n 1"},
+		"a list of nothing":         {[]bson.D{d("find", "orders", "filter", d("_id", d("$in", bson.A{8, 9}))), updates(many(1))}, "n 1"},
+		"many of a list":            {[]bson.D{updates(d("q", d("_id", d("$in", bson.A{1, 9})), "u", d("$set", d("x", 1)), "multi", true))}, "n 1"},
+		"a list of two clusters":    {[]bson.D{d("find", "orders", "filter", d("_id", d("$in", bson.A{1, 2})))}, "263"},
 		"a count of nothing":        {[]bson.D{d("count", "orders", "query", d("_id", 9)), updates(one(1))}, "n 1"},
 		"a find, then of nothing":   {[]bson.D{d("find", "orders", "filter", d("_id", 1)), updates(many(9))}, "n 0"},
 		"two clusters":              {[]bson.D{updates(many(1), many(2))}, "263"},

@@ -470,9 +470,9 @@ func IDs(filter wire.Doc) (ids []wire.Value, ok bool) {
 	return nil, false
 }
 
-// SelectedID is the one _id by which a read selects, and whether by nothing else: not ok where it selects otherwise,
-// or under a collation that may take another for it.
-func (t *Table) SelectedID(r *Request) (id wire.Value, alone, ok bool) {
+// SelectedIDs are the _ids by which a read selects, and whether by nothing else: not ok where it selects otherwise, or
+// under a collation that may take others for them.
+func (t *Table) SelectedIDs(r *Request) (ids []wire.Value, alone, ok bool) {
 	var filter wire.Doc
 	switch at := r.Cmd.Tenant; at.Kind {
 	case InFilter:
@@ -484,22 +484,18 @@ func (t *Table) SelectedID(r *Request) (id wire.Value, alone, ok bool) {
 		match, _ := stage.Lookup("$match")
 		filter, _ = match.Doc()
 	}
-	ids, ok := IDs(filter)
-	if !ok || len(ids) != 1 || t.Collated(r) {
-		return id, false, false
+	if ids, ok = IDs(filter); !ok || t.Collated(r) {
+		return nil, false, false
 	}
 	it := filter.Iter()
 	it.Next()
-	return ids[0], !it.Next(), true
+	return ids, !it.Next(), true
 }
 
-// SelectedID is the one _id by which a write selects, as of a read.
-func (op *Op) SelectedID() (id wire.Value, ok bool) {
-	ids, ok := IDs(op.Filter)
-	if !ok || len(ids) != 1 || op.Collated() {
-		return id, false
-	}
-	return ids[0], true
+// SelectedIDs are the _ids by which a write selects, as of a read.
+func (op *Op) SelectedIDs() (ids []wire.Value, ok bool) {
+	ids, ok = IDs(op.Filter)
+	return ids, ok && !op.Collated()
 }
 
 func idValues(v wire.Value) ([]wire.Value, bool) {
