@@ -379,8 +379,8 @@ func (s *split) single(i int) (again bool, err *wire.Error) {
 }
 
 // unlooked takes in that the look before a write has failed: where a server says so of the write itself, of its
-// filter for example, or it is refused here for what it asks, it is that write's error. Who asks, how long it takes and what happens to a server is of
-// the whole command, as where servers write (write_ops_exec.cpp, handleError).
+// filter for example, or it is refused here for what it asks, it is that write's error. Who asks, how long it takes
+// and what happens to a server is of the whole command, as where servers write (write_ops_exec.cpp, handleError).
 func (s *split) unlooked(i int, e *wire.Error) *wire.Error {
 	switch e.Code {
 	case wire.Unauthorized, wire.MaxTimeMSExpired, wire.ExceededTimeLimit, wire.Interrupted, wire.ClientDisconnect:
@@ -563,10 +563,7 @@ func (s *split) nothing(ops []int) *wire.Error {
 		s.ops[i].Located, s.ops[i].None = routing.Located{}, true
 		targets := s.plans[i].Targets
 		if !s.numbered {
-			if in, _ := byCluster(targets, s.cluster); len(in) > 0 {
-				targets = in
-			}
-			targets = targets[:1] // for what the server has to say of the write itself
+			targets = within(targets, s.cluster)[:1] // for what the server has to say of the write itself
 		}
 		for _, x := range targets {
 			batches = into(batches, x, i)

@@ -298,10 +298,18 @@ func (c *clientConn) where(
 		in, _ = byCluster(targets, cluster)
 	}
 	if len(in) == 0 {
-		in, _ = byCluster(targets, targets[0].Cluster)
-		return in, true, nil
+		return within(targets, cluster), true, nil
 	}
 	return in, false, nil
+}
+
+// within are the targets on the cluster; where there are none, those on the first one's.
+func within(targets []*routing.Target, cluster string) []*routing.Target {
+	in, _ := byCluster(targets, cluster)
+	if len(in) == 0 {
+		in, _ = byCluster(targets, targets[0].Cluster)
+	}
+	return in
 }
 
 // byCluster parts the targets on the cluster from the others.

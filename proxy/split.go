@@ -147,29 +147,37 @@ func (s *split) inOneCluster() *wire.Error {
 			s.cluster = s.homes[i].Cluster
 		}
 	}
-	for _, only := range []bool{true, false} { // where the documents are, and then which of the targets that leaves
-		for i := 0; i < len(s.ops) && !(only && s.cluster != ""); i++ {
-			p, op := &s.plans[i], &s.ops[i]
-			ids, ok := op.SelectedIDs()
-			if !ok || !op.Many || op.Upsert || p.Err != nil || !p.Several() {
-				continue
-			}
-			in, none, err := s.c.where(s.t, s.d, s.cluster, op, p.Targets, ids)
-			if err != nil {
-				return err
-			}
-			if only {
-				if !none {
-					s.cluster = in[0].Cluster
-				}
-				continue
-			}
-			if p.Targets = in; !p.Several() {
-				s.homes[i] = in[0]
-			}
+	var nowhere []int // whose documents are on no cluster, so that the others' is theirs
+	for i := range s.ops {
+		p, op := &s.plans[i], &s.ops[i]
+		ids, ok := op.SelectedIDs()
+		if !ok || !op.Many || op.Upsert || p.Err != nil || !p.Several() {
+			continue
 		}
+		in, none, err := s.c.where(s.t, s.d, s.cluster, op, p.Targets, ids)
+		switch {
+		case err != nil:
+			return err
+		case none && s.cluster == "":
+			nowhere = append(nowhere, i)
+			continue
+		case s.cluster == "":
+			s.cluster = in[0].Cluster
+		}
+		s.narrow(i, in)
+	}
+	for _, i := range nowhere {
+		s.narrow(i, within(s.plans[i].Targets, s.cluster))
 	}
 	return nil
+}
+
+// narrow leaves the i-th write these targets.
+func (s *split) narrow(i int, to []*routing.Target) {
+	p := &s.plans[i]
+	if p.Targets = to; !p.Several() {
+		s.homes[i] = to[0]
+	}
 }
 
 // answer is the reply to a batch. The target is the one that a cursor over its rows is said to be of.

@@ -494,8 +494,10 @@ func (t *Table) SelectedIDs(r *Request) (ids []wire.Value, alone, ok bool) {
 
 // SelectedIDs are the _ids by which a write selects, as of a read.
 func (op *Op) SelectedIDs() (ids []wire.Value, ok bool) {
-	ids, ok = IDs(op.Filter)
-	return ids, ok && !op.Collated()
+	if op.Collated() {
+		return nil, false
+	}
+	return IDs(op.Filter)
 }
 
 func idValues(v wire.Value) ([]wire.Value, bool) {

@@ -252,10 +252,10 @@ func (op *Op) read(entry wire.Doc) bool {
 // IDs are the _ids that a write of one document selects by; false where it selects otherwise, or by
 // equality that a collation widens.
 func (op *Op) IDs() ([]wire.Value, bool) {
-	if op.Many || !simple(op.Collation) {
+	if op.Many {
 		return nil, false
 	}
-	return IDs(op.Filter)
+	return op.SelectedIDs()
 }
 
 // updateForm is how an update is written.

@@ -634,7 +634,7 @@ func (p *planner) partitioned(s *step) bool {
 	fields, _ := spec.Lookup("partitionByFields")
 	a, _ := fields.Array()
 	for it := a.Iter(); it.Next(); {
-		if path, ok := it.Value.Str(); ok && string(path) == p.x.field.name && p.alive && p.x.equality == byBytes && !p.x.rebound {
+		if path, ok := it.Value.Str(); ok && p.byTenant(wire.StringValue("$"+string(path))) {
 			return true
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 )
 
-// The unpatched server hangs here: the collection is created while documents
-// go into it, as Mongoose's autoCreate and autoIndex do.
-func TestCreateBesideInsertsDoesNotHang(t *testing.T) {
+// race is a database of a server of its own, for half a minute.
+func race(t *testing.T) (context.Context, *mongo.Database) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("a real server: not with -short")
 	}
@@ -22,16 +22,23 @@ func TestCreateBesideInsertsDoesNotHang(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Disconnect(context.Background())
+	t.Cleanup(func() { client.Disconnect(context.Background()) })
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	t.Cleanup(cancel)
+	return ctx, client.Database("race")
+}
+
+// The unpatched server hangs here: the collection is created while documents
+// go into it, as Mongoose's autoCreate and autoIndex do.
+func TestCreateBesideInsertsDoesNotHang(t *testing.T) {
+	ctx, db := race(t)
 
 	const rounds = 10
 	for round := range rounds {
-		coll := client.Database("race").Collection(fmt.Sprint("c", round))
+		coll := db.Collection(fmt.Sprint("c", round))
 		var all sync.WaitGroup
 		all.Go(func() {
-			coll.Database().CreateCollection(ctx, coll.Name()) // 48 when an insert was first
+			db.CreateCollection(ctx, coll.Name()) // 48 when an insert was first
 		})
 		all.Go(func() {
 			index := mongo.IndexModel{Keys: bson.D{{Key: "tenantId", Value: 1}}}
@@ -56,17 +63,7 @@ func TestCreateBesideInsertsDoesNotHang(t *testing.T) {
 // The unpatched server makes a collection anew that was dropped while its name was being listed, as tenantry
 // lists them while a restore drops and creates.
 func TestDropBesideListingStaysDropped(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a real server: not with -short")
-	}
-	client, err := mongo.Connect(options.Client().ApplyURI(Start(t, Options{})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Disconnect(context.Background())
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	db := client.Database("race")
+	ctx, db := race(t)
 
 	const rounds, colls = 10, 12
 	name := func(n int) string { return fmt.Sprint("c", n) }
