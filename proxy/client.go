@@ -129,6 +129,7 @@ func (c *clientConn) serve(first func(*clientConn) error) (rested bool) {
 		return false
 	}
 	c.light = false // what comes now is not
+	c.wc.Mute()
 	for c.stream == nil {
 		err := c.wc.Each(c)
 		if errors.Is(err, wire.ErrLull) {

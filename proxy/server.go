@@ -235,6 +235,7 @@ func (s *Server) attend(c *clientConn, first func(*clientConn) error) {
 		go s.attend(c, nil)
 	default:
 		c.wc.NoLull()
+		c.wc.Unmute()
 		c.resumeAlone()
 	}
 }

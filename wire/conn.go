@@ -27,6 +27,7 @@ type Conn struct {
 	inside  bool // an Each is in its wait, so that fd can be used; of a connection that is watched it always can
 	fd      int
 	watched *watched // where a loop waits for it; nil for none
+	muted   bool     // the loop is told of nothing
 	full    bool     // the last read of a tryRead took all that it had asked for
 	handler Handler  // of an Each
 	first   [1]byte  // what fill reads of TLS
@@ -50,7 +51,16 @@ func NewConn(nc net.Conn) *Conn {
 	c := &Conn{Conn: nc}
 	_, c.tls = nc.(*tls.Conn)
 	c.waitReady()
+	noNetwork(nc)
 	return c
+}
+
+// netConn is the connection under a TLS one, or the connection itself.
+func netConn(nc net.Conn) net.Conn {
+	if t, ok := nc.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return nc
 }
 
 // fill waits until at least one byte is there.
@@ -181,10 +191,7 @@ func (c *Conn) whole() int {
 // Sever ends the connection from any goroutine, without waiting for those that use it: they get errors,
 // and close it.
 func (c *Conn) Sever() {
-	nc := c.Conn
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn() // whose own Close first waits for who writes
-	}
+	nc := netConn(c.Conn) // a TLS connection's own Close first waits for who writes
 	both, ok := nc.(interface {
 		CloseRead() error
 		CloseWrite() error

@@ -89,6 +89,24 @@ func (c *Conn) Watch(l *Loops, w Waiter) bool {
 	return l.all[int(l.next.Add(1))%len(l.all)].watch(c, w)
 }
 
+// Mute has the loop that watches the connection, if one does, be told of nothing more that comes: what is
+// read on a goroutine for a while would wake it for nothing each time.
+func (c *Conn) Mute() {
+	if c.watched != nil && !c.muted {
+		c.muted = c.watched.by.listen(c, false)
+	}
+}
+
+// Unmute ends that. Of what is there already, its end included, the loop is told at once.
+func (c *Conn) Unmute() {
+	if !c.muted {
+		return
+	}
+	if c.muted = false; !c.watched.by.listen(c, true) {
+		c.Sever() // which a Poll finds
+	}
+}
+
 // Plain reports whether loops can watch connections like this one, where there are loops.
 func (c *Conn) Plain() bool { return c.raw != nil }
 

@@ -99,15 +99,24 @@ func (l *loop) watch(c *Conn, w Waiter) bool {
 	err := c.raw.Control(func(fd uintptr) {
 		c.fd, c.watched = int(fd), &watched{Waiter: w, by: l} // before w can be told
 		l.waiters.set(c.fd, c.watched)
-		const edges = 1 << 31 // EPOLLET, which syscall has as a negative number
-		ok = syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_ADD, c.fd, &syscall.EpollEvent{
-			Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | edges, Fd: int32(c.fd),
-		}) == nil
-		if !ok {
+		if ok = l.control(c, syscall.EPOLL_CTL_ADD, syscall.EPOLLIN|syscall.EPOLLRDHUP); !ok {
 			l.forget(c)
 		}
 	})
 	return ok && err == nil
+}
+
+// listen says whether the loop is to be told of what comes; what is there already it is told of at once.
+func (l *loop) listen(c *Conn, to bool) bool {
+	if to {
+		return l.control(c, syscall.EPOLL_CTL_MOD, syscall.EPOLLIN|syscall.EPOLLRDHUP)
+	}
+	return l.control(c, syscall.EPOLL_CTL_MOD, 0)
+}
+
+func (l *loop) control(c *Conn, op int, events uint32) bool {
+	const edges = 1 << 31 // EPOLLET, which syscall has as a negative number
+	return syscall.EpollCtl(l.fd, op, c.fd, &syscall.EpollEvent{Events: events | edges, Fd: int32(c.fd)}) == nil
 }
 
 // forget is called before the socket is closed, which takes it from the epoll instance.

@@ -181,6 +181,51 @@ func TestLoopsTellWhatWasThere(t *testing.T) {
 	}
 }
 
+// TestLoopsOfTheMuted: of what comes to a connection that is muted the loop tells nobody, and of all that has
+// come when it is not any more, the end included.
+func TestLoopsOfTheMuted(t *testing.T) {
+	l := newLoops(t, 1)
+	near, far := tcpPair(t)
+	w := watch(t, l, far)
+	m := AppendMessage(nil, 1, 0, 0, doc(t, bson.D{{Key: "ping", Value: 1}}))
+	send := func() {
+		t.Helper()
+		if _, err := near.Write(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		w.c.Mute()
+		w.c.Mute()
+		send()
+		select {
+		case <-w.frames:
+			t.Fatal("the loop told of what came to a muted connection")
+		case <-time.After(30 * time.Millisecond):
+		}
+		w.c.Unmute()
+		if got := <-w.frames; got != string(m) {
+			t.Fatalf("%q", got)
+		}
+		send()
+		if got := <-w.frames; got != string(m) {
+			t.Fatalf("%q", got)
+		}
+	}
+	w.c.Mute()
+	send()
+	_ = near.Close()
+	time.Sleep(20 * time.Millisecond)
+	w.c.Unmute()
+	if got := <-w.frames; got != string(m) {
+		t.Fatalf("%q", got)
+	}
+	if err := <-w.ended; !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	_ = w.c.Close()
+}
+
 // TestLoopsHearOfTheEnd: of a Sever from elsewhere and of a reset, and of nothing after a Close, whose
 // socket's number is another one's soon.
 func TestLoopsHearOfTheEnd(t *testing.T) {
