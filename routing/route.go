@@ -465,7 +465,8 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	if r.Watches() {
 		return t.watch(r, db, d)
 	}
-	h := homes{t: t, coll: d.Coll, asked: r.Unlisted, begun: r.Begun}
+	var h homes
+	h.t, h.coll, h.asked, h.begun = t, d.Coll, r.Unlisted, r.Begun
 	if err := t.collect(r, &h); err != nil {
 		return refuseWith(err)
 	}
@@ -555,7 +556,8 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 func (t *Table) collect(r *Request, h *homes) *wire.Error {
 	switch r.Cmd.Tenant.Kind {
 	case InFilter:
-		s := t.filterSays(r, h)
+		var s tenantSet
+		t.filterSays(r, h, &s)
 		h.set(&s)
 	case InStages:
 		return t.collectStages(r, h)
@@ -592,12 +594,11 @@ func (r *Request) once() *wire.Error {
 }
 
 // filterSays is what a read's filter and comment say about its tenants.
-func (t *Table) filterSays(r *Request, h *homes) (s tenantSet) {
+func (t *Table) filterSays(r *Request, h *homes, s *tenantSet) {
 	x := h.extractor(r)
 	q, _ := r.value(r.Cmd.Tenant.Path).Doc()
-	x.filter(&s, q, 0)
-	h.comment(r, &s)
-	return s
+	x.filter(s, q, 0)
+	h.comment(r, s)
 }
 
 // comment narrows the set to the tenant that the command's comment names. Where the filter says no
@@ -768,7 +769,8 @@ func (t *Table) holders(c *Collection) []*Target {
 
 func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
 	if !h.unknown {
-		s := t.filterSays(r, h)
+		var s tenantSet
+		t.filterSays(r, h, &s)
 		d.Only = s.values()
 		d.Targets = t.homesOf(d.Coll, d.Only)
 	}
