@@ -147,7 +147,17 @@ func borders() []experiment {
 			Load: load{Command: "find", Collection: "orders", Tenant: cannedTenant, Reply: 200, Clients: 8},
 		})
 	}
-	return []experiment{encryption, bound}
+	unix := experiment{
+		Name: "unix", Title: "small find, 64 clients, by unix sockets, all on one CPU", Pinned: true, Base: "framing",
+		Variants: through(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 64}),
+	}
+	tcp := unix.Variants[len(unix.Variants)-1]
+	for _, what := range []string{"clients", "all"} {
+		v := tcp
+		v.Name, v.Unix = "tenantry, unix: "+what, what
+		unix.Variants = append(unix.Variants, v)
+	}
+	return []experiment{encryption, bound, unix}
 }
 
 // prices of what tenantry does beside forwarding.

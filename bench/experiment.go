@@ -3,6 +3,9 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -25,6 +28,7 @@ type variant struct {
 	Tenants  int    // in tenantry's table
 	Isolated int    // of them
 	Pool     int    // connections to the server at most
+	Unix     string // of tenantry: what goes by unix sockets, "clients", "all" or ""
 	Listener string // lines of its configuration
 	Load     load
 }
@@ -96,13 +100,17 @@ func (e experiment) run(s settings) (*outcome, error) {
 type ground struct {
 	settings
 	cpu     int
+	dir     string // of unix sockets
 	server  *child
 	relays  map[string]*child
 	proxies map[string]*tenantry // by what their configuration depends on
 }
 
 func (g *ground) start(e experiment) (err error) {
-	if g.server, err = self(g.cpu, "server"); err != nil {
+	if g.dir, err = os.MkdirTemp("", "tenantry-bench"); err != nil {
+		return err
+	}
+	if g.server, err = self(g.cpu, "server", g.socket()); err != nil {
 		return err
 	}
 	for i := range e.Variants {
@@ -119,7 +127,7 @@ func (g *ground) startFor(v *variant) (err error) {
 	case "tenantry":
 		if g.proxies[v.table()] == nil {
 			var t *tenantry
-			t, err = startTenantry(g.cpu, cmp.Or(v.Binary, g.binary), proxyConfig(g.server.address, v.Listener, v.Tenants, v.Isolated, v.Pool))
+			t, err = startTenantry(g.cpu, cmp.Or(v.Binary, g.binary), g.configFor(v))
 			if err == nil {
 				g.proxies[v.table()] = t
 			}
@@ -133,8 +141,23 @@ func (g *ground) startFor(v *variant) (err error) {
 }
 
 func (v *variant) table() string {
-	return fmt.Sprint(v.Binary, v.Listener, v.Tenants, v.Isolated, v.Pool)
+	return fmt.Sprint(v.Binary, v.Listener, v.Tenants, v.Isolated, v.Pool, v.Unix)
 }
+
+// configFor is the configuration of a variant's proxy.
+func (g *ground) configFor(v *variant) string {
+	server, listener := g.server.address, tcpListener
+	if v.Unix != "" {
+		listener = filepath.Join(g.dir, fmt.Sprintf("tenantry-%s.sock", v.Unix))
+	}
+	if v.Unix == "all" {
+		server = url.QueryEscape(g.socket())
+	}
+	return proxyConfig(server, listener, v.Listener, v.Tenants, v.Isolated, v.Pool)
+}
+
+// socket is where the canned server listens besides.
+func (g *ground) socket() string { return filepath.Join(g.dir, "server.sock") }
 
 // loadFor is the variant's load with where it goes.
 func (g *ground) loadFor(v *variant) load {
@@ -167,4 +190,5 @@ func (g *ground) stop() {
 		c.stop()
 	}
 	g.server.stop()
+	_ = os.RemoveAll(g.dir)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -58,16 +59,37 @@ func (s *served) end() {
 	s.wg.Wait()
 }
 
-// listenUntilEOF is listen on an address that the system chooses, until what started this process
-// closes its standard input or has died.
-func listenUntilEOF(serve func(net.Conn) error) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// listenUntilEOF is listen on an address that the system chooses, and on the unix sockets of these paths, until
+// what started this process closes its standard input or has died.
+func listenUntilEOF(serve func(net.Conn) error, sockets ...string) error {
+	l, err := net.Listen("tcp", tcpListener)
 	if err != nil {
 		return err
 	}
+	all := []net.Listener{l}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, path := range sockets {
+		u, err := net.Listen("unix", path)
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		all = append(all, u)
+		wg.Go(func() { _ = listen(u, io.Discard, serve) }) // which ends as the other one does
+	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		_ = l.Close()
+		for _, l := range all {
+			_ = l.Close()
+		}
 	}()
 	return listen(l, os.Stdout, serve)
+}
+
+// network is that of an address: the path of a unix socket, or host and port.
+func network(address string) string {
+	if filepath.IsAbs(address) {
+		return "unix"
+	}
+	return "tcp"
 }

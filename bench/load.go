@@ -175,7 +175,7 @@ func (g *generator) connect() ([]*client, error) {
 }
 
 func (g *generator) client(number int) (*client, error) {
-	nc, err := net.DialTimeout("tcp", g.Address, 10*time.Second)
+	nc, err := net.DialTimeout(network(g.Address), g.Address, 10*time.Second)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func run(args []string) error {
 	if len(args) > 0 {
 		switch args[0] {
 		case "server":
-			return listenUntilEOF(newCanned().serve)
+			return listenUntilEOF(newCanned().serve, args[1:]...)
 		case "relay":
 			return relay(args[1:])
 		case "load":

@@ -33,7 +33,7 @@ func tableCosts(s settings) (costs []tableCost, err error) {
 	defer server.stop()
 	for _, n := range sizes {
 		c := tableCost{Tenants: n}
-		text := proxyConfig(server.address, "", n, n/2, pool)
+		text := proxyConfig(server.address, tcpListener, "", n, n/2, pool)
 		if c.Read, c.Build, err = buildTable(text); err != nil {
 			return nil, err
 		}

@@ -14,14 +14,17 @@ import (
 	"time"
 )
 
+// tcpListener is an address that the system chooses.
+const tcpListener = "127.0.0.1:0"
+
 // proxyConfig is the configuration that is measured: mixed mode, metrics on, half of the tenants
 // isolated, further lines for its listener, and no control database, since the server behind can't hold one.
-func proxyConfig(server, listener string, tenants, isolated, maxPerServer int) string {
+func proxyConfig(server, address, listener string, tenants, isolated, maxPerServer int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `[log]
 slow = "1m"
 [[listeners]]
-address = "127.0.0.1:0"
+address = %q
 %s
 [admin]
 address = "127.0.0.1:0"
@@ -42,7 +45,7 @@ slow = ["slow"]
 collections = ["users"]
 [pools]
 max_per_server = %d
-`, listener, server, sharedDB, maxPerServer)
+`, address, listener, server, sharedDB, maxPerServer)
 	for n := 1; n <= tenants; n++ {
 		mode := "shared"
 		if n <= 2*isolated && n%2 == 1 {

@@ -5,6 +5,7 @@
 package config
 
 import (
+	"io/fs"
 	"slices"
 	"time"
 
@@ -60,17 +61,18 @@ type Log struct {
 
 // Listener is one of [[listeners]].
 type Listener struct {
-	Address      string // host:port
-	Presentation string // "mongos" or "replica-set"
-	ReplicaSet   string // set name of the replica-set presentation
-	LoadBalanced bool   // answer loadBalanced=true with a serviceId
-	Advertise    string // host:port that hello names; "" is Address
-	Insecure     bool   // an address that is not loopback although clients are not authenticated
-	Auth         string // "scram"; "" where clients are not asked who they are
-	Tenant       string // key of the tenant every connection is bound to; "" for an open listener
-	Isolation    string // "rows" or "database"; only of a bound listener
-	Access       string // "read", "write" or "owner"; only of a bound listener
-	TLS          *TLS   // nil: none
+	Address      string      // host:port, or the path of a unix socket
+	SocketMode   fs.FileMode // permissions of a unix socket: who may write to it may connect; 0 elsewhere
+	Presentation string      // "mongos" or "replica-set"
+	ReplicaSet   string      // set name of the replica-set presentation
+	LoadBalanced bool        // answer loadBalanced=true with a serviceId
+	Advertise    string      // host:port that hello names; "" is Address
+	Insecure     bool        // an address that is not loopback although clients are not authenticated
+	Auth         string      // "scram"; "" where clients are not asked who they are
+	Tenant       string      // key of the tenant every connection is bound to; "" for an open listener
+	Isolation    string      // "rows" or "database"; only of a bound listener
+	Access       string      // "read", "write" or "owner"; only of a bound listener
+	TLS          *TLS        // nil: none
 }
 
 // Admin is [admin].

@@ -46,6 +46,12 @@ func addressChanges(old, new *Config) []Problem {
 			problems = append(problems, new.restart(fmt.Sprintf("listeners[%d].address", i), show(a)+" is new"))
 		}
 	}
+	for i, ln := range new.Listeners {
+		j := slices.IndexFunc(old.Listeners, func(o Listener) bool { return o.Address == ln.Address })
+		if j >= 0 && old.Listeners[j].SocketMode != ln.SocketMode {
+			problems = append(problems, new.restart(fmt.Sprintf("listeners[%d].socket_mode", i), fmt.Sprintf("changes from %#o to %#o", old.Listeners[j].SocketMode, ln.SocketMode)))
+		}
+	}
 	for _, a := range was {
 		if !slices.Contains(is, a) {
 			problems = append(problems, new.restart("listeners", show(a)+" is gone"))

@@ -70,6 +70,15 @@ func TestRestartNeeded(t *testing.T) {
 	}
 }
 
+func TestRestartNeededForPermissions(t *testing.T) {
+	socket := "[[listeners]]\naddress = \"/run/t.sock\"\nsocket_mode = \"0600\"\n[admin]"
+	old := mustLoad(t, strings.Replace(running, "[admin]", socket, 1))
+	got := RestartNeeded(old, mustLoad(t, strings.Replace(running, "[admin]", strings.Replace(socket, "0600", "0660", 1), 1)))
+	if len(got) != 1 || !strings.HasPrefix(got[0].String(), "testdata/t.toml:7: listeners[2].socket_mode: changes from 0600 to 0660") {
+		t.Error(got)
+	}
+}
+
 func TestRestartNeededForFleetKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t.toml")
 	key := filepath.Join(filepath.Dir(path), "fleet.key")

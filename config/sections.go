@@ -70,7 +70,12 @@ func (l *loader) listener(t *table) {
 		ln.Access = t.oneOf("access", "write", "read", "write", "owner")
 	}
 	l.openListener(t)
-	ln.TLS = l.tls(t)
+	if ln.IsSocket() {
+		l.socketListener(t, &ln)
+	} else {
+		ln.TLS = l.tls(t)
+		t.meant("socket_mode", "has a meaning for unix sockets alone")
+	}
 	switch auth := t.text("auth", "none"); auth {
 	case "none":
 	case "x509":
@@ -88,6 +93,17 @@ func (l *loader) listener(t *table) {
 	l.cfg.Listeners = append(l.cfg.Listeners, ln)
 	l.listenerAt = append(l.listenerAt, t.at)
 	l.cfg.remember(t.at.key("address"))
+}
+
+// socketListener reads what a unix socket has of its own, and refuses what has no meaning there.
+func (l *loader) socketListener(t *table, ln *Listener) {
+	ln.SocketMode = t.permissions("socket_mode", defaultSocketMode)
+	l.cfg.remember(t.at.key("socket_mode"))
+	t.meant("tls", "keeps a network out, and a unix socket has none")
+	if ln.Presentation == "replica-set" {
+		t.refuse("presentation", "hello would name a unix socket as a member of the set, which drivers go on with as with a host",
+			`use "mongos", and leave replicaSet= out of the connection string`)
+	}
 }
 
 // openListener refuses what only has a meaning on a listener that is bound to a tenant.

@@ -107,6 +107,7 @@ func (ln Listener) notes() string {
 	notes := []string{
 		when(ln.LoadBalanced, "load balanced"),
 		when(ln.Advertise != "", "advertises "+ln.Advertise),
+		when(ln.IsSocket(), fmt.Sprintf("permissions %#o", ln.SocketMode)),
 		when(ln.Insecure, "insecure"),
 		when(ln.Auth != "", "auth "+ln.Auth),
 		ln.TLS.note(),

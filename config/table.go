@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"math"
 	"slices"
 	"strconv"
@@ -40,6 +41,13 @@ func (t *table) refuse(key, text, remedy string) {
 func (t *table) later(key, what string) {
 	if _, ok := t.take(key); ok {
 		t.refuse(key, what+" is not offered yet", "remove it")
+	}
+}
+
+// meant refuses a setting that stands where it says nothing; why says so.
+func (t *table) meant(key, why string) {
+	if _, ok := t.take(key); ok {
+		t.refuse(key, why, "remove it")
 	}
 }
 
@@ -91,6 +99,20 @@ func (t *table) optional(key, missing string) string {
 		return missing
 	}
 	return v
+}
+
+// permissions takes a file's, which let its owner write at least.
+func (t *table) permissions(key string, missing fs.FileMode) fs.FileMode {
+	v, ok := as[string](t, key, `permissions in quotes, like "0660"`)
+	if !ok {
+		return missing
+	}
+	mode, err := strconv.ParseUint(v, 8, 32)
+	if err != nil || fs.FileMode(mode)&^fs.ModePerm != 0 || mode&0o200 == 0 {
+		t.refuse(key, show(v)+" are not the permissions of a file that its owner may write to", `write octal digits, like "0660"`)
+		return missing
+	}
+	return fs.FileMode(mode)
 }
 
 func (t *table) oneOf(key, missing string, choices ...string) string {

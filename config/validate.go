@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,8 +57,12 @@ type address struct {
 
 // checkAddresses parses the addresses and finds those that cannot be listened on together.
 func (l *loader) checkAddresses() {
-	byPort := make(map[string][]address)
+	byPort, sockets := make(map[string][]address), make(map[string]place)
 	add := func(at place, text string) {
+		if isSocket(text) {
+			l.checkSocket(at, text, sockets)
+			return
+		}
 		host, port, why := splitAddress(text)
 		if why != "" {
 			l.refuse(at, why, `write host:port, like "127.0.0.1:27017"`)
@@ -79,14 +85,48 @@ func (l *loader) checkAddresses() {
 			add(l.listenerAt[i].key("address"), ln.Address)
 		}
 	}
-	if l.cfg.Admin.Address != "" {
-		add(l.root.key("admin").key("address"), l.cfg.Admin.Address)
+	if a := l.cfg.Admin.Address; a != "" {
+		if !isSocket(a) {
+			add(l.root.key("admin").key("address"), a)
+		}
 		l.checkAdmin()
 	}
 }
 
+// maxSocketPath is one byte less than the shortest sun_path of the systems that have unix sockets.
+const maxSocketPath = 103
+
+// defaultSocketMode lets only who runs the proxy connect, as mongod does.
+const defaultSocketMode fs.FileMode = 0o700
+
+// checkSocket looks at the path of a unix socket. Drivers know a path for one by its end.
+//
+// https://www.mongodb.com/docs/manual/reference/connection-string-formats/ and the connection string specification
+func (l *loader) checkSocket(at place, path string, taken map[string]place) {
+	clean := filepath.Clean(path)
+	switch other, twice := taken[clean]; {
+	case !strings.HasSuffix(path, ".sock"):
+		l.refuse(at, show(path)+" does not end in .sock, by which drivers know the path of a unix socket", `write one like "/run/tenantry/mongodb-27017.sock"`)
+	case len(path) > maxSocketPath:
+		l.refuse(at, fmt.Sprintf("%s has more than %d bytes, for which not every system has room", show(path), maxSocketPath), "choose a shorter path")
+	case twice:
+		l.refuse(at, show(path)+" is taken by "+other.path, "give each its own address")
+	}
+	taken[clean] = at
+}
+
+// isSocket reports whether an address is the path of a unix socket.
+func isSocket(address string) bool { return strings.HasPrefix(address, "/") }
+
+// IsSocket reports whether the listener is a unix socket, which processes of this machine alone reach.
+func (ln *Listener) IsSocket() bool { return isSocket(ln.Address) }
+
 func (l *loader) checkAdmin() {
 	a, at := l.cfg.Admin, l.root.key("admin")
+	if isSocket(a.Address) {
+		l.refuse(at.key("address"), show(a.Address)+" is no address of the network", `write host:port, like "127.0.0.1:8017"`)
+		return
+	}
 	host, _, why := splitAddress(a.Address)
 	if why != "" || loopback(host) {
 		return

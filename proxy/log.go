@@ -18,7 +18,7 @@ func (l connLog) about(e *zerolog.Event) *zerolog.Event {
 	if l.c.wc == nil { // of nobody's connection
 		return e
 	}
-	e = e.Int32("connection", l.c.id).Str("client", l.c.wc.RemoteAddr().String())
+	e = e.Int32("connection", l.c.id).Str("client", l.c.peer())
 	if l.c.bound != nil {
 		e = e.Str("tenant", l.c.bound.Key)
 	}

@@ -356,7 +356,16 @@ func skipsEmpty(cmd wire.Doc) bool {
 	return skip.True()
 }
 
-// address is the client's; the zero one where it has none, which is a pipe's.
+// peer is the client's address as people read it. Those of unix sockets have none; the text is a server's.
+func (c *clientConn) peer() string {
+	a := c.wc.RemoteAddr()
+	if a.Network() == "unix" {
+		return "anonymous unix socket"
+	}
+	return a.String()
+}
+
+// address is the client's; the zero one where it has none, which is a unix socket's or a pipe's.
 func (c *clientConn) address() netip.Addr {
 	if a, ok := c.wc.RemoteAddr().(*net.TCPAddr); ok {
 		return a.AddrPort().Addr().Unmap()

@@ -214,10 +214,12 @@ func TestLoopStorm(t *testing.T) {
 		slow      time.Duration
 		drops     bool
 		clients   int
+		socket    bool
 	}{
 		"few connections":  {limits: backend.Limits{MaxPerServer: 3, MaxPerTenant: 2}, clients: 24},
 		"many connections": {limits: backend.Limits{MaxPerServer: 60}, slow: 4 * time.Millisecond, clients: 48},
 		"few places":       {limits: backend.Limits{MaxPerServer: 60}, perTenant: 2, clients: 24},
+		"unix sockets":     {limits: backend.Limits{MaxPerServer: 60}, slow: 4 * time.Millisecond, clients: 48, socket: true},
 		"lost servers":     {limits: backend.Limits{MaxPerServer: 8}, slow: time.Millisecond, drops: true, clients: 24},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -227,6 +229,9 @@ func TestLoopStorm(t *testing.T) {
 			g.proxy.settings.Store(&set)
 			if err := g.clusters.Apply(g.specs, c.limits); err != nil {
 				t.Fatal(err)
+			}
+			if c.socket {
+				g.addr = g.bySocket(t, 0o600)
 			}
 			s := &storm{ground: g, drops: c.drops, wrote: map[string]bool{}}
 			var all []*stormer

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net"
+	"path/filepath"
 	"testing"
 
 	"github.com/smetasc/tenantry/wire"
@@ -19,4 +20,11 @@ func newLoops(t testing.TB) *wire.Loops {
 	return l
 }
 
-func dialed(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, wiretest.Patience) }
+// dialed connects to an address, or to the unix socket of a path.
+func dialed(addr string) (net.Conn, error) {
+	network := "tcp"
+	if filepath.IsAbs(addr) {
+		network = "unix"
+	}
+	return net.DialTimeout(network, addr, wiretest.Patience)
+}

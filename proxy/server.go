@@ -148,9 +148,15 @@ func (s *Server) Apply(cfg *config.Config) {
 	s.shutOut(n)
 }
 
-// Listen opens the listener of a configured address.
+// Listen opens the listener of a configured address. The file of a unix socket goes with its listener.
 func (s *Server) Listen(address string) (net.Addr, error) {
-	l, err := net.Listen("tcp", address)
+	var l net.Listener
+	var err error
+	if set := s.settings.Load().listeners[address]; set != nil && set.IsSocket() {
+		l, err = listenSocket(address, set.SocketMode)
+	} else {
+		l, err = net.Listen("tcp", address)
+	}
 	if err != nil {
 		return nil, err // it names the address
 	}

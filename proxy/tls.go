@@ -67,6 +67,9 @@ type socket struct {
 	seen  int8            // of these
 }
 
+// NetConn is what lies under it.
+func (s *socket) NetConn() net.Conn { return s.Conn }
+
 var errPlain = errors.New("the client does not speak TLS")
 
 // Read ends at once who speaks something else: some messages would look like the beginning of a long

@@ -9,7 +9,10 @@ import (
 // system's congestion control is BBR, each segment is sent by a timer: a message of 16 MB takes twice the time
 // so, and three times the CPU's. Reno, which knows of no timers, is in every kernel and free to all.
 func noNetwork(nc net.Conn) {
-	tcp, ok := netConn(nc).(*net.TCPConn)
+	for under, ok := nc.(interface{ NetConn() net.Conn }); ok; under, ok = nc.(interface{ NetConn() net.Conn }) {
+		nc = under.NetConn()
+	}
+	tcp, ok := nc.(*net.TCPConn)
 	if !ok || !here(tcp.RemoteAddr()) {
 		return
 	}

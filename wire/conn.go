@@ -55,14 +55,6 @@ func NewConn(nc net.Conn) *Conn {
 	return c
 }
 
-// netConn is the connection under a TLS one, or the connection itself.
-func netConn(nc net.Conn) net.Conn {
-	if t, ok := nc.(*tls.Conn); ok {
-		return t.NetConn()
-	}
-	return nc
-}
-
 // fill waits until at least one byte is there.
 func (c *Conn) fill() error {
 	if c.in != nil {
@@ -191,7 +183,10 @@ func (c *Conn) whole() int {
 // Sever ends the connection from any goroutine, without waiting for those that use it: they get errors,
 // and close it.
 func (c *Conn) Sever() {
-	nc := netConn(c.Conn) // a TLS connection's own Close first waits for who writes
+	nc := c.Conn
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn() // whose own Close first waits for who writes
+	}
 	both, ok := nc.(interface {
 		CloseRead() error
 		CloseWrite() error

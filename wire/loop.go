@@ -78,7 +78,7 @@ type watched struct {
 }
 
 // Watch makes the loops tell w of what comes from now on, and of what is there already. It reports
-// whether they do: they wait for plain TCP alone. Who has watched a connection closes it by
+// whether they do: they wait for plain TCP and unix sockets alone. Who has watched a connection closes it by
 // [Conn.Close], while nobody else uses it; to end it from elsewhere there is [Conn.Sever].
 //
 // A connection that is watched can be read and written as any other, by one goroutine at a time.

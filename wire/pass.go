@@ -97,13 +97,17 @@ func (c *Conn) passCopied(to *Conn, n int) (ended bool, err error) {
 
 // sockets are the two ends where the kernel can move bytes between them: half of the CPU time for 16
 // MiB, beside reading and writing them.
-func sockets(c, to *Conn) (from, into *net.TCPConn) {
+func sockets(c, to *Conn) (from net.Conn, into *net.TCPConn) {
 	if runtime.GOOS != "linux" {
 		return nil, nil
 	}
-	from, readable := c.Conn.(*net.TCPConn)
-	into, writable := to.Conn.(*net.TCPConn)
-	if !readable || !writable {
+	switch c.Conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		from = c.Conn
+	default:
+		return nil, nil
+	}
+	if into, _ = to.Conn.(*net.TCPConn); into == nil {
 		return nil, nil
 	}
 	return from, into
@@ -111,7 +115,7 @@ func sockets(c, to *Conn) (from, into *net.TCPConn) {
 
 // splice has the kernel move n bytes, some at a time, so that the other side has to take that many
 // within [Conn.Stall].
-func (c *Conn) splice(to *Conn, from, into *net.TCPConn, n int) (ended bool, err error) {
+func (c *Conn) splice(to *Conn, from net.Conn, into *net.TCPConn, n int) (ended bool, err error) {
 	limited := io.LimitedReader{R: from}
 	for n > 0 {
 		if err := errors.Join(c.await(), to.extend()); err != nil {

@@ -1,0 +1,116 @@
+//go:build unix
+
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"github.com/smetasc/tenantry/config"
+	"github.com/smetasc/tenantry/wire/wiretest"
+)
+
+// bySocket has the ground's proxy listen on a unix socket too, and returns its path.
+func (g *ground) bySocket(t *testing.T, mode fs.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tenantry.sock")
+	set := *g.proxy.settings.Load()
+	set.listeners = map[string]*config.Listener{path: {Address: path, Presentation: "mongos", SocketMode: mode}}
+	g.proxy.settings.Store(&set)
+	if _, err := g.proxy.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestUnixSocket: by a socket a client is served as by TCP, large messages too, and the file comes and goes with
+// the listener.
+func TestUnixSocket(t *testing.T) {
+	g := newGround(t, nil)
+	path := g.bySocket(t, 0o640)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 || info.Mode().Type() != fs.ModeSocket {
+		t.Fatal(info, err)
+	}
+	nc, err := dialed(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := wiretest.NewClient(t, nc)
+	if r := c.Run("admin", d("whatsmyuri", 1)); wiretest.Get(r, "you") != "anonymous unix socket" {
+		t.Error(r)
+	}
+	const large = 3 << 20
+	n := int32(len(rows(large)))
+	for i, coll := range []string{"orders", "users"} { // looked at, and passed on
+		if r := g.inserted(c, largeInsert(int32(i), coll, large, 0)); wiretest.Get(r, "n") != n {
+			t.Fatal(r)
+		}
+	}
+	if g.count("users") != n || g.server.Dial().Run("app_t_acme", d("count", "orders"))[0].Value != n {
+		t.Error("documents are missing")
+	}
+	g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+		if cmd.Name != "find" {
+			return wiretest.Pass()
+		}
+		return wiretest.Raw(raw(cmd, largeFind(large, 0, "app_t_acme.orders")))
+	})
+	for range 100 { // from loops to goroutines and back
+		r := c.Run("app", findOfAcme)
+		docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
+		if fmt.Sprint(wiretest.Get(r, "cursor", "ns")) != "app.orders" || len(docs) != int(n) {
+			t.Fatal(len(docs), wiretest.Get(r, "cursor", "ns"))
+		}
+	}
+	g.proxy.Shutdown(t.Context())
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the socket's file is left", err)
+	}
+}
+
+// TestUnixSocketThatIsThere: what a dead process has left is taken over, what a living one has is not, and no
+// other file is touched.
+func TestUnixSocketThatIsThere(t *testing.T) {
+	g := newGround(t, nil)
+	path := g.bySocket(t, 0o600)
+	if _, err := g.proxy.Listen(path); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), path) {
+		t.Error(err)
+	}
+	dead := filepath.Join(t.TempDir(), "dead.sock")
+	l, err := net.Listen("unix", dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	_ = l.Close()
+	file := filepath.Join(t.TempDir(), "file.sock")
+	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{dead, file} {
+		g.proxy.settings.Load().listeners[address] = &config.Listener{Address: address, SocketMode: 0o600}
+	}
+	if _, err := g.proxy.Listen(dead); err != nil {
+		t.Error(err)
+	}
+	if nc, err := dialed(dead); err != nil {
+		t.Error(err)
+	} else if r := wiretest.NewClient(t, nc).Run("admin", d("ping", 1)); wiretest.Get(r, "ok") != 1.0 {
+		t.Error(r)
+	}
+	if _, err := g.proxy.Listen(file); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(file); string(text) != "kept" {
+		t.Error(string(text), err)
+	}
+}
