@@ -5,16 +5,20 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/smetasc/tenantry/backend"
 	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
@@ -64,7 +68,12 @@ func TestUnixSocket(t *testing.T) {
 		}
 		return wiretest.Raw(raw(cmd, largeFind(large, 0, "app_t_acme.orders")))
 	})
-	for range 100 { // from loops to goroutines and back
+	for range patience + 10 { // by a loop, and then by a goroutine
+		if r := c.Run("app", d("count", "orders", "query", d("tenantId", "acme"))); fmt.Sprint(wiretest.Get(r, "n")) != fmt.Sprint(n) {
+			t.Fatal(r)
+		}
+	}
+	for range 3 {
 		r := c.Run("app", findOfAcme)
 		docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A)
 		if fmt.Sprint(wiretest.Get(r, "cursor", "ns")) != "app.orders" || len(docs) != int(n) {
@@ -112,5 +121,61 @@ func TestUnixSocketThatIsThere(t *testing.T) {
 	}
 	if text, err := os.ReadFile(file); string(text) != "kept" {
 		t.Error(string(text), err)
+	}
+}
+
+// TestServerByUnixSocket: a server's address may be a unix socket too.
+func TestServerByUnixSocket(t *testing.T) {
+	g := newGround(t, nil)
+	path := filepath.Join(t.TempDir(), "server.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := dialed(g.server.Addr())
+			if err != nil {
+				_ = near.Close()
+				return
+			}
+			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+				go func() {
+					_, _ = io.Copy(way[0], way[1])
+					_ = way[0].Close()
+				}()
+			}
+		}
+	}()
+	if err := g.clusters.Apply([]backend.Spec{{Name: "home", URI: "mongodb://" + url.QueryEscape(path) + "/?directConnection=true"}}, backend.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	const large = 3 << 20
+	n := int32(len(rows(large)))
+	for i, coll := range []string{"orders", "users"} {
+		if r := g.inserted(g.client, largeInsert(int32(i), coll, large, 0)); wiretest.Get(r, "n") != n {
+			t.Fatal(r)
+		}
+	}
+	var all sync.WaitGroup
+	for range crowded + 10 { // so that loops serve them
+		c := wiretest.Dial(t, g.addr)
+		all.Go(func() {
+			for range 20 {
+				if r := c.Run("app", d("count", "orders", "query", d("tenantId", "acme"))); fmt.Sprint(wiretest.Get(r, "n")) != fmt.Sprint(n) {
+					t.Error(r)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if db := wiretest.Get(g.server.Commands("count")[0].D(), "$db"); db != "app_t_acme" {
+		t.Error(db)
 	}
 }
