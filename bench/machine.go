@@ -18,5 +18,9 @@ func describe() string {
 			break
 		}
 	}
-	return fmt.Sprintf("%s, %d CPUs, %s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.Version())
+	s := fmt.Sprintf("%s, %d CPUs, %s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.Version())
+	if name, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control"); err == nil {
+		s += ", congestion control " + strings.TrimSpace(string(name))
+	}
+	return s
 }

@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// How long the process must have collected no garbage to count as quiet, and from how much free memory
-// on it gives that back.
+// How long the process must have collected no garbage, and made hardly any, to count as quiet, and from how much
+// that is free or garbage on it gives that back.
 const (
 	quietFor  = 5 * time.Second
+	hardlyAny = 1 << 20 // bytes in that time
 	worthIt   = 4 << 20
 	worthPart = 8 // of all that the heap holds
 )
@@ -38,19 +39,26 @@ func giveBack(ctx context.Context) {
 type memory struct {
 	samples []metrics.Sample
 	cycles  uint64
+	made    uint64 // bytes allocated so far
 }
 
 func newMemory() *memory {
 	return &memory{samples: []metrics.Sample{
-		{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
 	}}
 }
 
-// idleAndLarge reports whether no garbage was collected since the last look, and enough memory is free.
+// idleAndLarge reports whether since the last look no garbage was collected, nor so much made that the runtime
+// will by itself before long, and enough memory is free or garbage.
 func (m *memory) idleAndLarge() bool {
 	metrics.Read(m.samples)
-	cycles, free, used := m.samples[0].Value.Uint64(), m.samples[1].Value.Uint64(), m.samples[2].Value.Uint64()
-	quiet := cycles == m.cycles
-	m.cycles = cycles
-	return quiet && free >= worthIt && free >= used/worthPart
+	cycles, made := m.samples[0].Value.Uint64(), m.samples[1].Value.Uint64()
+	live, free, objects := m.samples[2].Value.Uint64(), m.samples[3].Value.Uint64(), m.samples[4].Value.Uint64()
+	quiet := cycles == m.cycles && made-m.made < hardlyAny
+	m.cycles, m.made = cycles, made
+	if objects > live { // since the last collection
+		free += objects - live
+	}
+	return quiet && free >= worthIt && free >= objects/worthPart
 }

@@ -6,15 +6,25 @@ import (
 	"testing"
 )
 
+// sinkOfTests keeps what tests make on the heap.
+var sinkOfTests []byte
+
 func TestIdleAndLarge(t *testing.T) {
 	m := newMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	burst := make([][]byte, 100)
-	for i := range burst {
-		burst[i] = make([]byte, 1<<20)
-		burst[i][0] = 1
+	burst := func() {
+		for range 100 {
+			sinkOfTests = make([]byte, 1<<20)
+		}
+		sinkOfTests = nil
 	}
-	clear(burst)
+	burst()
+	if m.idleAndLarge() {
+		t.Error("it has just been at work")
+	}
+	if !m.idleAndLarge() {
+		t.Error("a hundred MiB are garbage and nothing happens")
+	}
 	runtime.GC()
 	if m.idleAndLarge() {
 		t.Error("it has just collected garbage")
@@ -26,5 +36,11 @@ func TestIdleAndLarge(t *testing.T) {
 	m.idleAndLarge()
 	if m.idleAndLarge() {
 		t.Error("all has been given back")
+	}
+	for range 20 { // which makes as much as the bounds allow, and more together
+		sinkOfTests = make([]byte, 1<<20)
+		if m.idleAndLarge() {
+			t.Error("it is at work")
+		}
 	}
 }
