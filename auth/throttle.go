@@ -13,7 +13,7 @@ import (
 //
 // The last two do not concern an address from which the user has logged in before: whoever tries a
 // user's passwords from elsewhere, or other users' from the same address, does not lock out the
-// application at its usual place. An address is an IPv6 client's network of 64 bits.
+// application at its usual place.
 type Throttle struct {
 	addresses, users, pairs *Rates
 	proven                  *Rates
@@ -49,9 +49,8 @@ type count struct {
 var forever = Limit{Count: 1, Period: 1 << 62}
 
 // Try says whether a password for the account may be looked at. Only one that is wrong counts: right
-// ones come in crowds, when an application starts.
-func (t *Throttle) Try(from netip.Addr, source, account string, f Failures, now time.Time) (a Attempt, ok bool) {
-	address := network(from)
+// ones come in crowds, when an application starts. address is where it comes from: a [Network], or what else tells clients apart.
+func (t *Throttle) Try(address, source, account string, f Failures, now time.Time) (a Attempt, ok bool) {
 	user := source + "\x00" + account
 	a = Attempt{t: t, pair: address + "\x00" + user, at: now}
 	a.counts = []count{{t.pairs, a.pair, f.PerUser}}
@@ -78,7 +77,8 @@ func (a Attempt) Failed() {
 // Succeeded says that the password was right.
 func (a Attempt) Succeeded() { a.t.proven.Take(a.pair, forever, a.at) }
 
-func network(a netip.Addr) string {
+// Network is what the clients of an address are counted by: of IPv6 the network of 64 bits.
+func Network(a netip.Addr) string {
 	a = a.Unmap()
 	if a.Is6() {
 		if p, err := a.WithZone("").Prefix(64); err == nil {

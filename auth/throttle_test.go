@@ -9,12 +9,12 @@ import (
 
 var failures = Failures{PerAddress: Limit{Count: 6, Period: time.Minute}, PerUser: Limit{Count: 3, Period: time.Minute}}
 
-func address(n int) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
+func address(n int) string {
+	return Network(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}))
 }
 
 // guesses is how many of so many wrong passwords are looked at.
-func guesses(t *Throttle, from netip.Addr, user string, n int, now time.Time) (looked int) {
+func guesses(t *Throttle, from string, user string, n int, now time.Time) (looked int) {
 	for range n {
 		if a, ok := t.Try(from, "admin", user, failures, now); ok {
 			a.Failed()
@@ -24,7 +24,7 @@ func guesses(t *Throttle, from netip.Addr, user string, n int, now time.Time) (l
 	return looked
 }
 
-func succeed(t testing.TB, th *Throttle, from netip.Addr, user string, now time.Time) {
+func succeed(t testing.TB, th *Throttle, from string, user string, now time.Time) {
 	t.Helper()
 	a, ok := th.Try(from, "admin", user, failures, now)
 	if !ok {
@@ -108,7 +108,7 @@ func TestNetwork(t *testing.T) {
 	for text, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:db8::1": "2001:db8::/64", "2001:db8::ffff:1%eth0": "2001:db8::/64",
 	} {
-		if got := network(netip.MustParseAddr(text)); got != want {
+		if got := Network(netip.MustParseAddr(text)); got != want {
 			t.Errorf("%s: %s", text, got)
 		}
 	}

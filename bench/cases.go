@@ -148,7 +148,7 @@ func borders() []experiment {
 		})
 	}
 	unix := experiment{
-		Name: "unix", Title: "small find, 64 clients, by unix sockets, all on one CPU", Pinned: true, Base: "framing",
+		Name: "unix", Title: "small find, 64 clients, by TCP and by unix sockets, all on one CPU", Pinned: true, Base: "framing",
 		Variants: through(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 64}),
 	}
 	tcp := unix.Variants[len(unix.Variants)-1]

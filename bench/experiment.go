@@ -151,7 +151,7 @@ func (g *ground) configFor(v *variant) string {
 		listener = filepath.Join(g.dir, fmt.Sprintf("tenantry-%s.sock", v.Unix))
 	}
 	if v.Unix == "all" {
-		server = url.QueryEscape(g.socket())
+		server = url.PathEscape(g.socket())
 	}
 	return proxyConfig(server, listener, v.Listener, v.Tenants, v.Isolated, v.Pool)
 }

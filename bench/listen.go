@@ -67,21 +67,25 @@ func listenUntilEOF(serve func(net.Conn) error, sockets ...string) error {
 		return err
 	}
 	all := []net.Listener{l}
+	closeAll := func() {
+		for _, l := range all {
+			_ = l.Close()
+		}
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, path := range sockets {
 		u, err := net.Listen("unix", path)
 		if err != nil {
-			return errors.Join(err, l.Close())
+			closeAll()
+			return err
 		}
 		all = append(all, u)
 		wg.Go(func() { _ = listen(u, io.Discard, serve) }) // which ends as the other one does
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		for _, l := range all {
-			_ = l.Close()
-		}
+		closeAll()
 	}()
 	return listen(l, os.Stdout, serve)
 }

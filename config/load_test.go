@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -119,6 +120,7 @@ func TestExampleUncommented(t *testing.T) {
 		{"tls", edit("# tls", "tls"), `listeners[0].tls.cert: "server.pem" cannot be read`},
 		{"proxy_protocol", edit("# proxy_protocol", "proxy_protocol"), "proxy_protocol on listeners is not offered yet; remove it"},
 		{"auth", edit("# auth", "auth", "[clusters.home]", "[auth]\nusers_file = \"example.users.toml\"\n[clusters.home]"), ""},
+		{"a unix socket", edit("# [[listeners]] ", "[[listeners]] ", "# address", "address", "# socket_mode", "socket_mode"), ""},
 		{"advertise", edit("# advertise", "advertise"), ""},
 		{"token_file", edit("# token_file", "token_file"), ""},
 		{"enabled", edit("# enabled", "enabled"), ""},
@@ -175,6 +177,37 @@ cluster = "big"
 	}
 	if !slices.Equal(keys, want) {
 		t.Errorf("got %q\nwant %q", keys, want)
+	}
+}
+
+// TestSockets: by default only who runs the proxy connects, the longest path is taken, and a socket that all may
+// write to is warned of where nobody is asked who he is.
+func TestSockets(t *testing.T) {
+	longest := "/" + strings.Repeat("x", maxSocketPath-len("/.sock")) + ".sock"
+	for _, tt := range []struct {
+		settings string
+		mode     fs.FileMode
+		warning  string
+	}{
+		{"", 0o700, ""},
+		{`socket_mode = "0660"`, 0o660, ""},
+		{`socket_mode = "0666"`, 0o666, "every user of the machine"},
+	} {
+		text := "[[listeners]]\naddress = \"" + longest + "\"\n" + tt.settings + "\n[clusters.home]\nuri = \"mongodb://db.example/\"\n"
+		c, warnings, err := loadText(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ln := c.Listeners[0]; ln.SocketMode != tt.mode || !ln.IsSocket() {
+			t.Errorf("%s: %#o", tt.settings, ln.SocketMode)
+		}
+		if told := fmt.Sprint(warnings); (len(warnings) > 0) != (tt.warning != "") || !strings.Contains(told, tt.warning) {
+			t.Errorf("%s: warnings %s", tt.settings, told)
+		}
+		var summary strings.Builder
+		if err := c.WriteSummary(&summary); err != nil || !strings.Contains(summary.String(), fmt.Sprintf("permissions %#o", tt.mode)) {
+			t.Error(summary.String())
+		}
 	}
 }
 

@@ -74,20 +74,8 @@ func (l *loader) listener(t *table) {
 		l.socketListener(t, &ln)
 	} else {
 		ln.TLS = l.tls(t)
-		t.meant("socket_mode", "has a meaning for unix sockets alone")
 	}
-	switch auth := t.text("auth", "none"); auth {
-	case "none":
-	case "x509":
-		ln.Auth = auth
-		if of, _ := t.values["tls"].(map[string]any); of["client_ca"] == nil {
-			t.refuse("auth", `"x509" needs tls with client_ca`, `add tls = { cert = "server.pem", key = "server.key", client_ca = "ca.pem" }`)
-		}
-	case "scram":
-		ln.Auth = auth
-	default:
-		t.refuse("auth", show(auth)+" is not a choice", `write "none", "scram" or "x509"`)
-	}
+	l.listenerAuth(t, &ln)
 	t.later("proxy_protocol", "proxy_protocol on listeners")
 	t.done()
 	l.cfg.Listeners = append(l.cfg.Listeners, ln)
@@ -99,20 +87,48 @@ func (l *loader) listener(t *table) {
 func (l *loader) socketListener(t *table, ln *Listener) {
 	ln.SocketMode = t.permissions("socket_mode", defaultSocketMode)
 	l.cfg.remember(t.at.key("socket_mode"))
-	t.meant("tls", "keeps a network out, and a unix socket has none")
+	if _, ok := t.take("tls"); ok {
+		t.refuse("tls", "keeps a network out, and a unix socket has none", "remove it")
+	}
+	if ln.Insecure {
+		t.refuse("insecure", "is of addresses of the network", "remove it; who may connect socket_mode says")
+	}
 	if ln.Presentation == "replica-set" {
 		t.refuse("presentation", "hello would name a unix socket as a member of the set, which drivers go on with as with a host",
 			`use "mongos", and leave replicaSet= out of the connection string`)
 	}
 }
 
-// openListener refuses what only has a meaning on a listener that is bound to a tenant.
+func (l *loader) listenerAuth(t *table, ln *Listener) {
+	switch auth := t.text("auth", "none"); auth {
+	case "none":
+	case "x509":
+		ln.Auth = auth
+		of, _ := t.values["tls"].(map[string]any)
+		switch {
+		case ln.IsSocket():
+			t.refuse("auth", `"x509" is by the certificate of a TLS connection, which a unix socket has not`, `write "scram"`)
+		case of["client_ca"] == nil:
+			t.refuse("auth", `"x509" needs tls with client_ca`, `add tls = { cert = "server.pem", key = "server.key", client_ca = "ca.pem" }`)
+		}
+	case "scram":
+		ln.Auth = auth
+	default:
+		t.refuse("auth", show(auth)+" is not a choice", `write "none", "scram" or "x509"`)
+	}
+}
+
+// openListener refuses what only has a meaning on a listener that is bound to a tenant, or is a unix socket.
 func (l *loader) openListener(t *table) {
 	for _, key := range []string{"isolation", "access"} {
 		t.known = append(t.known, key)
 		if t.has(key) && !t.has("tenant") {
 			t.refuse(key, "has no meaning without tenant", "name the listener's tenant or remove it")
 		}
+	}
+	t.known = append(t.known, "socket_mode")
+	if a, _ := t.values["address"].(string); t.has("socket_mode") && a != "" && !isSocket(a) {
+		t.refuse("socket_mode", "has a meaning for unix sockets alone", "remove it")
 	}
 }
 

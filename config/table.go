@@ -44,13 +44,6 @@ func (t *table) later(key, what string) {
 	}
 }
 
-// meant refuses a setting that stands where it says nothing; why says so.
-func (t *table) meant(key, why string) {
-	if _, ok := t.take(key); ok {
-		t.refuse(key, why, "remove it")
-	}
-}
-
 // as takes a value of one TOML type; ok says whether the file has a good one.
 func as[T any](t *table, key, want string) (value T, ok bool) {
 	v, there := t.take(key)

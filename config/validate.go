@@ -184,6 +184,9 @@ func (l *loader) checkListeners() {
 	for i, ln := range l.cfg.Listeners {
 		at := l.listenerAt[i]
 		l.checkPresentation(at, ln)
+		if ln.IsSocket() && ln.SocketMode&0o002 != 0 && ln.Auth == "" {
+			l.warn(at.key("socket_mode"), "every user of the machine may do what this listener may", "set auth, or let its owner and a group write alone")
+		}
 		host, _, why := splitAddress(ln.Address)
 		if why == "" && !loopback(host) && !ln.Insecure && ln.Auth == "" {
 			l.refuse(at.key("address"), show(ln.Address)+" is not a loopback address and the listener has no authentication",

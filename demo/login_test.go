@@ -91,7 +91,7 @@ func guardedStart(t *testing.T, sha1 bool) *guardedProxy {
 		t.Fatal(err)
 	}
 	local := filepath.Join(t.TempDir(), "tenantry.sock")
-	g := &guardedProxy{users: filepath.Join(t.TempDir(), "users.toml"), acme: acme, local: url.QueryEscape(local)}
+	g := &guardedProxy{users: filepath.Join(t.TempDir(), "users.toml"), acme: acme, local: url.PathEscape(local)}
 	g.user(t, "the application's", "add", "app", "--role", "application", "--sha1")
 	g.user(t, "IX of acme", "add", "reader", "--role", "read", "--tenant", "acme", "--isolation", "database")
 	g.user(t, "a/b@c:d%", "add", "a,b=c 🚲", "--role", "operator", "--source", "crm")

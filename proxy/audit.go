@@ -71,7 +71,7 @@ func (a *audits) flush() {
 // audit begins a line about the client; user, whose password it knew, tells apart what would else be
 // limited together.
 func (c *clientConn) audit(event, user string) *zerolog.Event {
-	e := c.srv.audits.line(event+"\x00"+user+"\x00"+c.address().String(), time.Now())
+	e := c.srv.audits.line(event+"\x00"+user+"\x00"+c.origin(), time.Now())
 	return c.log.about(e).Str("event", event)
 }
 

@@ -21,6 +21,7 @@ import (
 type clientConn struct {
 	srv         *Server
 	wc          *wire.Conn
+	caller      *caller // by a unix socket, where the system tells; nil for none
 	listener    *config.Listener
 	who         atomic.Pointer[auth.Principal] // nil until the client has authenticated; then fixed, see become
 	principal   string                         // who's name, for sessions and cursors
@@ -51,7 +52,7 @@ type clientConn struct {
 }
 
 func newClientConn(s *Server, nc net.Conn, l *config.Listener) *clientConn {
-	c := &clientConn{srv: s, wc: wire.NewConn(nc), id: s.nextConn.Add(1), listener: l}
+	c := &clientConn{srv: s, wc: wire.NewConn(nc), caller: callerOf(nc), id: s.nextConn.Add(1), listener: l}
 	c.log.c = c
 	c.wc.Budget, c.wc.Wait, c.wc.Stall = s.opts.Budget, s.settings.Load().queueTimeout, stall
 	if l.Auth == "" {

@@ -29,7 +29,7 @@ func (c *clientConn) answer(t *routing.Table, d *routing.Decision) *wire.Buf {
 		return c.connectionStatus(t)
 	case "whatsmyuri":
 		return replyOf(func(d []byte) []byte {
-			return bsoncore.AppendStringElement(d, "you", c.peer())
+			return bsoncore.AppendStringElement(d, "you", c.you())
 		})
 	case "isdbgrid":
 		return replyOf(func(d []byte) []byte {

@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"encoding/base64"
-	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -207,7 +205,7 @@ func (c *clientConn) step(cmd wire.Doc) (s loginStep, _ *wire.Error) {
 	v := c.login
 	take := v.Step
 	if v.Guesses() {
-		attempt, ok := c.srv.throttle.Try(c.address(), v.Source(), v.Account(), c.srv.settings.Load().failures, time.Now())
+		attempt, ok := c.srv.throttle.Try(c.origin(), v.Source(), v.Account(), c.srv.settings.Load().failures, time.Now())
 		if !ok {
 			return s, c.loginFailed("throttled")
 		}
@@ -354,21 +352,4 @@ func skipsEmpty(cmd wire.Doc) bool {
 	options, _ := v.Doc()
 	skip, _ := options.Lookup("skipEmptyExchange")
 	return skip.True()
-}
-
-// peer is the client's address as people read it. Those of unix sockets have none; the text is a server's.
-func (c *clientConn) peer() string {
-	a := c.wc.RemoteAddr()
-	if a.Network() == "unix" {
-		return "anonymous unix socket"
-	}
-	return a.String()
-}
-
-// address is the client's; the zero one where it has none, which is a unix socket's or a pipe's.
-func (c *clientConn) address() netip.Addr {
-	if a, ok := c.wc.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
 }

@@ -1,4 +1,4 @@
-//go:build !unix
+//go:build !(darwin || dragonfly || freebsd || linux || netbsd || openbsd)
 
 package proxy
 
@@ -9,5 +9,5 @@ import (
 )
 
 func listenSocket(path string, _ fs.FileMode) (net.Listener, error) {
-	return nil, errors.New("listen unix " + path + ": this system has no unix sockets")
+	return nil, errors.New("listen unix " + path + ": unix sockets are not offered on this system")
 }

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 package proxy
 
@@ -27,13 +27,21 @@ import (
 func (g *ground) bySocket(t *testing.T, mode fs.FileMode) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tenantry.sock")
-	set := *g.proxy.settings.Load()
-	set.listeners = map[string]*config.Listener{path: {Address: path, Presentation: "mongos", SocketMode: mode}}
-	g.proxy.settings.Store(&set)
+	g.sockets(mode, path)
 	if _, err := g.proxy.Listen(path); err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// sockets are the listeners that the proxy's configuration has.
+func (g *ground) sockets(mode fs.FileMode, paths ...string) {
+	set := *g.proxy.settings.Load()
+	set.listeners = map[string]*config.Listener{}
+	for _, path := range paths {
+		set.listeners[path] = &config.Listener{Address: path, Presentation: "mongos", SocketMode: mode}
+	}
+	g.proxy.settings.Store(&set)
 }
 
 // TestUnixSocket: by a socket a client is served as by TCP, large messages too, and the file comes and goes with
@@ -80,6 +88,9 @@ func TestUnixSocket(t *testing.T) {
 			t.Fatal(len(docs), wiretest.Get(r, "cursor", "ns"))
 		}
 	}
+	if want := fmt.Sprintf("unix socket, uid %d, pid %d", os.Getuid(), os.Getpid()); !strings.Contains(g.log.String(), want) {
+		t.Errorf("the log does not say %q", want)
+	}
 	g.proxy.Shutdown(t.Context())
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("the socket's file is left", err)
@@ -92,8 +103,25 @@ func TestUnixSocketThatIsThere(t *testing.T) {
 	g := newGround(t, nil)
 	path := g.bySocket(t, 0o600)
 	if _, err := g.proxy.Listen(path); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), path) {
-		t.Error(err)
+		t.Error("a second one", err)
 	}
+	if err := os.Remove(path); err != nil { // by who tidies up
+		t.Fatal(err)
+	}
+	if _, err := g.proxy.Listen(path); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Error("a second one, where the first one's file is gone", err)
+	}
+	other, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		g.proxy.Shutdown(t.Context())
+		if _, err := os.Lstat(path); err != nil {
+			t.Error("another's file was removed", err)
+		}
+		_ = other.Close()
+	}()
 	dead := filepath.Join(t.TempDir(), "dead.sock")
 	l, err := net.Listen("unix", dead)
 	if err != nil {
@@ -105,8 +133,14 @@ func TestUnixSocketThatIsThere(t *testing.T) {
 	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, address := range []string{dead, file} {
-		g.proxy.settings.Load().listeners[address] = &config.Listener{Address: address, SocketMode: 0o600}
+	foreign := filepath.Join(t.TempDir(), "foreign.sock")
+	if l, err = net.Listen("unix", foreign); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	g.sockets(0o600, path, dead, file, foreign)
+	if _, err := g.proxy.Listen(foreign); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Error(err)
 	}
 	if _, err := g.proxy.Listen(dead); err != nil {
 		t.Error(err)
@@ -152,7 +186,7 @@ func TestServerByUnixSocket(t *testing.T) {
 			}
 		}
 	}()
-	if err := g.clusters.Apply([]backend.Spec{{Name: "home", URI: "mongodb://" + url.QueryEscape(path) + "/?directConnection=true"}}, backend.Limits{}); err != nil {
+	if err := g.clusters.Apply([]backend.Spec{{Name: "home", URI: "mongodb://" + url.PathEscape(path) + "/?directConnection=true"}}, backend.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	const large = 3 << 20

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
 package proxy
 
@@ -11,43 +11,105 @@ import (
 	"syscall"
 )
 
+// socketListener is a unix socket's, which has its path for itself as long as it holds the lock: the file beside
+// the socket stays when all is over, since to remove it would take it from who has just opened it.
+type socketListener struct {
+	*net.UnixListener
+	path string
+	made os.FileInfo // the socket's file
+	lock *os.File
+}
+
 // listenSocket opens a unix socket that those may connect to whom its permissions let write. What a process
 // that has died has left at the path goes.
 func listenSocket(path string, mode fs.FileMode) (net.Listener, error) {
-	if err := dropDead(path); err != nil {
-		return nil, err
-	}
-	before := syscall.Umask(0o077) // until its permissions are set nobody else connects
-	l, err := net.Listen("unix", path)
-	syscall.Umask(before)
+	l, err := lockSocket(path)
 	if err != nil {
-		return nil, err // it names the path
+		return nil, notListening(path, err)
 	}
-	if err := os.Chmod(path, mode); err != nil {
-		_ = l.Close()
-		return nil, err
+	if err = l.open(mode); err != nil {
+		return nil, errors.Join(notListening(path, err), l.lock.Close())
 	}
 	return l, nil
 }
 
+func notListening(path string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return fmt.Errorf("listen unix %s: %w", path, err)
+}
+
+// lockSocket takes the path for this process: of two that start at once one would remove the other's socket.
+func lockSocket(path string) (*socketListener, error) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return &socketListener{path: path, lock: lock}, nil
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = syscall.EADDRINUSE
+	}
+	return nil, errors.Join(err, lock.Close())
+}
+
+func (l *socketListener) open(mode fs.FileMode) error {
+	if err := l.dropDead(); err != nil {
+		return err
+	}
+	before := syscall.Umask(0o077) // until its permissions are set nobody else connects
+	nl, err := net.Listen("unix", l.path)
+	syscall.Umask(before)
+	if err != nil {
+		return err
+	}
+	l.UnixListener = nl.(*net.UnixListener)
+	l.SetUnlinkOnClose(false) // by another's name, maybe
+	if err = os.Chmod(l.path, mode); err == nil {
+		l.made, err = os.Lstat(l.path)
+	}
+	if err != nil {
+		return errors.Join(err, nl.Close(), os.Remove(l.path))
+	}
+	return nil
+}
+
 // dropDead removes a socket that nobody listens on.
-func dropDead(path string) error {
-	info, err := os.Lstat(path)
+func (l *socketListener) dropDead() error {
+	info, err := os.Lstat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen unix %s: there is a file that is no socket; move it, or choose another path", path)
+		return errors.New("there is a file that is no socket; move it, or choose another path")
 	}
-	nc, err := net.Dial("unix", path)
-	if err == nil {
-		_ = nc.Close()
-		return &net.OpError{Op: "listen", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}
+	nc, err := net.Dial("unix", l.path)
+	switch {
+	case err == nil:
+		return errors.Join(syscall.EADDRINUSE, nc.Close())
+	case errors.Is(err, syscall.EAGAIN): // it has more to accept than it has room for
+		return syscall.EADDRINUSE
+	case errors.Is(err, syscall.ECONNREFUSED):
+		if err = os.Remove(l.path); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return err
+	return err
+}
+
+// Close removes the socket's file, where it still is the one that was made.
+func (l *socketListener) Close() error {
+	err := l.UnixListener.Close()
+	if now, gone := os.Lstat(l.path); gone == nil && os.SameFile(l.made, now) {
+		err = errors.Join(err, os.Remove(l.path))
 	}
-	return os.Remove(path)
+	return errors.Join(err, l.lock.Close())
 }

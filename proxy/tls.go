@@ -67,7 +67,7 @@ type socket struct {
 	seen  int8            // of these
 }
 
-// NetConn is what lies under it.
+// NetConn is what lies under it, for [wire.NewConn] to find.
 func (s *socket) NetConn() net.Conn { return s.Conn }
 
 var errPlain = errors.New("the client does not speak TLS")
@@ -174,7 +174,11 @@ func (c *clientConn) handshakeFailed(err error) {
 func (c *clientConn) handshakeUnwanted() {
 	c.srv.metrics.malformed.Inc()
 	if c.srv.handshakes.said.Take(c.listener.Address, saidEach, time.Now()) {
-		c.log.Warn().Str("listener", c.listener.Address).Msg("a client with TLS came to a listener without it; give the listener tls, or leave tls=true out of the client's connection string")
+		remedy := "give the listener tls, or leave tls=true out of the client's connection string"
+		if c.listener.IsSocket() {
+			remedy = "leave tls=true out of the client's connection string: a unix socket has none"
+		}
+		c.log.Warn().Str("listener", c.listener.Address).Msg("a client with TLS came to a listener without it; " + remedy)
 	}
 }
 

@@ -7,13 +7,13 @@ import (
 
 // noNetwork spares a connection between two processes of this machine what is meant for networks. Where the
 // system's congestion control is BBR, each segment is sent by a timer: a message of 16 MB takes twice the time
-// so, and three times the CPU's. Reno, which knows of no timers, is in every kernel and free to all.
+// so, and three times the CPU's. Reno, which knows of no timers, is in every kernel.
 func noNetwork(nc net.Conn) {
 	for under, ok := nc.(interface{ NetConn() net.Conn }); ok; under, ok = nc.(interface{ NetConn() net.Conn }) {
 		nc = under.NetConn()
 	}
 	tcp, ok := nc.(*net.TCPConn)
-	if !ok || !here(tcp.RemoteAddr()) {
+	if !ok || !here(tcp.LocalAddr(), tcp.RemoteAddr()) {
 		return
 	}
 	if raw, err := tcp.SyscallConn(); err == nil {
@@ -23,8 +23,9 @@ func noNetwork(nc net.Conn) {
 	}
 }
 
-// here reports whether the address is of a process of this machine.
-func here(a net.Addr) bool {
-	tcp, ok := a.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback()
+// here reports whether both ends are on this machine.
+func here(local, remote net.Addr) bool {
+	l, isTCP := local.(*net.TCPAddr)
+	r, ok := remote.(*net.TCPAddr)
+	return isTCP && ok && (r.IP.IsLoopback() || r.IP.Equal(l.IP))
 }

@@ -27,7 +27,7 @@ type Conn struct {
 	inside  bool // an Each is in its wait, so that fd can be used; of a connection that is watched it always can
 	fd      int
 	watched *watched // where a loop waits for it; nil for none
-	muted   bool     // the loop is told of nothing
+	muted   bool     // the loop is told of an end at most
 	full    bool     // the last read of a tryRead took all that it had asked for
 	handler Handler  // of an Each
 	first   [1]byte  // what fill reads of TLS

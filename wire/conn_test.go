@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -84,17 +85,24 @@ func pairs(t *testing.T) map[string]func() (near, far net.Conn) {
 	return map[string]func() (near, far net.Conn){
 		"pipe": net.Pipe,
 		"tcp":  func() (net.Conn, net.Conn) { return tcpPair(t) },
+		"unix": func() (net.Conn, net.Conn) { return unixPair(t) },
 	}
 }
 
-func tcpPair(t testing.TB) (near, far net.Conn) {
+func tcpPair(t testing.TB) (near, far net.Conn) { return pairOf(t, "tcp", "127.0.0.1:0") }
+
+func unixPair(t testing.TB) (near, far net.Conn) {
+	return pairOf(t, "unix", filepath.Join(t.TempDir(), "test.sock"))
+}
+
+func pairOf(t testing.TB, network, address string) (near, far net.Conn) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	near, err = net.Dial("tcp", ln.Addr().String())
+	near, err = net.Dial(network, ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

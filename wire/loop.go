@@ -89,8 +89,8 @@ func (c *Conn) Watch(l *Loops, w Waiter) bool {
 	return l.all[int(l.next.Add(1))%len(l.all)].watch(c, w)
 }
 
-// Mute has the loop that watches the connection, if one does, be told of nothing more that comes: what is
-// read on a goroutine for a while would wake it for nothing each time.
+// Mute has the loop that watches the connection, if one does, be told of nothing more that comes, but maybe of its
+// end: what is read on a goroutine for a while would wake it for nothing each time.
 func (c *Conn) Mute() {
 	if c.watched != nil && !c.muted {
 		c.muted = c.watched.by.listen(c, false)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// How long the process must have collected no garbage, and made hardly any, to count as quiet, and from how much
-// that is free or garbage on it gives that back.
+// How long the process must have collected no garbage to count as quiet, and from how much free memory on it
+// gives that back. Garbage counts as free where hardly any is made, so that nothing collects it before long.
 const (
 	quietFor  = 5 * time.Second
 	hardlyAny = 1 << 20 // bytes in that time
@@ -44,20 +44,22 @@ type memory struct {
 
 func newMemory() *memory {
 	return &memory{samples: []metrics.Sample{
-		{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
-		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/gc/cycles/total:gc-cycles"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
 	}}
 }
 
-// idleAndLarge reports whether since the last look no garbage was collected, nor so much made that the runtime
-// will by itself before long, and enough memory is free or garbage.
+// idleAndLarge reports whether since the last look no garbage was collected, and enough memory is free.
 func (m *memory) idleAndLarge() bool {
 	metrics.Read(m.samples)
 	cycles, made := m.samples[0].Value.Uint64(), m.samples[1].Value.Uint64()
 	live, free, objects := m.samples[2].Value.Uint64(), m.samples[3].Value.Uint64(), m.samples[4].Value.Uint64()
-	quiet := cycles == m.cycles && made-m.made < hardlyAny
+	quiet, resting := cycles == m.cycles, made-m.made < hardlyAny
 	m.cycles, m.made = cycles, made
-	if objects > live { // since the last collection
+	if resting && objects > live { // garbage, all but what has been made since the last collection and is in use
 		free += objects - live
 	}
 	return quiet && free >= worthIt && free >= objects/worthPart
