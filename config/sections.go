@@ -127,7 +127,8 @@ func (l *loader) openListener(t *table) {
 		}
 	}
 	t.known = append(t.known, "socket_mode")
-	if a, _ := t.values["address"].(string); t.has("socket_mode") && a != "" && !isSocket(a) {
+	a, _ := t.values["address"].(string)
+	if _, _, why := splitAddress(a); t.has("socket_mode") && why == "" {
 		t.refuse("socket_mode", "has a meaning for unix sockets alone", "remove it")
 	}
 }

@@ -628,7 +628,12 @@ func TestRefresh(t *testing.T) {
 	h.home.mu.Unlock()
 	waitFor(t, func() bool { tn := h.router.Current().Find(value(int64(7))); return tn != nil && tn.Look })
 	h.mustResolve(t, 7.0)
-	version := h.router.Current().Version
+	var version uint64
+	waitFor(t, func() bool { // until all of the above has been read, the view too
+		version = h.router.Current().Version
+		time.Sleep(30 * time.Millisecond)
+		return h.router.Current().Version == version
+	})
 	h.home.setDown(true)
 	time.Sleep(30 * time.Millisecond)
 	h.home.setDown(false)

@@ -36,8 +36,7 @@ func (c *clientConn) you() string {
 	return c.wc.RemoteAddr().String()
 }
 
-// origin is what failed log-ins are counted by: the network of the client's address or, behind a unix socket, the
-// user whose process it is.
+// origin tells clients apart by where they are: the address or, behind a unix socket, the user whose process it is.
 func (c *clientConn) origin() string {
 	switch {
 	case c.caller != nil:
@@ -45,7 +44,15 @@ func (c *clientConn) origin() string {
 	case c.bySocket():
 		return "unix"
 	}
-	return auth.Network(c.address())
+	return c.address().String()
+}
+
+// network is origin with one for all of an IPv6 client's network.
+func (c *clientConn) network() string {
+	if a := c.address(); a.IsValid() {
+		return auth.Network(a)
+	}
+	return c.origin()
 }
 
 // address is the client's; the zero one where it has none, which is a unix socket's or a pipe's.

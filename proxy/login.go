@@ -205,7 +205,7 @@ func (c *clientConn) step(cmd wire.Doc) (s loginStep, _ *wire.Error) {
 	v := c.login
 	take := v.Step
 	if v.Guesses() {
-		attempt, ok := c.srv.throttle.Try(c.origin(), v.Source(), v.Account(), c.srv.settings.Load().failures, time.Now())
+		attempt, ok := c.srv.throttle.Try(c.network(), v.Source(), v.Account(), c.srv.settings.Load().failures, time.Now())
 		if !ok {
 			return s, c.loginFailed("throttled")
 		}

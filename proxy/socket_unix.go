@@ -43,7 +43,14 @@ func notListening(path string, err error) error {
 
 // lockSocket takes the path for this process: of two that start at once one would remove the other's socket.
 func lockSocket(path string) (*socketListener, error) {
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	name := path + ".lock"
+	lock, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		lock, err = os.OpenFile(name, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; remove it where another user has left it and no tenantry runs there", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +59,7 @@ func lockSocket(path string) (*socketListener, error) {
 		return &socketListener{path: path, lock: lock}, nil
 	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = syscall.EADDRINUSE
+		err = fmt.Errorf("%s is locked: %w", name, syscall.EADDRINUSE)
 	}
 	return nil, errors.Join(err, lock.Close())
 }
@@ -73,7 +80,7 @@ func (l *socketListener) open(mode fs.FileMode) error {
 		l.made, err = os.Lstat(l.path)
 	}
 	if err != nil {
-		return errors.Join(err, nl.Close(), os.Remove(l.path))
+		return errors.Join(err, nl.Close())
 	}
 	return nil
 }
@@ -105,11 +112,14 @@ func (l *socketListener) dropDead() error {
 	return err
 }
 
-// Close removes the socket's file, where it still is the one that was made.
+// Close removes the socket's file, where it still is the one that was made. A second one does nothing.
 func (l *socketListener) Close() error {
-	err := l.UnixListener.Close()
+	if err := l.UnixListener.Close(); err != nil {
+		return err
+	}
+	var err error
 	if now, gone := os.Lstat(l.path); gone == nil && os.SameFile(l.made, now) {
-		err = errors.Join(err, os.Remove(l.path))
+		err = os.Remove(l.path)
 	}
 	return errors.Join(err, l.lock.Close())
 }

@@ -12,6 +12,7 @@ import (
 const (
 	quietFor  = 5 * time.Second
 	hardlyAny = 1 << 20 // bytes in that time
+	atWork    = 12      // looks from one time to the next where more is made: what goes back is to be had anew then
 	worthIt   = 4 << 20
 	worthPart = 8 // of all that the heap holds
 )
@@ -40,6 +41,7 @@ type memory struct {
 	samples []metrics.Sample
 	cycles  uint64
 	made    uint64 // bytes allocated so far
+	looks   int    // since memory was given back
 }
 
 func newMemory() *memory {
@@ -52,7 +54,8 @@ func newMemory() *memory {
 	}}
 }
 
-// idleAndLarge reports whether since the last look no garbage was collected, and enough memory is free.
+// idleAndLarge reports whether since the last look no garbage was collected, and enough memory is free. Where more
+// than hardly any is made it says so once a minute.
 func (m *memory) idleAndLarge() bool {
 	metrics.Read(m.samples)
 	cycles, made := m.samples[0].Value.Uint64(), m.samples[1].Value.Uint64()
@@ -62,5 +65,10 @@ func (m *memory) idleAndLarge() bool {
 	if resting && objects > live { // garbage, all but what has been made since the last collection and is in use
 		free += objects - live
 	}
-	return quiet && free >= worthIt && free >= objects/worthPart
+	m.looks++
+	if !quiet || !resting && m.looks < atWork || free < worthIt || free < objects/worthPart {
+		return false
+	}
+	m.looks = 0
+	return true
 }
