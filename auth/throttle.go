@@ -49,7 +49,8 @@ type count struct {
 var forever = Limit{Count: 1, Period: 1 << 62}
 
 // Try says whether a password for the account may be looked at. Only one that is wrong counts: right
-// ones come in crowds, when an application starts. address is where it comes from: a [Network], or what else tells clients apart.
+// ones come in crowds, when an application starts. address is where it comes from: a [Network], or what else
+// tells clients apart.
 func (t *Throttle) Try(address, source, account string, f Failures, now time.Time) (a Attempt, ok bool) {
 	user := source + "\x00" + account
 	a = Attempt{t: t, pair: address + "\x00" + user, at: now}

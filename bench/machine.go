@@ -19,8 +19,14 @@ func describe() string {
 		}
 	}
 	s := fmt.Sprintf("%s, %d CPUs, %s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.Version())
-	if name, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control"); err == nil {
-		s += ", congestion control " + strings.TrimSpace(string(name))
+	if name := congestion(); name != "" {
+		s += ", congestion control " + name
 	}
 	return s
+}
+
+// congestion is the system's congestion control; "" where it does not tell.
+func congestion() string {
+	name, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	return strings.TrimSpace(string(name))
 }

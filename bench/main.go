@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"strings"
 	"time"
 )
 
@@ -105,7 +104,7 @@ func bench(args []string) error {
 func (s settings) all(wanted *regexp.Regexp, dir string) error {
 	r := report{Machine: describe(), When: time.Now().UTC()}
 	fmt.Printf("%s; %d rounds of %v; ratios are medians [least–most] of the rounds\n", r.Machine, s.rounds, s.length)
-	if strings.HasSuffix(r.Machine, "bbr") {
+	if congestion() == "bbr" {
 		fmt.Println("BBR paces the connections of all but tenantry, whose own within the machine it leaves unpaced: do not trust what is said of large messages")
 	}
 	if haproxyPath() == "" {

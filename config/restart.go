@@ -40,19 +40,19 @@ func fleetKeyChanged(old, new *Config) bool {
 // addressChanges compares the listeners' addresses as a set: their order may change.
 func addressChanges(old, new *Config) []Problem {
 	var problems []Problem
-	was, is := addresses(old), addresses(new)
-	for i, a := range is {
-		if !slices.Contains(was, a) {
-			problems = append(problems, new.restart(fmt.Sprintf("listeners[%d].address", i), show(a)+" is new"))
-		}
-	}
 	for i, ln := range new.Listeners {
+		change := func(key, text string) {
+			problems = append(problems, new.restart(fmt.Sprintf("listeners[%d].%s", i, key), text))
+		}
 		j := slices.IndexFunc(old.Listeners, func(o Listener) bool { return o.Address == ln.Address })
-		if j >= 0 && old.Listeners[j].SocketMode != ln.SocketMode {
-			problems = append(problems, new.restart(fmt.Sprintf("listeners[%d].socket_mode", i), fmt.Sprintf("changes from %#o to %#o", old.Listeners[j].SocketMode, ln.SocketMode)))
+		if j < 0 {
+			change("address", show(ln.Address)+" is new")
+		} else if was := old.Listeners[j].SocketMode; was != ln.SocketMode {
+			change("socket_mode", fmt.Sprintf("changes from %#o to %#o", was, ln.SocketMode))
 		}
 	}
-	for _, a := range was {
+	is := addresses(new)
+	for _, a := range addresses(old) {
 		if !slices.Contains(is, a) {
 			problems = append(problems, new.restart("listeners", show(a)+" is gone"))
 		}

@@ -73,7 +73,7 @@ func (l *loader) listener(t *table) {
 	if ln.IsSocket() {
 		l.socketListener(t, &ln)
 	} else {
-		ln.TLS = l.tls(t)
+		l.networkListener(t, &ln)
 	}
 	l.listenerAuth(t, &ln)
 	t.later("proxy_protocol", "proxy_protocol on listeners")
@@ -81,6 +81,15 @@ func (l *loader) listener(t *table) {
 	l.cfg.Listeners = append(l.cfg.Listeners, ln)
 	l.listenerAt = append(l.listenerAt, t.at)
 	l.cfg.remember(t.at.key("address"))
+}
+
+// networkListener is the other kind.
+func (l *loader) networkListener(t *table, ln *Listener) {
+	ln.TLS = l.tls(t)
+	_, given := t.take("socket_mode")
+	if _, _, why := splitAddress(ln.Address); given && why == "" { // else something else is meant
+		t.refuse("socket_mode", "has a meaning for unix sockets alone", "remove it")
+	}
 }
 
 // socketListener reads what a unix socket has of its own, and refuses what has no meaning there.
@@ -118,18 +127,13 @@ func (l *loader) listenerAuth(t *table, ln *Listener) {
 	}
 }
 
-// openListener refuses what only has a meaning on a listener that is bound to a tenant, or is a unix socket.
+// openListener refuses what only has a meaning on a listener that is bound to a tenant.
 func (l *loader) openListener(t *table) {
 	for _, key := range []string{"isolation", "access"} {
 		t.known = append(t.known, key)
 		if t.has(key) && !t.has("tenant") {
 			t.refuse(key, "has no meaning without tenant", "name the listener's tenant or remove it")
 		}
-	}
-	t.known = append(t.known, "socket_mode")
-	a, _ := t.values["address"].(string)
-	if _, _, why := splitAddress(a); t.has("socket_mode") && why == "" {
-		t.refuse("socket_mode", "has a meaning for unix sockets alone", "remove it")
 	}
 }
 

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"io/fs"
 	"net"
 	"path/filepath"
 	"testing"
 
+	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/wire"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
@@ -27,4 +29,25 @@ func dialed(addr string) (net.Conn, error) {
 		network = "unix"
 	}
 	return net.DialTimeout(network, addr, wiretest.Patience)
+}
+
+// bySocket has the ground's proxy listen on a unix socket too, and returns its path.
+func (g *ground) bySocket(t *testing.T, mode fs.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tenantry.sock")
+	g.sockets(mode, path)
+	if _, err := g.proxy.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// sockets are the listeners that the proxy's configuration has.
+func (g *ground) sockets(mode fs.FileMode, paths ...string) {
+	set := *g.proxy.settings.Load()
+	set.listeners = map[string]*config.Listener{}
+	for _, path := range paths {
+		set.listeners[path] = &config.Listener{Address: path, Presentation: "mongos", SocketMode: mode}
+	}
+	g.proxy.settings.Store(&set)
 }

@@ -19,30 +19,8 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/smetasc/tenantry/backend"
-	"github.com/smetasc/tenantry/config"
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
-
-// bySocket has the ground's proxy listen on a unix socket too, and returns its path.
-func (g *ground) bySocket(t *testing.T, mode fs.FileMode) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "tenantry.sock")
-	g.sockets(mode, path)
-	if _, err := g.proxy.Listen(path); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// sockets are the listeners that the proxy's configuration has.
-func (g *ground) sockets(mode fs.FileMode, paths ...string) {
-	set := *g.proxy.settings.Load()
-	set.listeners = map[string]*config.Listener{}
-	for _, path := range paths {
-		set.listeners[path] = &config.Listener{Address: path, Presentation: "mongos", SocketMode: mode}
-	}
-	g.proxy.settings.Store(&set)
-}
 
 // TestUnixSocket: by a socket a client is served as by TCP, large messages too, and the file comes and goes with
 // the listener.

@@ -9,8 +9,12 @@ import (
 // system's congestion control is BBR, each segment is sent by a timer: a message of 16 MB takes twice the time
 // so, and three times the CPU's. Reno, which knows of no timers, is in every kernel.
 func noNetwork(nc net.Conn) {
-	for under, ok := nc.(interface{ NetConn() net.Conn }); ok; under, ok = nc.(interface{ NetConn() net.Conn }) {
-		nc = under.NetConn()
+	for {
+		over, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		nc = over.NetConn()
 	}
 	tcp, ok := nc.(*net.TCPConn)
 	if !ok || !here(tcp.LocalAddr(), tcp.RemoteAddr()) {
