@@ -5,40 +5,49 @@ import (
 )
 
 // routeBound decides for a connection that belongs to one tenant.
-func (t *Table) routeBound(r *Request) Decision {
+func (t *Table) routeBound(r *Request, d *Decision) *wire.Error {
 	c := r.Cmd
 	if c != nil && c.Access == None && c.Bound == BoundLocal {
-		return Decision{Action: Answer}
+		*d = Decision{Action: Answer}
+		return nil
 	}
 	if c == nil {
-		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
+		return wire.Errorf(wire.CommandNotFound, "no such command: %q", r.Name)
 	}
 	tn := t.byKey[r.Bound.Key]
-	if d, ok := t.boundary(r, tn); !ok {
-		return d
+	if r.Waits(tn) {
+		*d = Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "the tenant's route is not settled"}
+		return nil
+	}
+	if err := t.boundary(r, tn); err != nil {
+		return err
 	}
 	if err := r.allowed(); err != nil {
-		return refuseWith(err)
+		return err
 	}
 	if r.unknown != nil {
-		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
+		return wire.Errorf(wire.UnknownField, "field %q of %s is unknown", r.unknown, c.Name)
 	}
 	if name := r.unknownSection(); name != nil {
-		return refuse(wire.UnknownField, "the document sequence %q of %s is unknown", name, c.Name)
+		return wire.Errorf(wire.UnknownField, "the document sequence %q of %s is unknown", name, c.Name)
 	}
 	switch {
 	case c.Bound == BoundLocal:
-		return Decision{Action: Answer, Tenant: tn}
+		*d = Decision{Action: Answer, Tenant: tn}
+		return nil
 	case c.Route == ByCursor:
-		return Decision{Action: AtCursor, Tenant: tn}
+		*d = Decision{Action: AtCursor, Tenant: tn}
+		return nil
 	case c.Route == ByTxn:
-		return Decision{Action: AtTxn, Tenant: tn}
+		*d = Decision{Action: AtTxn, Tenant: tn}
+		return nil
 	case c.Route == EachCluster:
-		return Decision{Action: Clusters, Tenant: tn}
+		*d = Decision{Action: Clusters, Tenant: tn}
+		return nil
 	case r.Bound.Rows():
-		return t.routeRows(r, tn)
+		return t.routeRows(r, tn, d)
 	}
-	return t.routeOwn(r, tn)
+	return t.routeOwn(r, tn, d)
 }
 
 // Reach is the clusters that the commands of a connection which is bound to the tenant go to: its own, and
@@ -69,28 +78,26 @@ func (r *Request) unknownSection() []byte {
 
 // routeOwn decides for a connection whose boundary is the tenant's own database: names are mapped,
 // nothing is injected, and what looks beyond is refused.
-func (t *Table) routeOwn(r *Request, tn *Tenant) Decision {
+func (t *Table) routeOwn(r *Request, tn *Tenant, d *Decision) *wire.Error {
 	if r.Cmd.Drops && !t.allowDrop {
-		return refuse(wire.IllegalOperation, "%s would drop the tenant's database; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
+		return wire.Errorf(wire.IllegalOperation, "%s would drop the tenant's database; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
 	}
 	if r.Cmd.Route == Home {
-		return Decision{Action: Forward, Target: &Target{Cluster: tn.route.Cluster}, Tenant: tn}
+		*d = Decision{Action: Forward, Target: &Target{Cluster: tn.route.Cluster}, Tenant: tn}
+		return nil
 	}
-	return t.boundTarget(r, tn)
+	return t.boundTarget(r, tn, d)
 }
 
-// boundary checks that the tenant is settled, and that its own database holds all that is the tenant's
-// where that is the boundary.
-func (t *Table) boundary(r *Request, tn *Tenant) (Decision, bool) {
+// boundary checks that the tenant's own database holds all that is the tenant's where that is the boundary.
+func (t *Table) boundary(r *Request, tn *Tenant) *wire.Error {
 	switch {
 	case tn == nil:
-		return refuse(wire.Unauthorized, "this connection's tenant is not known"), false
-	case r.Waits(tn):
-		return Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "the tenant's route is not settled"}, false
+		return wire.Errorf(wire.Unauthorized, "this connection's tenant is not known")
 	case r.Bound.Database && (tn.set == nil || !tn.set.all):
-		return refuse(wire.Unauthorized, "collections of this connection's tenant are in the shared database"), false
+		return wire.Errorf(wire.Unauthorized, "collections of this connection's tenant are in the shared database")
 	}
-	return Decision{}, true
+	return nil
 }
 
 // allowed checks what the connection's access and the row's policy say.
@@ -110,34 +117,36 @@ func (r *Request) allowed() *wire.Error {
 	return wire.Errorf(wire.Unauthorized, "%s is not allowed on this connection", r.Cmd.Name)
 }
 
-func (t *Table) boundTarget(r *Request, tn *Tenant) Decision {
+func (t *Table) boundTarget(r *Request, tn *Tenant, d *Decision) *wire.Error {
 	db := t.byName[string(r.DB)]
 	if db == nil && string(r.DB) != "admin" {
-		return t.boundNowhere(r)
+		return t.boundNowhere(r, d)
 	}
 	for _, n := range r.Cmd.Names {
 		if err := t.boundNames(r, n); err != nil {
-			return refuseWith(err)
+			return err
 		}
 	}
 	if db != nil && r.Watches() {
-		return t.watchOwn(r, tn.targets[db.num], "the connection's tenant")
+		return t.watchOwn(r, tn.targets[db.num], "the connection's tenant", d)
 	}
 	if db != nil {
-		return Decision{Action: Forward, Target: tn.targets[db.num], Tenant: tn, Why: "the connection's tenant"}
+		*d = Decision{Action: Forward, Target: tn.targets[db.num], Tenant: tn, Why: "the connection's tenant"}
+		return nil
 	}
 	if len(r.Cmd.Names) == 0 || r.Cmd.Names[0].Kind != NSInfo && r.Cmd.Names[0].Kind != FullNS {
-		return refuse(wire.Unauthorized, "%s on %q is not allowed on this connection", r.Cmd.Name, r.DB)
+		return wire.Errorf(wire.Unauthorized, "%s on %q is not allowed on this connection", r.Cmd.Name, r.DB)
 	}
-	return Decision{Action: Forward, Target: tn.targets[0], Tenant: tn, Why: "the connection's tenant"}
+	*d = Decision{Action: Forward, Target: tn.targets[0], Tenant: tn, Why: "the connection's tenant"}
+	return nil
 }
 
-func (t *Table) boundNowhere(r *Request) Decision {
+func (t *Table) boundNowhere(r *Request, d *Decision) *wire.Error {
 	switch string(r.DB) {
 	case "config", "local", "$external":
-		return refuse(wire.Unauthorized, "%s on %q is not allowed on this connection", r.Cmd.Name, r.DB)
+		return wire.Errorf(wire.Unauthorized, "%s on %q is not allowed on this connection", r.Cmd.Name, r.DB)
 	}
-	return t.nowhere(r)
+	return t.nowhere(r, d)
 }
 
 // boundNames refuses what names or looks at anything but the tenant's logical databases.

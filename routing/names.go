@@ -314,34 +314,36 @@ func (t *Table) touchesInner(r *Request, db *Database) (bool, *wire.Error) {
 }
 
 // explain routes as the command that is explained.
-func (t *Table) explain(r *Request, db *Database) Decision {
+func (t *Table) explain(r *Request, db *Database, d *Decision) *wire.Error {
 	in, err := r.inner()
 	if err != nil {
-		return refuseWith(err)
+		return err
 	}
 	if in.Cmd == nil || in.Cmd.Route != ByTenant || in.Cmd.Tenant.Kind == InInner {
-		return refuse(wire.CommandNotSupported, "%q can not be explained here", in.Name)
+		return wire.Errorf(wire.CommandNotSupported, "%q can not be explained here", in.Name)
 	}
 	if in.unknown != nil {
-		return refuse(wire.UnknownField, "field %q of %s is unknown", in.unknown, in.Cmd.Name)
+		return wire.Errorf(wire.UnknownField, "field %q of %s is unknown", in.unknown, in.Cmd.Name)
 	}
-	d := t.byRow(in, db)
+	if err := t.byRow(in, db, d); err != nil {
+		return err
+	}
 	switch {
 	case d.Action == Expand:
 		d.Expanded = &Expanded{Command: r.explaining(d.Expanded.Command)}
-		return d
+		return nil
 	case d.Action == Split:
 		return t.explainWrite(in, d)
 	case d.Action == Follow:
-		return refuse(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
+		return wire.Errorf(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
 	}
 	d.Fit = d.Fit || d.Action == Scatter
-	return d
+	return nil
 }
 
 // explainWrite decides for the plan of what would be split: that of each home which the write may be at.
 // Servers plan one write at a time, and refuse several.
-func (t *Table) explainWrite(in *Request, d Decision) Decision {
+func (t *Table) explainWrite(in *Request, d *Decision) *wire.Error {
 	d.Targets = d.Targets[:1]
 	if ops, whole := t.Ops(in, d.Coll); whole && len(ops) == 1 {
 		op := &ops[0]
@@ -351,7 +353,7 @@ func (t *Table) explainWrite(in *Request, d Decision) Decision {
 	if d.Action = Scatter; len(d.Targets) == 1 {
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 	}
-	return d
+	return nil
 }
 
 // Rename adds to the patch what makes the request name the target's database instead of the

@@ -88,7 +88,7 @@ func (x *inspector) filter(d wire.Doc, depth int) *wire.Error {
 			return err
 		}
 	}
-	return whole(&it)
+	return whole(it)
 }
 
 func whole(it *wire.Iter) *wire.Error {
@@ -127,7 +127,7 @@ func (x *inspector) filters(v wire.Value, depth int) *wire.Error {
 			}
 		}
 	}
-	return whole(&it)
+	return whole(it)
 }
 
 // operand looks at what a filter asks of a field.
@@ -156,7 +156,7 @@ func (x *inspector) operand(v wire.Value, depth int) *wire.Error {
 			return err
 		}
 	}
-	return whole(&it)
+	return whole(it)
 }
 
 // asks reports whether the value of a field in a filter is made of operators. A reference to a document
@@ -191,7 +191,7 @@ func (x *inspector) elements(v wire.Value, depth int) *wire.Error {
 			return err
 		}
 	}
-	return whole(&it)
+	return whole(it)
 }
 
 // expression looks at an expression, or at the specification of a stage, a projection or a sort: all
@@ -227,7 +227,7 @@ func (x *inspector) expression(v wire.Value, depth int) *wire.Error {
 			return err
 		}
 	}
-	return whole(&it)
+	return whole(it)
 }
 
 // variable refuses a string that is a variable of the server which tells about more than documents.

@@ -110,7 +110,7 @@ func (r *Request) parse(msg *wire.Message, outer []byte) *wire.Error {
 	r.Name, r.Value, r.ValueAt = it.Key, it.Value, msg.BodyAt+it.At
 	r.Cmd = commandWords.find(it.Key)
 	for it.Next() {
-		if err := r.add(&it); err != nil {
+		if err := r.add(it); err != nil {
 			return err
 		}
 	}
@@ -410,7 +410,7 @@ func (r *Request) docs(id fieldID) docs {
 		return docs{}
 	}
 	a, ok := f.Value.Array()
-	return docs{ok: ok, array: a.Iter(), holder: f.At}
+	return docs{ok: ok, array: *a.Iter(), holder: f.At}
 }
 
 func (d *docs) next() bool {

@@ -59,17 +59,12 @@ type Decision struct {
 	Why    string // for people
 }
 
-func refuse(code wire.Code, format string, args ...any) Decision {
-	return Decision{Action: Refuse, Err: wire.Errorf(code, format, args...)}
-}
-
-func refuseWith(err *wire.Error) Decision { return Decision{Action: Refuse, Err: err} }
-
 // Route decides where the request goes. It is pure: the same table and request give the same
 // decision.
-func (t *Table) Route(r *Request) Decision {
-	d := t.route(r)
-	d.Err = r.Refusal(d.Err)
+func (t *Table) Route(r *Request) (d Decision) {
+	if err := t.route(r, &d); err != nil {
+		return Decision{Action: Refuse, Err: r.Refusal(err)}
+	}
 	return d
 }
 
@@ -97,34 +92,36 @@ func (r *Request) explainsWrite() bool {
 	return err == nil && in.Writes()
 }
 
-func (t *Table) route(r *Request) Decision {
+func (t *Table) route(r *Request, d *Decision) *wire.Error {
 	if name := r.betweenServers(); name != nil {
-		return refuse(wire.Unauthorized, "field %q belongs between servers; leave it out", name)
+		return wire.Errorf(wire.Unauthorized, "field %q belongs between servers; leave it out", name)
 	}
 	if r.Bound != nil {
-		return t.routeBound(r)
+		return t.routeBound(r, d)
 	}
 	db := t.byName[string(r.DB)]
 	if db == nil && t.hidden(r.DB) {
-		return t.nowhere(r)
+		return t.nowhere(r, d)
 	}
 	touched, err := t.touches(r, db)
 	if err != nil {
-		return refuseWith(err)
+		return err
 	}
 	if r.strangers && !r.Looked && (r.Cmd.Route == ByTenant || r.Cmd.Views) {
-		return Decision{Action: Hold, Strange: true, Why: "it names what may be a new view"}
+		*d = Decision{Action: Hold, Strange: true, Why: "it names what may be a new view"}
+		return nil
 	}
 	if t.passes(r, db, touched) {
-		return Decision{Action: Forward, Target: t.plainTarget(db), Fit: t.plainWatch(r) != nil, Why: "no route touches it"}
+		*d = Decision{Action: Forward, Target: t.plainTarget(db), Fit: t.plainWatch(r) != nil, Why: "no route touches it"}
+		return nil
 	}
 	if r.Cmd == nil {
-		return refuse(wire.CommandNotFound, "no such command: %q", r.Name)
+		return wire.Errorf(wire.CommandNotFound, "no such command: %q", r.Name)
 	}
 	if r.unknown != nil && r.Cmd.Plain && r.Cmd.Route != Refused && !r.Cmd.Filters {
-		return refuse(wire.UnknownField, "field %q of %s is unknown", r.unknown, r.Cmd.Name)
+		return wire.Errorf(wire.UnknownField, "field %q of %s is unknown", r.unknown, r.Cmd.Name)
 	}
-	return t.byRow(r, db)
+	return t.byRow(r, db, d)
 }
 
 // passes reports whether a command goes to the home cluster whatever its documents say.
@@ -182,20 +179,20 @@ func (t *Table) hidden(name []byte) bool {
 }
 
 // nowhere answers a command on a database that does not exist for the client.
-func (t *Table) nowhere(r *Request) Decision {
+func (t *Table) nowhere(r *Request, d *Decision) *wire.Error {
 	if r.Cmd != nil && r.Cmd.Access == None {
-		return t.byRow(r, nil)
+		return t.byRow(r, nil, d)
 	}
 	if r.Cmd != nil && r.Cmd.Access == Read && r.Cmd.Route != Refused && !r.Writes() {
-		return Decision{Action: Empty, Why: "clients can not name this database"}
+		*d = Decision{Action: Empty, Why: "clients can not name this database"}
+		return nil
 	}
-	return refuse(wire.InvalidNamespace, "the database %q can not be used", r.DB)
+	return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", r.DB)
 }
 
 // byRow follows the command's row.
-func (t *Table) byRow(r *Request, db *Database) Decision {
+func (t *Table) byRow(r *Request, db *Database, d *Decision) *wire.Error {
 	c := r.Cmd
-	d := Decision{}
 	switch {
 	case len(c.Names) > 0 && c.Names[0].Kind == FullNS:
 		_ = r.places(c.Names[0], func(p *Place) *wire.Error { // it has been looked at by touches
@@ -223,25 +220,26 @@ func (t *Table) byRow(r *Request, db *Database) Decision {
 	case ByTenant:
 		return t.byTenant(r, db, d)
 	case Refused:
-		return refuse(c.Refuse.Code, "%s: %s", c.Name, c.Refuse.Text)
+		return wire.Errorf(c.Refuse.Code, "%s: %s", c.Name, c.Refuse.Text)
 	}
-	return d
+	return nil
 }
 
 // onHolders sends a definition to every database that holds the collection.
-func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
+func (t *Table) onHolders(r *Request, db *Database, d *Decision) *wire.Error {
 	if r.Cmd.Access == DDL {
 		if tn := t.pausedFor(r); tn != nil {
-			return Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "a tenant is paused"}
+			*d = Decision{Action: Hold, Held: tn.ID, Tenant: tn, Why: "a tenant is paused"}
+			return nil
 		}
 	}
 	if r.Cmd.Drops && !t.allowDrop {
-		return refuse(wire.IllegalOperation,
+		return wire.Errorf(wire.IllegalOperation,
 			"%s would drop the databases of every tenant; set allow_drop_database = true in [routing] where that is meant", r.Cmd.Name)
 	}
 	if db == nil {
 		d.Action, d.Target = Forward, t.HomeAny
-		return d
+		return nil
 	}
 	d.Action, d.Targets = EachOf, db.holders
 	if d.Coll != nil {
@@ -254,7 +252,7 @@ func (t *Table) onHolders(r *Request, db *Database, d Decision) Decision {
 	if len(d.Targets) == 1 {
 		d.Action, d.Target = Forward, d.Targets[0]
 	}
-	return d
+	return nil
 }
 
 // definesView reports whether the command says what a view is.
@@ -423,9 +421,9 @@ func (t *Table) extractor(r *Request, c *Collection, collation wire.Value) extra
 	return x
 }
 
-func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
+func (t *Table) byTenant(r *Request, db *Database, d *Decision) *wire.Error {
 	if r.Cmd.Tenant.Kind == InInner {
-		return t.explain(r, db)
+		return t.explain(r, db, d)
 	}
 	if r.Cmd.Tenant.Kind == InBulkOps {
 		return t.bulk(r, d)
@@ -439,25 +437,25 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 		case row == nil:
 		case row.Class == Info && r.Operations() && string(r.DB) == "admin":
 			d.Action = Clusters
-			return d
+			return nil
 		case row.Class == Info:
-			return refuse(wire.CommandNotSupported, "%s is not offered by a router of tenants: it tells what servers do for all of them", row.Name)
+			return wire.Errorf(wire.CommandNotSupported, "%s is not offered by a router of tenants: it tells what servers do for all of them", row.Name)
 		case row.Class == Source && db != nil:
 			return t.ofDocuments(r, db, d)
 		}
 		if r.Cmd.Refuse.Code == 0 {
-			return refuse(wire.InvalidNamespace, "%s: the name of the collection is no string", r.Cmd.Name)
+			return wire.Errorf(wire.InvalidNamespace, "%s: the name of the collection is no string", r.Cmd.Name)
 		}
-		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+		return wire.Errorf(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
 	if name := r.Coll(); bytes.HasPrefix(name, []byte("system.")) {
-		return refuse(wire.IllegalOperation, "%q holds what every tenant does and is not offered while tenants have databases of their own", name)
+		return wire.Errorf(wire.IllegalOperation, "%q holds what every tenant does and is not offered while tenants have databases of their own", name)
 	}
 	if r.index[fUUID] != 0 || r.index[fEncryption] != 0 {
-		return refuse(wire.InvalidNamespace, "a collection must be named, and not by UUID or encryption state")
+		return wire.Errorf(wire.InvalidNamespace, "a collection must be named, and not by UUID or encryption state")
 	}
 	if d.Coll.over && r.Cmd.View == nil {
-		return refuseWith(onView(db, r.Coll()))
+		return onView(db, r.Coll())
 	}
 	if r.Cmd.View != nil && (d.Coll.over || r.readsViews(db)) {
 		return t.expand(r, db, d)
@@ -467,29 +465,28 @@ func (t *Table) byTenant(r *Request, db *Database, d Decision) Decision {
 	}
 	var h homes
 	h.t, h.coll, h.asked, h.begun = t, d.Coll, r.Unlisted, r.Begun
-	if err := t.collect(r, &h); err != nil {
-		return refuseWith(err)
+	err := t.collect(r, &h)
+	if err == nil {
+		err = t.conclude(r, &h, d)
 	}
-	if d = t.conclude(r, &h, d); d.Action == Forward {
-		if err := t.outputs(r, db, d.Target); err != nil {
-			return refuseWith(err)
-		}
+	if err == nil && d.Action == Forward {
+		err = t.outputs(r, db, d.Target)
 	}
-	return d
+	return err
 }
 
 // ofDocuments decides for a pipeline of no collection, which begins with documents of its own. It is
 // shared's where all that it reads beside them is.
-func (t *Table) ofDocuments(r *Request, db *Database, d Decision) Decision {
+func (t *Table) ofDocuments(r *Request, db *Database, d *Decision) *wire.Error {
 	h := homes{t: t, coll: &Collection{db: db}, target: db.shared, unknown: true}
 	if err := t.stageHomes(r, &h, byLetters); err != nil {
-		return refuseWith(err)
+		return err
 	}
 	if h.apart {
-		return refuse(r.Cmd.Refuse.Code, "$documents joined with a collection whose tenants have databases of their own is not offered; begin with the collection")
+		return wire.Errorf(r.Cmd.Refuse.Code, "$documents joined with a collection whose tenants have databases of their own is not offered; begin with the collection")
 	}
 	d.Action, d.Target, d.Why = Forward, db.shared, "it reads no tenant's documents"
-	return d
+	return nil
 }
 
 // outputs refuses what would write the result of a command at the target where it would be missed.
@@ -513,14 +510,14 @@ func (c *Collection) takes(target *Target) bool { return !c.touched() && target 
 
 // bulk decides for a bulkWrite that some route touches: each of its writes goes to where its documents
 // are.
-func (t *Table) bulk(r *Request, d Decision) Decision {
+func (t *Table) bulk(r *Request, d *Decision) *wire.Error {
 	if err := r.once(); err != nil {
-		return refuseWith(err)
+		return err
 	}
 	all, ok := t.Ops(r, nil)
 	if !ok || len(all) == 0 {
 		d.Action, d.Target, d.Why = Forward, t.HomeAny, "a server is to say what is wrong with it"
-		return d
+		return nil
 	}
 	for i := range all {
 		op := &all[i]
@@ -536,20 +533,22 @@ func (t *Table) bulk(r *Request, d Decision) Decision {
 			t.collectOp(r, &h, op)
 		}
 		if h.holds {
-			return t.hold(h.held, op.Coll)
+			d.hold(t, h.held, op.Coll)
+			return nil
 		}
 		if !h.unknown {
 			continue
 		}
 		if err := t.everywhere(r, &h); err != nil {
-			return refuseWith(err)
+			return err
 		}
 		if tn := t.pausedFor(r); tn != nil && h.many {
-			return t.hold(tn.ID, op.Coll)
+			d.hold(t, tn.ID, op.Coll)
+			return nil
 		}
 	}
 	d.Action, d.Targets, d.Why = Split, []*Target{t.HomeAny}, "each write goes to where its documents are"
-	return d
+	return nil
 }
 
 // collect reads the tenants that the command names.
@@ -686,9 +685,10 @@ func (r *Request) byID(op *Op) bool {
 }
 
 // conclude makes the decision of what was collected.
-func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
+func (t *Table) conclude(r *Request, h *homes, d *Decision) *wire.Error {
 	if h.holds {
-		return t.hold(h.held, d.Coll)
+		d.hold(t, h.held, d.Coll)
+		return nil
 	}
 	d.Fit = h.fit
 	if h.only.Type != 0 {
@@ -711,15 +711,16 @@ func (t *Table) conclude(r *Request, h *homes, d Decision) Decision {
 	if h.guard && t.guarded(r, d.Coll, d.Target) != nil {
 		d.Action, d.Targets = Split, []*Target{d.Target} // the others of its batch go on
 	}
-	return d
+	return nil
 }
 
-func (t *Table) hold(v wire.Value, c *Collection) Decision {
-	return Decision{Action: Hold, Held: v, Tenant: t.byValue.find(v), Coll: c, Why: "the tenant's route is not settled"}
+// hold has the command wait for the tenant with the value.
+func (d *Decision) hold(t *Table, v wire.Value, c *Collection) {
+	*d = Decision{Action: Hold, Held: v, Tenant: t.byValue.find(v), Coll: c, Why: "the tenant's route is not settled"}
 }
 
 // spread decides for a command that no single home can serve.
-func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
+func (t *Table) spread(r *Request, h *homes, d *Decision) *wire.Error {
 	c := d.Coll
 	d.Targets, d.Why = t.holders(c), "it names tenants whose databases differ"
 	if h.unknown {
@@ -728,10 +729,11 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 			d.Why = "it names a tenant by a collation, under which others may be equal"
 		}
 		if err := t.everywhere(r, h); err != nil {
-			return refuseWith(err)
+			return err
 		}
 		if tn := t.pausedFor(r); tn != nil && h.many {
-			return t.hold(tn.ID, c) // it is of every tenant
+			d.hold(t, tn.ID, c) // it is of every tenant
+			return nil
 		}
 	}
 	switch r.Cmd.Tenant.Kind {
@@ -742,7 +744,7 @@ func (t *Table) spread(r *Request, h *homes, d Decision) Decision {
 	case InStages:
 		return t.spreadStages(r, h, d)
 	}
-	return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+	return wire.Errorf(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 }
 
 // everywhere refuses a command that concerns every holder of the collection where that is not
@@ -767,7 +769,7 @@ func (t *Table) holders(c *Collection) []*Target {
 	return c.holders
 }
 
-func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
+func (t *Table) spreadRead(r *Request, h *homes, d *Decision) *wire.Error {
 	if !h.unknown {
 		var s tenantSet
 		t.filterSays(r, h, &s)
@@ -777,43 +779,44 @@ func (t *Table) spreadRead(r *Request, h *homes, d Decision) Decision {
 	d.Fit = d.Fit || d.Only != nil || d.Coll.left()
 	if len(d.Targets) == 1 {
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
-		return d
+		return nil
 	}
 	if r.Cmd.Merge == MergeDistinct && t.Collated(r) {
 		return t.standsFor(r, d, "only a server can tell which values are equal under the collation")
 	}
 	if r.Cmd.Merge == MergeNone {
-		return refuse(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
+		return wire.Errorf(r.Cmd.Refuse.Code, "%s: %s", r.Cmd.Name, r.Cmd.Refuse.Text)
 	}
 	if err := r.mergeable(); err != nil {
-		return refuseWith(err)
+		return err
 	}
 	d.Action = Scatter
-	return d
+	return nil
 }
 
 // spreadWrite decides for writes. What all goes to shared as it came needs no splitting.
-func (t *Table) spreadWrite(h *homes, d Decision) Decision {
+func (t *Table) spreadWrite(h *homes, d *Decision) *wire.Error {
 	shared := d.Coll.db.shared
 	if len(d.Targets) == 1 && h.bad == nil && !h.guard && (h.target == nil || h.target == shared && !h.several) {
 		d.Action, d.Target, d.Targets = Forward, shared, nil
 		d.Fit = d.Fit || d.Coll.left()
-		return d
+		return nil
 	}
 	d.Action = Split
-	return d
+	return nil
 }
 
 // spreadStages decides for a pipeline that names no tenant or several, or whose collections have
 // several homes.
-func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
+func (t *Table) spreadStages(r *Request, h *homes, d *Decision) *wire.Error {
 	own := *h // planning keeps it, and h is of every command's stack
 	segments, err := t.segments(r, &own, r.Coll(), r.value(fPipeline), true)
 	switch {
 	case err != nil:
-		return refuseWith(err)
+		return err
 	case own.holds:
-		return t.hold(own.held, d.Coll)
+		d.hold(t, own.held, d.Coll)
+		return nil
 	}
 	first := &segments[0]
 	if h.tenants == 1 && !h.unknown {
@@ -822,10 +825,10 @@ func (t *Table) spreadStages(r *Request, h *homes, d Decision) Decision {
 	if d.Scope = first.scope; len(segments) == 1 && len(first.Targets) == 1 {
 		d.Action, d.Target, d.Targets = Forward, first.Targets[0], nil
 		d.Fit = d.Fit || d.Only != nil || d.Open && d.Coll.left()
-		return d
+		return nil
 	}
 	d.Action, d.Targets, d.Segments, d.Sorted = Scatter, first.Targets, segments, inOrder(first, r.value(fPipeline))
-	return d
+	return nil
 }
 
 // homesOf are the homes of the tenants with these values, in the order of the holders.

@@ -37,47 +37,48 @@ type isolation struct {
 func (x *isolation) shared() bool { return x.target.Tenant == nil }
 
 // routeRows decides for a connection that belongs to one tenant and whose boundary is the tenant's rows.
-func (t *Table) routeRows(r *Request, tn *Tenant) Decision {
+func (t *Table) routeRows(r *Request, tn *Tenant, d *Decision) *wire.Error {
 	c := r.Cmd
 	db := t.byName[string(r.DB)]
 	switch {
 	case c.Route == Home:
-		return Decision{Action: Forward, Target: t.HomeAny, Tenant: tn}
+		*d = Decision{Action: Forward, Target: t.HomeAny, Tenant: tn}
+		return nil
 	case len(c.Names) > 0 && c.Names[0].Kind == FullNS:
-		return refuse(wire.Unauthorized, "%s is not allowed on this connection", c.Name)
+		return wire.Errorf(wire.Unauthorized, "%s is not allowed on this connection", c.Name)
 	case db == nil && string(r.DB) == "admin" && c.Tenant.Kind != InBulkOps:
-		return refuse(wire.Unauthorized, "%s on %q is not allowed on this connection", c.Name, r.DB)
+		return wire.Errorf(wire.Unauthorized, "%s on %q is not allowed on this connection", c.Name, r.DB)
 	case db == nil && c.Tenant.Kind != InBulkOps:
-		return t.boundNowhere(r)
+		return t.boundNowhere(r, d)
 	case c.Tenant.Kind == InInner:
-		return t.explainRows(r, tn)
+		return t.explainRows(r, tn, d)
 	}
-	d := Decision{Tenant: tn, Why: "rows of the connection's tenant"}
+	*d = Decision{Tenant: tn, Why: "rows of the connection's tenant"}
 	if c.Merge == MergeCollections {
 		return t.listRows(r, db, d)
 	}
 	target, err := t.rowsTarget(r, tn, db)
 	if err != nil {
-		return refuseWith(err)
+		return err
 	}
 	if (c.Bound == BoundOwn || c.Bound == BoundOwner) && target.Tenant == nil {
-		return refuse(wire.Unauthorized, "%s is not allowed in a database that other tenants share", c.Name)
+		return wire.Errorf(wire.Unauthorized, "%s is not allowed in a database that other tenants share", c.Name)
 	}
 	if r.Watches() {
-		return t.watchRows(r, tn, target)
+		return t.watchRows(r, tn, target, d)
 	}
 	if c.Tenant.Kind == InStages {
 		segs, err := t.cutRows(r, tn, db, target)
 		if err != nil {
-			return refuseWith(err)
+			return err
 		}
 		if len(segs) > 1 {
 			d.Action, d.Targets, d.Segments = Scatter, segs[0].Targets, segs
-			return d
+			return nil
 		}
 	}
 	d.Action, d.Target, d.Fit = Forward, target, c.Tenant.Kind != NoTenant
-	return d
+	return nil
 }
 
 // rowsTarget is the one database that the command's documents are in.
@@ -195,38 +196,40 @@ func (c *Collection) ownedBy(tn *Tenant) wire.Doc {
 
 // explainRows decides for an explain: its plans and counts tell of all documents, so it is of a database
 // of the tenant's own only.
-func (t *Table) explainRows(r *Request, tn *Tenant) Decision {
+func (t *Table) explainRows(r *Request, tn *Tenant, d *Decision) *wire.Error {
 	in, err := r.inner()
 	switch {
 	case err != nil:
-		return refuseWith(err)
+		return err
 	case in.Cmd == nil || in.unknown != nil || in.Cmd.Tenant.Kind == InInner || in.Cmd.Tenant.Kind == NoTenant || in.Watches():
-		return refuse(wire.CommandNotSupported, "%q can not be explained here", in.Name)
+		return wire.Errorf(wire.CommandNotSupported, "%q can not be explained here", in.Name)
 	}
 	if err := in.allowed(); err != nil {
-		return refuseWith(err)
+		return err
 	}
-	d := t.routeRows(in, tn)
+	if err := t.routeRows(in, tn, d); err != nil {
+		return err
+	}
 	if d.Segments != nil {
-		return refuse(wire.IllegalOperation, "explain of a pipeline over several databases is not offered")
+		return wire.Errorf(wire.IllegalOperation, "explain of a pipeline over several databases is not offered")
 	}
 	if d.Action == Forward && d.Target.Tenant == nil {
-		return refuse(wire.Unauthorized, "explain is not allowed in a database that other tenants share")
+		return wire.Errorf(wire.Unauthorized, "explain is not allowed in a database that other tenants share")
 	}
-	return d
+	return nil
 }
 
 // watchRows decides for a change stream: one of a collection in the tenant's own database. In shared a
 // delete's event would not tell whose it is.
-func (t *Table) watchRows(r *Request, tn *Tenant, target *Target) Decision {
+func (t *Table) watchRows(r *Request, tn *Tenant, target *Target, d *Decision) *wire.Error {
 	if target.Tenant == nil || r.Value.Type != bsoncore.TypeString {
-		return refuse(wire.Unauthorized, "this connection may watch single collections, in a database of its tenant's own")
+		return wire.Errorf(wire.Unauthorized, "this connection may watch single collections, in a database of its tenant's own")
 	}
 	x := isolation{t: t, r: r, tn: tn, target: target}
 	if err := x.watched(); err != nil {
-		return refuseWith(err)
+		return err
 	}
-	return t.watchOwn(r, target, "a collection of the connection's tenant")
+	return t.watchOwn(r, target, "a collection of the connection's tenant", d)
 }
 
 // watched looks at the stages of a change stream.
@@ -258,18 +261,18 @@ func (x *isolation) watched() *wire.Error {
 
 // listRows lists the collections that the connection may use: of shared and of the tenant's own
 // database. The filter may be about names and types alone, since definitions may name tenants.
-func (t *Table) listRows(r *Request, db *Database, d Decision) Decision {
+func (t *Table) listRows(r *Request, db *Database, d *Decision) *wire.Error {
 	filter, _ := r.value(fFilter).Doc()
 	for it := filter.Iter(); it.Next(); {
 		if key := string(it.Key); key != "name" && key != "type" {
-			return refuse(wire.Unauthorized, "listCollections may be filtered by name and type only on this connection")
+			return wire.Errorf(wire.Unauthorized, "listCollections may be filtered by name and type only on this connection")
 		}
 	}
 	d.Action, d.Targets = EachOf, []*Target{db.shared}
 	if d.Tenant.set != nil {
 		d.Targets = append(d.Targets, d.Tenant.targets[db.num])
 	}
-	return d
+	return nil
 }
 
 // Shows reports whether a connection may learn that the collection is there, in the database that is the

@@ -383,7 +383,7 @@ func insertField(doc wire.Doc, path []string, v wire.Value) (wire.Doc, *wire.Err
 			after = it.End()
 		}
 		if string(it.Key) == path[0] {
-			there, at = true, it
+			there, at = true, *it
 		}
 	}
 	parent, isDoc := at.Value.Doc()

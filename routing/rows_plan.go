@@ -38,7 +38,7 @@ func (t *Table) cutRows(r *Request, tn *Tenant, db *Database, target *Target) ([
 		}
 	}
 	p.end()
-	return p.segs, whole(&it)
+	return p.segs, whole(it)
 }
 
 // leaves reports whether some stage reads an open collection that is elsewhere.

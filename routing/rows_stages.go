@@ -53,7 +53,7 @@ func (x *isolation) narrowed(dst []byte, db *Database, pred wire.Doc, v wire.Val
 	if w.n == 0 && pred != nil {
 		w.match(pred)
 	}
-	return w.out, whole(&it)
+	return w.out, whole(it)
 }
 
 // emptyArray is an array without elements.
@@ -209,7 +209,7 @@ func (w *narrowing) fields(d wire.Doc, allowed map[string]bool, anew ...string) 
 		out = it.Value.AppendTo(out, key)
 	}
 	out, _ = bsoncore.AppendDocumentEnd(out, i)
-	return out, whole(&it)
+	return out, whole(it)
 }
 
 // with is a document with one more field.
@@ -331,7 +331,7 @@ func (w *narrowing) facet(row *Stage, spec wire.Value) *wire.Error {
 	}
 	out, _ = bsoncore.AppendDocumentEnd(out, i)
 	w.add(stageOf(row.Name, wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: out}))
-	return whole(&it)
+	return whole(it)
 }
 
 // merge takes a $merge into a tenant collection of the tenant's own database over, where every document

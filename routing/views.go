@@ -151,21 +151,21 @@ func onView(db *Database, name []byte) *wire.Error {
 }
 
 // expand decides for a read of a view, or of a collection that is joined with one.
-func (t *Table) expand(r *Request, db *Database, d Decision) Decision {
+func (t *Table) expand(r *Request, db *Database, d *Decision) *wire.Error {
 	if d.Coll.over && r.Watches() {
-		return refuseWith(onView(db, r.Coll()))
+		return onView(db, r.Coll())
 	}
 	return t.standsFor(r, d, "it reads a view")
 }
 
 // standsFor has the aggregate run that the command stands for.
-func (t *Table) standsFor(r *Request, d Decision, why string) Decision {
+func (t *Table) standsFor(r *Request, d *Decision, why string) *wire.Error {
 	x, err := t.AsPipeline(r, d.Coll)
 	if err != nil {
-		return refuseWith(err)
+		return err
 	}
 	d.Action, d.Expanded, d.Why = Expand, x, why
-	return d
+	return nil
 }
 
 // AsPipeline is what a read of the collection, or view, stands for. The error says what no pipeline offers.

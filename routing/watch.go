@@ -62,15 +62,15 @@ func (r *Request) watchOption(name string) bool {
 
 // watch decides for a change stream of an open connection that some route touches. A filter on the
 // tenant field binds it to no home: a delete's event tells no tenant.
-func (t *Table) watch(r *Request, db *Database, d Decision) Decision {
+func (t *Table) watch(r *Request, db *Database, d *Decision) *wire.Error {
 	if err := r.watchable(db); err != nil {
-		return refuseWith(err)
+		return err
 	}
 	if _, ok := r.said(); ok {
 		return t.watchOne(r, d)
 	}
 	if t.without == Reject {
-		return refuse(wire.IllegalOperation,
+		return wire.Errorf(wire.IllegalOperation,
 			"a change stream names no tenant, which without_tenant = \"reject\" does not allow; watch as a connection that is bound to one")
 	}
 	w := &Watch{t: t, expanded: r.watchOption("showExpandedEvents"), simple: simple(r.value(fCollation))}
@@ -90,18 +90,19 @@ func (t *Table) watch(r *Request, db *Database, d Decision) Decision {
 	}
 	if len(w.homes) == 1 && db != nil {
 		d.Action, d.Target, d.Why = Forward, db.shared, "no other database holds what it watches"
-		return d
+		return nil
 	}
 	w.plan()
-	return d.watches(w, "it watches every tenant")
+	d.watches(w, "it watches every tenant")
+	return nil
 }
 
-func (d Decision) watches(w *Watch, why string) Decision {
+// watches has the change stream go on at the homes of what it watches.
+func (d *Decision) watches(w *Watch, why string) {
 	d.Action, d.Watch, d.Why = Follow, w, why
 	for _, h := range w.homes {
 		d.Targets = append(d.Targets, h.target)
 	}
-	return d
 }
 
 // watchable refuses what is no change stream of one of the three kinds, and stages that would look
@@ -135,30 +136,33 @@ func (r *Request) watchStages() *wire.Error {
 
 // watchOne decides for a change stream of the tenant that the command's comment names: where that
 // has a database of its own it is a stream of it.
-func (t *Table) watchOne(r *Request, d Decision) Decision {
+func (t *Table) watchOne(r *Request, d *Decision) *wire.Error {
 	if d.Coll == nil {
-		return refuse(wire.IllegalOperation, "a change stream of more than a collection can not be narrowed to a tenant from outside")
+		return wire.Errorf(wire.IllegalOperation, "a change stream of more than a collection can not be narrowed to a tenant from outside")
 	}
 	h := homes{t: t, coll: d.Coll, asked: r.Unlisted, begun: r.Begun}
 	v, _ := r.said()
 	h.value(v)
 	switch {
 	case h.holds:
-		return t.hold(h.held, d.Coll)
+		d.hold(t, h.held, d.Coll)
+		return nil
 	case h.target.Tenant == nil:
-		return refuse(wire.IllegalOperation, "a pipeline that begins with $changeStream can not be narrowed to a tenant from outside")
+		return wire.Errorf(wire.IllegalOperation, "a pipeline that begins with $changeStream can not be narrowed to a tenant from outside")
 	}
-	return t.watchOwn(r, h.target, "the tenant it names")
+	return t.watchOwn(r, h.target, "the tenant it names", d)
 }
 
 // watchOwn decides for a change stream of one tenant's own database.
-func (t *Table) watchOwn(r *Request, home *Target, why string) Decision {
+func (t *Table) watchOwn(r *Request, home *Target, why string, d *Decision) *wire.Error {
 	if err := r.watchStages(); err != nil {
-		return refuseWith(err)
+		return err
 	}
 	w := &Watch{t: t, Own: true, DB: home.Logical, Coll: string(r.Coll()), homes: []watched{{target: home}}}
 	w.plan()
-	return Decision{Tenant: home.Tenant}.watches(w, why)
+	*d = Decision{Tenant: home.Tenant}
+	d.watches(w, why)
+	return nil
 }
 
 // within are the homes in a logical database: of a tenant's own database only the collections that

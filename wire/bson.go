@@ -2,7 +2,9 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -34,11 +36,14 @@ type Iter struct {
 
 // Iter returns an iterator that stands before the first element. A document whose own length is
 // wrong yields no element and an error.
-func (d Doc) Iter() Iter {
+//
+// It is a pointer to what lies on the caller's stack, since it is inlined: a for statement makes a new copy of its
+// variable for each round, and a copied iterator took as long as the step to the next element.
+func (d Doc) Iter() *Iter {
 	if !d.whole() {
-		return Iter{err: errDocLength}
+		return &Iter{err: errDocLength}
 	}
-	return Iter{doc: d, pos: 4}
+	return &Iter{doc: d, pos: 4}
 }
 
 var errDocLength = badFrame("document with a wrong length")
@@ -51,30 +56,67 @@ func (d Doc) whole() bool {
 
 // Next goes to the next element; false at the end or where the document is malformed.
 func (it *Iter) Next() bool {
-	if it.err != nil || it.pos >= len(it.doc)-1 {
-		if it.err == nil && it.pos != len(it.doc)-1 {
-			it.err = errDocLength
-		}
-		return false
+	d, start := it.doc, it.pos
+	if start >= len(d)-1 {
+		return it.ends()
 	}
-	d := it.doc[:len(it.doc)-1]
-	it.Start = it.pos
-	typ := bsoncore.Type(d[it.pos])
-	n := bytes.IndexByte(d[it.pos+1:], 0)
+	at, end := span(d, start)
+	if end == 0 {
+		return it.breaks(start)
+	}
+	it.Start, it.At, it.pos = start, at, end
+	it.Key = d[start+1 : at-1]
+	it.Value.Type, it.Value.Data = bsoncore.Type(d[start]), d[at:end]
+	return true
+}
+
+// span finds where the value of the element at a document's offset lies; 0 and 0 for a malformed one. What a
+// step needs of the one before is these numbers alone, in registers: by way of the iterator each took twice as long.
+func span(d Doc, start int) (at, end int) {
+	d = d[:len(d)-1]
+	at = start + 1
+	for {
+		if at+8 > len(d) {
+			n := bytes.IndexByte(d[at:], 0)
+			if n < 0 {
+				return 0, 0
+			}
+			at += n + 1
+			break
+		}
+		x := binary.LittleEndian.Uint64(d[at:])
+		if z := (x - 0x0101010101010101) &^ x & 0x8080808080808080; z != 0 {
+			at += bits.TrailingZeros64(z)>>3 + 1
+			break
+		}
+		at += 8
+	}
+	size, ok := valueSize(bsoncore.Type(d[start]), d[at:])
+	if !ok {
+		return 0, 0
+	}
+	return at, at + size
+}
+
+// ends notes where no element follows whether the document ends as it should.
+func (it *Iter) ends() bool {
+	if it.err == nil && it.pos != len(it.doc)-1 {
+		it.err = errDocLength
+	}
+	return false
+}
+
+// breaks notes what is wrong with the element at an offset, behind which nothing is read.
+func (it *Iter) breaks(start int) bool {
+	rest := it.doc[start+1 : len(it.doc)-1]
+	n := bytes.IndexByte(rest, 0)
 	if n < 0 {
 		it.err = badFrame("element name without an end")
-		return false
+	} else {
+		it.err = badFrame("element %q with a wrong type or length", rest[:n])
 	}
-	it.Key = d[it.pos+1 : it.pos+1+n]
-	it.At = it.pos + 2 + n
-	size, ok := valueSize(typ, d[it.At:])
-	if !ok {
-		it.err = badFrame("element %q with a wrong type or length", it.Key)
-		return false
-	}
-	it.Value = Value{Type: typ, Data: d[it.At : it.At+size]}
-	it.pos = it.At + size
-	return true
+	it.doc = nil
+	return false
 }
 
 // End is the offset behind the current element.
