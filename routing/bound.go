@@ -118,7 +118,7 @@ func (r *Request) allowed() *wire.Error {
 }
 
 func (t *Table) boundTarget(r *Request, tn *Tenant, d *Decision) *wire.Error {
-	db := t.byName[string(r.DB)]
+	db := t.byName.find(r.DB)
 	if db == nil && string(r.DB) != "admin" {
 		return t.boundNowhere(r, d)
 	}
@@ -160,7 +160,7 @@ func (t *Table) boundNames(r *Request, n NameLoc) *wire.Error {
 		}
 	case FullNS, NSInfo:
 		return r.places(n, func(p *Place) *wire.Error {
-			if t.byName[string(p.DB)] == nil {
+			if t.byName.find(p.DB) == nil {
 				return notYours(p.DB)
 			}
 			return nil
@@ -185,7 +185,7 @@ func (t *Table) boundNames(r *Request, n NameLoc) *wire.Error {
 		uses, err := r.stages()
 		for i := range uses {
 			u := &uses[i]
-			if u.db.DB != nil && t.byName[string(u.db.DB)] == nil {
+			if u.db.DB != nil && t.byName.find(u.db.DB) == nil {
 				return notYours(u.db.DB)
 			}
 			if err := boundStage(u); err != nil {

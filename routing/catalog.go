@@ -32,7 +32,7 @@ func (t *Table) Catalog() uint64 { return t.catalog }
 // Whose is the number of the one tenant whose documents alone the request reads or writes by what it says,
 // also where no route asked for that; 0 where it is not one that is known.
 func (t *Table) Whose(r *Request) uint32 {
-	db := t.byName[string(r.DB)]
+	db := t.byName.find(r.DB)
 	if db == nil || r.Cmd == nil || r.Bound != nil || !t.isolating || r.Value.Type != bsoncore.TypeString {
 		return 0
 	}
@@ -56,7 +56,7 @@ func (t *Table) Platform(r *Request) bool {
 	}
 	switch r.Cmd.Tenant.Kind {
 	case InFilter, InDocuments, InUpdates, InDeletes, InFindAndModify:
-		db := t.byName[string(r.DB)]
+		db := t.byName.find(r.DB)
 		return db == nil && r.Bound == nil || db != nil && !db.collection(r.Coll()).Tenant
 	}
 	return false

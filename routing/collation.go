@@ -87,7 +87,7 @@ func (db *Database) collation(coll []byte, given wire.Value) wire.Value {
 
 // collation is how the request compares strings.
 func (t *Table) collation(r *Request) wire.Value {
-	return t.byName[string(r.DB)].collation(r.Coll(), r.value(fCollation))
+	return t.byName.find(r.DB).collation(r.Coll(), r.value(fCollation))
 }
 
 // Collation is the collation of the collection that the request is about; the zero value where it has none, or
@@ -102,7 +102,7 @@ func (t *Table) Collation(r *Request) wire.Value {
 // HasCollation reports whether the collection has a collation of its own, by which servers read it where a command
 // brings none.
 func (t *Table) HasCollation(db string, coll []byte) bool {
-	return t.byName[db].collation(coll, wire.Value{}).Type != 0
+	return t.byName.find([]byte(db)).collation(coll, wire.Value{}).Type != 0
 }
 
 // AppendSimple appends to a command that it compares bytes, whatever the collation of the collection.

@@ -130,7 +130,8 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 		}
 		return t.narrowStages(r, d, target, p)
 	case InUpdates, InDeletes, InBulkOps:
-		o := r.ops()
+		var o ops
+		o.of(r)
 		names := t.bulkNames(r)
 		holders := append(r.within(), o.docs.holder)
 		if o.docs.section {
@@ -146,7 +147,8 @@ func (t *Table) Fit(r *Request, d *Decision, target *Target, p *wire.Patch) *wir
 			}
 		}
 	case InFindAndModify:
-		o := r.ops()
+		var o ops
+		o.of(r)
 		for o.next() {
 			o.op.Scope = d.Scope
 			o.op.of(c, r.Coll())

@@ -52,22 +52,21 @@ type ops struct {
 	bad  bool // an entry has a field twice: two readers could see different writes
 }
 
-func (r *Request) ops() ops {
-	switch k := r.Cmd.Tenant.Kind; k {
+// of begins with the writes of a request; o is the zero value.
+func (o *ops) of(r *Request) {
+	o.kind = r.Cmd.Tenant.Kind
+	switch o.kind {
 	case InFindAndModify:
-		q, _ := r.value(fQuery).Doc()
-		op := Op{
-			kind: k, Filter: q, Update: r.value(fUpdate), Upsert: r.value(fUpsert).True(),
-			Collation: r.value(fCollation), Sort: r.value(fSort),
+		o.op.kind = o.kind
+		o.op.Filter, _ = r.value(fQuery).Doc()
+		if !r.value(fRemove).True() {
+			o.op.Update = r.value(fUpdate)
 		}
-		if r.value(fRemove).True() {
-			op.Update = wire.Value{}
-		}
-		return ops{op: op, kind: k, docs: docs{ok: true}}
+		o.op.Upsert, o.op.Collation, o.op.Sort = r.value(fUpsert).True(), r.value(fCollation), r.value(fSort)
+		o.docs.ok = true
 	case InUpdates, InDeletes, InDocuments, InBulkOps:
-		return ops{docs: r.docs(r.Cmd.Tenant.Path), kind: k}
+		o.docs.of(r, r.Cmd.Tenant.Path)
 	}
-	return ops{}
 }
 
 func (o *ops) next() bool {
@@ -78,7 +77,8 @@ func (o *ops) next() bool {
 	if !o.docs.next() {
 		return false
 	}
-	o.op = Op{Index: o.docs.n - 1, Entry: o.docs.doc, kind: o.kind}
+	o.op = Op{}
+	o.op.Index, o.op.Entry, o.op.kind = o.docs.n-1, o.docs.doc, o.kind
 	switch o.kind {
 	case InDocuments:
 		o.op.doc = o.docs.doc
@@ -94,7 +94,8 @@ func (o *ops) next() bool {
 // left to say. c is the collection that the command itself names, if it does.
 func (t *Table) Ops(r *Request, c *Collection) ([]Op, bool) {
 	var all []Op
-	o := r.ops()
+	var o ops
+	o.of(r)
 	names := t.bulkNames(r)
 	for o.next() {
 		op := o.op
@@ -148,7 +149,7 @@ func (t *Table) bulkNames(r *Request) (names []bulkName) {
 	}
 	_ = r.nsInfo(func(p *Place) *wire.Error { // it has been looked at by touches
 		n := bulkName{name: p.Coll}
-		if db := t.byName[string(p.DB)]; db != nil {
+		if db := t.byName.find(p.DB); db != nil {
 			n.coll = db.collection(p.Coll)
 		}
 		names = append(names, n)
@@ -200,7 +201,8 @@ func (op *Op) SameColl(o *Op) bool { return op.Coll == o.Coll && bytes.Equal(op.
 
 // Docs are the documents of an array field of the body, or of the document sequence with its name.
 func (r *Request) Docs(name string) (all []wire.Doc) {
-	d := r.docs(idOf(name))
+	var d docs
+	d.of(r, idOf(name))
 	for d.next() {
 		all = append(all, d.doc)
 	}
@@ -459,7 +461,8 @@ func (t *Table) bar(r *Request, op *Op, p *Plan) {
 
 // guarded checks all writes of the request against the one target that they go to.
 func (t *Table) guarded(r *Request, c *Collection, target *Target) *wire.Error {
-	o := r.ops()
+	var o ops
+	o.of(r)
 	for o.next() {
 		o.op.of(c, r.Coll())
 		if err := t.Guard(r, &o.op, target); err != nil {
@@ -583,7 +586,8 @@ func (g *fieldGuard) made(r *Request, op *Op, needed bool) *wire.Error {
 	}
 	carries := len(op.Only) == 1 && simple(op.Collation)
 	foreign := false
-	x := g.t.extractor(r, g.c, op.Collation)
+	var x extractor
+	x.of(r, g.c, op.Collation)
 	x.equalities(op.Filter, 0, func(v wire.Value) {
 		carries = true
 		foreign = foreign || g.value(v) != nil

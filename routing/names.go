@@ -68,10 +68,10 @@ func (t *Table) touchesAt(r *Request, db *Database, n NameLoc) (bool, *wire.Erro
 	}
 	touched := false
 	err := r.places(n, func(p *Place) *wire.Error {
-		if t.hidden(p.DB) && t.byName[string(p.DB)] == nil {
+		if t.hidden(p.DB) && t.byName.find(p.DB) == nil {
 			return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", p.DB)
 		}
-		if o := t.byName[string(p.DB)]; o != nil {
+		if o := t.byName.find(p.DB); o != nil {
 			c := o.named(r, p.Coll)
 			touched = touched || c.touched()
 		}
@@ -138,7 +138,7 @@ func (a *anyNames) values(v wire.Value, depth int) {
 }
 
 func (a *anyNames) database(name []byte, hidden bool) {
-	db := a.t.byName[string(name)]
+	db := a.t.byName.find(name)
 	a.touched = a.touched || db != nil && db.touched()
 	if db == nil && hidden && a.err == nil {
 		a.err = wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", name)
@@ -182,7 +182,7 @@ func (t *Table) touchesPipeline(r *Request, db *Database) (touched bool, err *wi
 		o, name := db, r.DB
 		if u.db.DB != nil {
 			name = u.db.DB
-			if o = t.byName[string(u.db.DB)]; o == nil && t.hidden(u.db.DB) {
+			if o = t.byName.find(u.db.DB); o == nil && t.hidden(u.db.DB) {
 				return false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", u.db.DB)
 			}
 		}
@@ -208,7 +208,7 @@ func (t *Table) output(r *Request, db *Database, n NameLoc) (*Collection, bool, 
 				v = it.Value
 			case "db":
 				name, _ := it.Value.Str()
-				if db = t.byName[string(name)]; db == nil && t.hidden(name) {
+				if db = t.byName.find(name); db == nil && t.hidden(name) {
 					return nil, false, wire.Errorf(wire.InvalidNamespace, "the database %q can not be used", name)
 				}
 			}
@@ -244,7 +244,8 @@ func (r *Request) places(n NameLoc, yield func(*Place) *wire.Error) *wire.Error 
 
 // nsInfo calls yield for the namespaces of a bulkWrite.
 func (r *Request) nsInfo(yield func(*Place) *wire.Error) *wire.Error {
-	entries := r.docs(fNsInfo)
+	var entries docs
+	entries.of(r, fNsInfo)
 	for entries.next() {
 		it := entries.doc.Iter()
 		for it.Next() {
@@ -409,7 +410,7 @@ func (t *Table) renameAt(r *Request, n NameLoc, target *Target, p *wire.Patch) *
 
 // renamePlace replaces the database at one place by the target's tenant's own for it.
 func (t *Table) renamePlace(pl *Place, target *Target, p *wire.Patch) *wire.Error {
-	db := t.byName[string(pl.DB)]
+	db := t.byName.find(pl.DB)
 	if db == nil || target.Tenant == nil {
 		return wire.Errorf(wire.InvalidNamespace, "the database %q can not be used here", pl.DB)
 	}

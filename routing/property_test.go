@@ -281,7 +281,8 @@ func checkExtraction(t *testing.T, collation bson.D) {
 			r.Fatal(refused)
 		}
 		var set tenantSet
-		x := table.extractor(req, table.byName["app"].collection([]byte("orders")), table.collation(req))
+		var x extractor
+		x.of(req, table.byName.find([]byte("app")).collection([]byte("orders")), table.collation(req))
 		q, _ := req.value(fFilter).Doc()
 		x.filter(&set, q, 0)
 		d := table.Route(req)

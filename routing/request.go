@@ -172,7 +172,8 @@ func (r *Request) betweenServers() []byte {
 	case InInner:
 		return r.betweenInside()
 	case InUpdates, InBulkOps:
-		for all := r.docs(r.Cmd.Tenant.Path); all.next(); {
+		var all docs
+		for all.of(r, r.Cmd.Tenant.Path); all.next(); {
 			if _, ok := all.doc.Lookup(upsertSupplied); ok {
 				return []byte(upsertSupplied)
 			}
@@ -277,19 +278,15 @@ func (r *Request) checkTxn() *wire.Error {
 	return nil
 }
 
-// lsid finds the session's id in an lsid document and the offset of its 16 bytes there.
+// lsid finds the session's id in an lsid document and the offset of its 16 bytes there. { id: UUID } can only be
+// written by these bytes.
 func lsid(v wire.Value) (id []byte, at int, ok bool) {
+	const begin = "\x1e\x00\x00\x00" + "\x05id\x00" + "\x10\x00\x00\x00\x04"
 	d, ok := v.Doc()
-	if !ok {
+	if !ok || len(d) != len(begin)+17 || string(d[:len(begin)]) != begin || d[len(d)-1] != 0 {
 		return nil, 0, false
 	}
-	it := d.Iter()
-	if !it.Next() || string(it.Key) != "id" {
-		return nil, 0, false
-	}
-	id, ok = it.Value.UUID()
-	at = it.At + 5
-	return id, at, ok && !it.Next() && it.Err() == nil
+	return d[len(begin) : len(begin)+16], len(begin), true
 }
 
 // LSID returns the session's id and the offset of its 16 bytes in the frame.
@@ -401,16 +398,15 @@ type docs struct {
 	holder  int // offset of the length that contains them all
 }
 
-func (r *Request) docs(id fieldID) docs {
+// of begins with the documents of a request's field; d is the zero value.
+func (d *docs) of(r *Request, id fieldID) {
 	if s := r.section(id); s != nil {
-		return docs{ok: true, section: true, rest: s.Docs, at: s.At, holder: s.Start + 1}
+		d.ok, d.section, d.rest, d.at, d.holder = true, true, s.Docs, s.At, s.Start+1
+	} else if f, ok := r.field(id); ok {
+		var a wire.Doc
+		a, d.ok = f.Value.Array()
+		d.array, d.holder = *a.Iter(), f.At
 	}
-	f, ok := r.field(id)
-	if !ok {
-		return docs{}
-	}
-	a, ok := f.Value.Array()
-	return docs{ok: ok, array: *a.Iter(), holder: f.At}
 }
 
 func (d *docs) next() bool {

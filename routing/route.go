@@ -99,7 +99,7 @@ func (t *Table) route(r *Request, d *Decision) *wire.Error {
 	if r.Bound != nil {
 		return t.routeBound(r, d)
 	}
-	db := t.byName[string(r.DB)]
+	db := t.byName.find(r.DB)
 	if db == nil && t.hidden(r.DB) {
 		return t.nowhere(r, d)
 	}
@@ -134,7 +134,7 @@ func (t *Table) Unread(r *Request) (Decision, bool) {
 	if r.intern != nil || r.unknown != nil || r.Bound != nil || r.index[fDocuments] != 0 {
 		return Decision{}, false
 	}
-	db := t.byName[string(r.DB)]
+	db := t.byName.find(r.DB)
 	if db == nil && t.hidden(r.DB) {
 		return Decision{}, false
 	}
@@ -196,7 +196,7 @@ func (t *Table) byRow(r *Request, db *Database, d *Decision) *wire.Error {
 	switch {
 	case len(c.Names) > 0 && c.Names[0].Kind == FullNS:
 		_ = r.places(c.Names[0], func(p *Place) *wire.Error { // it has been looked at by touches
-			if db = t.byName[string(p.DB)]; db != nil {
+			if db = t.byName.find(p.DB); db != nil {
 				d.Coll = db.collection(p.Coll)
 			}
 			return nil
@@ -266,7 +266,7 @@ func (t *Table) Redefines(r *Request) bool {
 	if r.Cmd == nil || !r.Cmd.Views || r.Bound != nil || !t.isolating {
 		return false
 	}
-	db := t.byName[string(r.DB)]
+	db := t.byName.find(r.DB)
 	if db == nil {
 		return false
 	}
@@ -408,17 +408,17 @@ func (h *homes) holders() []*Target {
 }
 
 // extractor is for what the request itself says of the collection's tenants.
-func (h *homes) extractor(r *Request) extractor {
-	return h.t.extractor(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
+func (h *homes) extractor(r *Request, x *extractor) {
+	x.of(r, h.coll, h.coll.db.collation(r.Coll(), r.value(fCollation)))
 }
 
-func (t *Table) extractor(r *Request, c *Collection, collation wire.Value) extractor {
-	x := extractor{field: &c.field, equality: equalityOf(collation)}
+// of makes it one for a filter or pipeline of the request, under a collation; x is the zero value.
+func (x *extractor) of(r *Request, c *Collection, collation wire.Value) {
+	x.field, x.equality = &c.field, equalityOf(collation)
 	if let, ok := r.value(fLet).Doc(); ok {
 		x.let = let
 		_, x.rebound = let.Lookup("CURRENT")
 	}
-	return x
 }
 
 func (t *Table) byTenant(r *Request, db *Database, d *Decision) *wire.Error {
@@ -563,7 +563,8 @@ func (t *Table) collect(r *Request, h *homes) *wire.Error {
 	case InDocuments:
 		return t.collectDocuments(r, h)
 	case InUpdates, InDeletes, InFindAndModify:
-		o := r.ops()
+		var o ops
+		o.of(r)
 		for o.next() {
 			if !o.op.complete() {
 				return wire.Errorf(wire.FailedToParse, "a write of the batch lacks a field that it needs: an update q and u, a delete q and limit")
@@ -586,7 +587,8 @@ func (o *ops) once() *wire.Error {
 
 // once is [ops.once] for all writes of the request.
 func (r *Request) once() *wire.Error {
-	o := r.ops()
+	var o ops
+	o.of(r)
 	for o.next() {
 	}
 	return o.once()
@@ -594,7 +596,8 @@ func (r *Request) once() *wire.Error {
 
 // filterSays is what a read's filter and comment say about its tenants.
 func (t *Table) filterSays(r *Request, h *homes, s *tenantSet) {
-	x := h.extractor(r)
+	var x extractor
+	h.extractor(r, &x)
 	q, _ := r.value(r.Cmd.Tenant.Path).Doc()
 	x.filter(s, q, 0)
 	h.comment(r, s)
@@ -614,7 +617,8 @@ func (h *homes) comment(r *Request, s *tenantSet) {
 }
 
 func (t *Table) collectDocuments(r *Request, h *homes) *wire.Error {
-	batch := r.docs(r.Cmd.Tenant.Path)
+	var batch docs
+	batch.of(r, r.Cmd.Tenant.Path)
 	for batch.next() {
 		v, err := t.documentSays(h.coll, batch.doc)
 		if err != nil {
@@ -668,7 +672,8 @@ func (t *Table) collectOp(r *Request, h *homes, op *Op) {
 
 // opSays is what a write's filter and the command's comment say about its tenants.
 func (t *Table) opSays(r *Request, h *homes, op *Op) (s tenantSet) {
-	x := t.extractor(r, h.coll, op.Collation)
+	var x extractor
+	x.of(r, h.coll, op.Collation)
 	x.filter(&s, op.Filter, 0)
 	h.comment(r, &s)
 	return s
@@ -913,7 +918,8 @@ func (t *Table) collectStages(r *Request, h *homes) *wire.Error {
 	if !ok { // which some servers take for an empty one, of one database then
 		return wire.Errorf(wire.FailedToParse, "BSON field 'aggregate.pipeline' is missing but a required field")
 	}
-	x := h.extractor(r)
+	var x extractor
+	h.extractor(r, &x)
 	var s tenantSet
 	x.stages(&s, f.Value)
 	h.comment(r, &s)
@@ -1011,7 +1017,7 @@ func (h *homes) narrowed(u *stageUse, c *Collection, how equality) bool {
 func (t *Table) outputHome(r *Request, u *stageUse, h *homes) *wire.Error {
 	db := h.coll.db
 	if u.db.DB != nil {
-		if db = t.byName[string(u.db.DB)]; db == nil {
+		if db = t.byName.find(u.db.DB); db == nil {
 			return wire.Errorf(wire.IllegalOperation, "%s to another database is not offered on a collection whose tenants have databases of their own", u.row.Name)
 		}
 	}

@@ -39,7 +39,7 @@ func (x *isolation) shared() bool { return x.target.Tenant == nil }
 // routeRows decides for a connection that belongs to one tenant and whose boundary is the tenant's rows.
 func (t *Table) routeRows(r *Request, tn *Tenant, d *Decision) *wire.Error {
 	c := r.Cmd
-	db := t.byName[string(r.DB)]
+	db := t.byName.find(r.DB)
 	switch {
 	case c.Route == Home:
 		*d = Decision{Action: Forward, Target: t.HomeAny, Tenant: tn}
@@ -116,7 +116,7 @@ func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Er
 		return nil, err
 	}
 	err = r.nsInfo(func(p *Place) *wire.Error {
-		db := t.byName[string(p.DB)]
+		db := t.byName.find(p.DB)
 		if db == nil {
 			return notYours(p.DB)
 		}
@@ -139,7 +139,8 @@ func (t *Table) bulkTarget(r *Request, tn *Tenant) (target *Target, err *wire.Er
 // onlyNamed refuses a bulkWrite whose namespaces say more than their names, or whose writes could be
 // counted against others than a server counts.
 func (r *Request) onlyNamed() *wire.Error {
-	entries := r.docs(fNsInfo)
+	var entries docs
+	entries.of(r, fNsInfo)
 	for entries.next() {
 		it := entries.doc.Iter()
 		if !it.Next() || string(it.Key) != "ns" || it.Next() || it.Err() != nil {
@@ -281,7 +282,7 @@ func (t *Table) Shows(r *Request, target *Target, name []byte) bool {
 	if !r.Bound.Rows() {
 		return true
 	}
-	db := t.byName[target.Logical]
+	db := t.byName.find([]byte(target.Logical))
 	tn := t.byKey[r.Bound.Key]
 	home, err := db.rowsHome(name, tn, false)
 	return err == nil && home == target
@@ -308,7 +309,7 @@ func (c *Collection) ownedOrNew(tn *Tenant) wire.Doc {
 
 // Owned reports whether documents of a collection carry the tenant that a connection is bound to.
 func (t *Table) Owned(b *Binding, db, coll []byte) bool {
-	d := t.byName[string(db)]
+	d := t.byName.find(db)
 	if d == nil {
 		return false
 	}
@@ -319,7 +320,7 @@ func (t *Table) Owned(b *Binding, db, coll []byte) bool {
 // Foreign reports whether a document of an owned collection carries another tenant than the connection
 // is bound to, or several.
 func (t *Table) Foreign(b *Binding, db, coll []byte, doc wire.Doc) bool {
-	c := t.byName[string(db)].collection(coll)
+	c := t.byName.find(db).collection(coll)
 	v, found, err := c.field.documentTenant(doc)
 	return err != nil || found && t.byValue.find(v) != t.byKey[b.Key]
 }

@@ -59,7 +59,7 @@ func (x *isolation) coll() *Collection {
 	if x.r.Value.Type != bsoncore.TypeString || x.r.Cmd.Tenant.Kind == InBulkOps {
 		return nil
 	}
-	return x.t.byName[string(x.r.DB)].collection(x.r.Coll())
+	return x.t.byName.find(x.r.DB).collection(x.r.Coll())
 }
 
 // names refuses a set of tenants that the connection's is not one of: the command means another's.
@@ -82,7 +82,8 @@ func (x *isolation) filtered(c *Collection, q wire.Doc, collation wire.Value, up
 		pred = c.ownedOrNew(x.tn)
 	}
 	if pred != nil {
-		e := x.t.extractor(x.r, c, collation)
+		var e extractor
+		e.of(x.r, c, collation)
 		var s tenantSet
 		e.filter(&s, q, 0)
 		if err := x.names(&s); err != nil {
@@ -119,7 +120,7 @@ func (x *isolation) fitStages(p *wire.Patch) *wire.Error {
 		return err
 	}
 	i, d := bsoncore.AppendArrayElementStart(nil, "pipeline")
-	d, err := x.pipeline(d, x.t.byName[string(x.r.DB)], c, v, 0)
+	d, err := x.pipeline(d, x.t.byName.find(x.r.DB), c, v, 0)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,8 @@ func (x *isolation) stagesName() *wire.Error {
 	if c == nil || x.pred(c) == nil {
 		return nil
 	}
-	e := x.t.extractor(x.r, c, x.t.collation(x.r))
+	var e extractor
+	e.of(x.r, c, x.t.collation(x.r))
 	var s tenantSet
 	e.stages(&s, x.r.value(fPipeline))
 	return x.names(&s)
@@ -142,7 +144,8 @@ func (x *isolation) stagesName() *wire.Error {
 
 // fitWrites takes over the writes of a batch, or the one of a findAndModify.
 func (x *isolation) fitWrites(p *wire.Patch) *wire.Error {
-	o := x.r.ops()
+	var o ops
+	o.of(x.r)
 	names := x.t.bulkNames(x.r)
 	c := x.coll()
 	holders := append(x.r.within(), o.docs.holder)

@@ -235,7 +235,8 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value,
 	if err != nil {
 		return nil, err
 	}
-	p := planner{t: t, r: r, h: h, alive: true, whole: whole, x: h.extractor(r)}
+	p := planner{t: t, r: r, h: h, alive: true, whole: whole}
+	h.extractor(r, &p.x)
 	first := Segment{Targets: []*Target{h.target}, Coll: name, Reads: true, of: h.coll, collation: t.collation(r)}
 	switch {
 	case h.unknown:
@@ -262,7 +263,8 @@ func (t *Table) segments(r *Request, h *homes, name []byte, pipeline wire.Value,
 
 // stagesSay is what a pipeline and the command's comment say about its tenants.
 func (t *Table) stagesSay(r *Request, h *homes, pipeline wire.Value) (s tenantSet) {
-	x := h.extractor(r)
+	var x extractor
+	h.extractor(r, &x)
 	x.stages(&s, pipeline)
 	h.comment(r, &s)
 	return s

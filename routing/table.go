@@ -107,7 +107,7 @@ type Table struct {
 	Clusters []string
 
 	databases  []*Database
-	byName     map[string]*Database
+	byName     wordMap[*Database]
 	control    string
 	hideOthers bool
 	without    NoTenantRule
@@ -134,8 +134,8 @@ type Database struct {
 	num            int
 	prefix, suffix string
 	shared         *Target
-	holders        []*Target // shared, then every database of a tenant by name
-	exact          map[string]*Collection
+	holders        []*Target              // shared, then every database of a tenant by name
+	exact          wordMap[*Collection]   // by name
 	patterns       []*Collection          // longest first
 	rest           *Collection            // what nothing lists
 	telling        map[string]UniqueIndex // by collection, one of those that tell; see [Table.Telling]
@@ -249,18 +249,18 @@ func NewTable(s *Spec) (*Table, error) {
 	t := &Table{
 		Version: s.Version, Epoch: s.Epoch, Mode: s.Mode, control: s.ControlDB, hideOthers: s.HideOthers,
 		without: s.WithoutTenant, requireT: s.RequireTenant, maxScatter: s.MaxScatter, allowDrop: s.AllowDrop, lookUp: s.LookUp, strict: s.StrictUnique,
-		isolating: s.Mode != Disabled, byName: map[string]*Database{}, byKey: make(map[string]*Tenant, len(s.Tenants)),
+		isolating: s.Mode != Disabled, byName: newWordMap[*Database](len(s.Databases)), byKey: make(map[string]*Tenant, len(s.Tenants)),
 		byValue: newTenantIndex(len(s.Tenants)), physical: map[string]string{},
 		HomeAny: &Target{Cluster: s.Home}, catalog: catalogOf(s),
 	}
 	for i, d := range s.Databases {
 		db := &Database{
 			Name: d.Name, num: i, prefix: d.Prefix, suffix: d.Suffix, shared: newTarget(s.Home, d.Name, d.Name, nil),
-			exact: map[string]*Collection{}, telling: map[string]UniqueIndex{}, collated: map[string]wire.Value{},
+			exact: newWordMap[*Collection](0), telling: map[string]UniqueIndex{}, collated: map[string]wire.Value{},
 		}
 		db.holders = []*Target{db.shared}
 		t.databases = append(t.databases, db)
-		t.byName[d.Name] = db
+		t.byName.set(d.Name, db)
 	}
 	cols := t.addCollections(s)
 	if err := t.addTenants(s, cols); err != nil {
@@ -311,13 +311,13 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 	}
 	for i := range s.Views {
 		v := &s.Views[i]
-		if db, name, ok := strings.Cut(v.Name, "."); ok && t.byName[db] != nil {
-			t.byName[db].addView(v, name, &cols)
+		if db, name, ok := strings.Cut(v.Name, "."); ok && t.byName.find([]byte(db)) != nil {
+			t.byName.find([]byte(db)).addView(v, name, &cols)
 		}
 	}
 	for _, x := range s.Collated {
-		if db, name, ok := strings.Cut(x.Name, "."); ok && t.byName[db] != nil {
-			t.byName[db].collated[name] = wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: unversioned(x.Collation)}
+		if db, name, ok := strings.Cut(x.Name, "."); ok && t.byName.find([]byte(db)) != nil {
+			t.byName.find([]byte(db)).collated[name] = wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: unversioned(x.Collation)}
 		}
 	}
 	t.addNames(s.Names)
@@ -333,9 +333,9 @@ func (t *Table) addNames(names []string) {
 		db.known = map[string]bool{}
 	}
 	for _, n := range names {
-		if db, name, ok := strings.Cut(n, "."); ok && t.byName[db] != nil {
-			t.byName[db].known[name] = true
-			if c := t.byName[db].exact[name]; c != nil && c.view == nil {
+		if db, name, ok := strings.Cut(n, "."); ok && t.byName.find([]byte(db)) != nil {
+			t.byName.find([]byte(db)).known[name] = true
+			if c := t.byName.find([]byte(db)).exact.find([]byte(name)); c != nil && c.view == nil {
 				c.known = true
 			}
 		}
@@ -346,7 +346,7 @@ func (t *Table) addNames(names []string) {
 // entered already.
 func (t *Table) newCollection(db *Database, name string, s *Spec) *Collection {
 	name, ok := t.within(db, name)
-	if !ok || db.exact[name] != nil {
+	if !ok || db.exact.find([]byte(name)) != nil {
 		return nil
 	}
 	c := &Collection{db: db, name: name, field: newFieldPath(fieldOf(s, db.Name, name))}
@@ -360,14 +360,14 @@ func (t *Table) newCollection(db *Database, name string, s *Spec) *Collection {
 		}
 		db.patterns = append(db.patterns, c)
 	} else {
-		db.exact[name] = c
+		db.exact.set(name, c)
 	}
 	return c
 }
 
 // within takes a logical database's name off an entry; false where it names another one's.
 func (t *Table) within(db *Database, entry string) (string, bool) {
-	if d, c, ok := strings.Cut(entry, "."); ok && t.byName[d] != nil {
+	if d, c, ok := strings.Cut(entry, "."); ok && t.byName.find([]byte(d)) != nil {
 		return c, d == db.Name
 	}
 	return entry, true
@@ -524,7 +524,7 @@ func (t *Table) addHolders(cols []*Collection) {
 
 // collection finds what the table knows of a collection of the database.
 func (db *Database) collection(name []byte) *Collection {
-	if c := db.exact[string(name)]; c != nil {
+	if c := db.exact.find(name); c != nil {
 		return c
 	}
 	for _, p := range db.patterns {
@@ -600,7 +600,7 @@ func (t *Table) Logical(physical string) (name string, hidden bool) {
 	if l, ok := t.physical[lower]; ok {
 		return l, false
 	}
-	if t.byName[physical] != nil {
+	if t.byName.find([]byte(physical)) != nil {
 		return physical, false
 	}
 	return physical, t.secret(lower) || t.hideOthers

@@ -21,7 +21,7 @@ func (x UniqueIndex) Equal(y UniqueIndex) bool {
 // the tenant field. Then one tenant's write fails by a value that another tenant has.
 func (t *Table) addUnique(all []UniqueIndex) {
 	for _, x := range all {
-		db := t.byName[x.DB]
+		db := t.byName.find([]byte(x.DB))
 		if db == nil {
 			continue
 		}

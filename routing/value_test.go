@@ -55,7 +55,8 @@ func TestCountlessVariables(t *testing.T) {
 	for more, known := range map[string]bool{"": true, `{"$expr":{"$eq":["$tenantId","$$x"]}},`: false} {
 		table := world(t, func(*Spec) {})
 		r, _ := request(t, `{"find":"orders","let":{"x":"acme"},"filter":{"$or":[`+asks+more+`{"tenantId":"acme"}]}}`)
-		x := table.extractor(r, table.byName["app"].collection(r.Coll()), wire.Value{})
+		var x extractor
+		x.of(r, table.byName.find([]byte("app")).collection(r.Coll()), wire.Value{})
 		var s tenantSet
 		q, _ := r.value(fFilter).Doc()
 		if x.filter(&s, q, 0); s.known != known {

@@ -85,10 +85,11 @@ type ViewPart struct {
 
 // addView enters a view. What a list says of the name is said of a collection, which it is not.
 func (db *Database) addView(v *ViewSpec, name string, cols *[]*Collection) {
-	c := db.exact[name]
+	c := db.exact.find([]byte(name))
 	if c == nil {
 		c = &Collection{db: db, name: name, num: len(*cols), field: db.rest.field}
-		*cols, db.exact[name] = append(*cols, c), c
+		*cols = append(*cols, c)
+		db.exact.set(name, c)
 	}
 	c.Tenant, c.view = false, &view{on: v.On, collation: v.Collation}
 	steps, err := stepsOf(wire.Value{Type: bsoncore.TypeArray, Data: v.Pipeline})
@@ -102,7 +103,7 @@ func (db *Database) addView(v *ViewSpec, name string, cols *[]*Collection) {
 func (t *Table) settleViews() {
 	for _, db := range t.databases {
 		seen := map[*Collection]bool{}
-		for _, c := range db.exact {
+		for c := range db.exact.all {
 			if c.view != nil {
 				c.over = db.reaches(c, seen)
 			}

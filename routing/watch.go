@@ -2,6 +2,7 @@ package routing
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -199,10 +200,10 @@ func (w *Watch) name(s string) wire.Value {
 // moved is the condition that the collection has moved, or the database is dropped.
 func (w *Watch) moved(db *Database, set *collectionSet) wire.Doc {
 	var moved, listed []wire.Value
-	for _, name := range sortedKeys(db.exact) {
-		v := w.name(name)
+	for _, c := range slices.SortedFunc(db.exact.all, func(a, b *Collection) int { return cmp.Compare(a.name, b.name) }) {
+		v := w.name(c.name)
 		listed = append(listed, v)
-		if set.moved[db.exact[name].num] {
+		if set.moved[c.num] {
 			moved = append(moved, v)
 		}
 	}
@@ -519,7 +520,7 @@ func appendMerged(d []byte, key, field, path, within, logical string) []byte {
 // Holders are the databases that hold a collection of a logical database, or any collection of it;
 // nil for a database that is none.
 func (t *Table) Holders(db, coll string) []*Target {
-	switch x := t.byName[db]; {
+	switch x := t.byName.find([]byte(db)); {
 	case x == nil:
 		return nil
 	case coll == "":

@@ -14,6 +14,7 @@ func TestWordMap(t *testing.T) {
 			rapid.StringN(0, 4, -1),
 			rapid.Map(rapid.IntRange(50, 60), func(n int) string { return strings.Repeat("x", n) }), // around what fits
 			rapid.Map(rapid.StringN(0, 4, -1), func(s string) string { return s + "\x00" }),
+			rapid.Map(rapid.StringN(0, 6, -1), func(s string) string { return "beginning" + s + "the end" }), // of equal ends
 		)
 		got, want := newWordMap[int](rapid.IntRange(0, 9).Draw(t, "room")), map[string]int{}
 		for i, s := range rapid.SliceOfN(text, 0, 60).Draw(t, "set") {
