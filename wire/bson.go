@@ -70,12 +70,11 @@ func (it *Iter) Next() bool {
 	return true
 }
 
-// span finds where the value of the element at a document's offset lies; 0 and 0 for a malformed one. What a
-// step needs of the one before is these numbers alone, in registers: by way of the iterator each took twice as long.
+// span finds where the value of the element at a document's offset lies; 0 and 0 for a malformed one. Most names end
+// within a word or two: to look at these here takes less than a call that finds the end of any name.
 func span(d Doc, start int) (at, end int) {
 	d = d[:len(d)-1]
-	at = start + 1
-	for {
+	for at = start + 1; ; at += 8 {
 		if at+8 > len(d) {
 			n := bytes.IndexByte(d[at:], 0)
 			if n < 0 {
@@ -85,11 +84,11 @@ func span(d Doc, start int) (at, end int) {
 			break
 		}
 		x := binary.LittleEndian.Uint64(d[at:])
-		if z := (x - 0x0101010101010101) &^ x & 0x8080808080808080; z != 0 {
-			at += bits.TrailingZeros64(z)>>3 + 1
+		// The lowest byte that is zero is the lowest with its high bit set here.
+		if zero := (x - 0x0101010101010101) &^ x & 0x8080808080808080; zero != 0 {
+			at += bits.TrailingZeros64(zero)/8 + 1
 			break
 		}
-		at += 8
 	}
 	size, ok := valueSize(bsoncore.Type(d[start]), d[at:])
 	if !ok {
@@ -108,12 +107,10 @@ func (it *Iter) ends() bool {
 
 // breaks notes what is wrong with the element at an offset, behind which nothing is read.
 func (it *Iter) breaks(start int) bool {
-	rest := it.doc[start+1 : len(it.doc)-1]
-	n := bytes.IndexByte(rest, 0)
-	if n < 0 {
-		it.err = badFrame("element name without an end")
+	if name, _, whole := bytes.Cut(it.doc[start+1:len(it.doc)-1], []byte{0}); whole {
+		it.err = badFrame("element %q with a wrong type or length", name)
 	} else {
-		it.err = badFrame("element %q with a wrong type or length", rest[:n])
+		it.err = badFrame("element name without an end")
 	}
 	it.doc = nil
 	return false

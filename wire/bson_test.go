@@ -105,6 +105,26 @@ func TestIterOffsets(t *testing.T) {
 	}
 }
 
+// Names end where their first zero byte is, however long they are and wherever the document ends.
+func TestNameEnds(t *testing.T) {
+	for n := range 40 {
+		name := strings.Repeat("\x80", n/2) + strings.Repeat("\x01", n-n/2)
+		for room := range 12 {
+			d := bsoncore.AppendBinaryElement(bsoncore.AppendNullElement([]byte{0, 0, 0, 0}, name), "", 0, make([]byte, room))
+			d = append(d, 0)
+			d[0] = byte(len(d))
+			it := Doc(d).Iter()
+			if !it.Next() || string(it.Key) != name || it.At != 4+2+n || !it.Next() || len(it.Value.Data) != 5+room || it.Next() || it.Err() != nil {
+				t.Errorf("%d bytes before %d: %q, %v", n, room, it.Key, it.Err())
+			}
+		}
+		cut := append([]byte{byte(6 + n), 0, 0, 0, byte(bsoncore.TypeNull)}, name...) // its end is the document's
+		if it := Doc(append(cut, 0)).Iter(); it.Next() || it.Err() == nil || it.Next() {
+			t.Errorf("a name of %d bytes without an end was read", n)
+		}
+	}
+}
+
 func TestLookupFirst(t *testing.T) {
 	d := doc(t, bson.D{{Key: "a", Value: int32(1)}, {Key: "a", Value: int32(2)}})
 	v, ok := d.Lookup("a")
