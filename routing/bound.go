@@ -89,7 +89,8 @@ func (t *Table) routeOwn(r *Request, tn *Tenant, d *Decision) *wire.Error {
 	return t.boundTarget(r, tn, d)
 }
 
-// boundary checks that the tenant's own database holds all that is the tenant's where that is the boundary.
+// boundary checks that the tenant is known, and that its own database holds all that is the tenant's where that is the
+// boundary.
 func (t *Table) boundary(r *Request, tn *Tenant) *wire.Error {
 	switch {
 	case tn == nil:

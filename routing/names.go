@@ -334,7 +334,8 @@ func (t *Table) explain(r *Request, db *Database, d *Decision) *wire.Error {
 		d.Expanded = &Expanded{Command: r.explaining(d.Expanded.Command)}
 		return nil
 	case d.Action == Split:
-		return t.explainWrite(in, d)
+		t.explainWrite(in, d)
+		return nil
 	case d.Action == Follow:
 		return wire.Errorf(wire.IllegalOperation, "explain of a change stream over several databases is not offered; %s", addTenant)
 	}
@@ -344,7 +345,7 @@ func (t *Table) explain(r *Request, db *Database, d *Decision) *wire.Error {
 
 // explainWrite decides for the plan of what would be split: that of each home which the write may be at.
 // Servers plan one write at a time, and refuse several.
-func (t *Table) explainWrite(in *Request, d *Decision) *wire.Error {
+func (t *Table) explainWrite(in *Request, d *Decision) {
 	d.Targets = d.Targets[:1]
 	if ops, whole := t.Ops(in, d.Coll); whole && len(ops) == 1 {
 		op := &ops[0]
@@ -354,7 +355,6 @@ func (t *Table) explainWrite(in *Request, d *Decision) *wire.Error {
 	if d.Action = Scatter; len(d.Targets) == 1 {
 		d.Action, d.Target, d.Targets = Forward, d.Targets[0], nil
 	}
-	return nil
 }
 
 // Rename adds to the patch what makes the request name the target's database instead of the

@@ -173,7 +173,8 @@ func (r *Request) betweenServers() []byte {
 		return r.betweenInside()
 	case InUpdates, InBulkOps:
 		var all docs
-		for all.of(r, r.Cmd.Tenant.Path); all.next(); {
+		all.of(r, r.Cmd.Tenant.Path)
+		for all.next() {
 			if _, ok := all.doc.Lookup(upsertSupplied); ok {
 				return []byte(upsertSupplied)
 			}

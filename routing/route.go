@@ -92,6 +92,8 @@ func (r *Request) explainsWrite() bool {
 	return err == nil && in.Writes()
 }
 
+// route is Route into d, which is the zero value: so it is for all that decide, but for what those who call them have
+// decided before. Of what one who refuses leaves there nothing counts.
 func (t *Table) route(r *Request, d *Decision) *wire.Error {
 	if name := r.betweenServers(); name != nil {
 		return wire.Errorf(wire.Unauthorized, "field %q belongs between servers; leave it out", name)
@@ -745,7 +747,8 @@ func (t *Table) spread(r *Request, h *homes, d *Decision) *wire.Error {
 	case InFilter:
 		return t.spreadRead(r, h, d)
 	case InDocuments, InUpdates, InDeletes, InFindAndModify:
-		return t.spreadWrite(h, d)
+		t.spreadWrite(h, d)
+		return nil
 	case InStages:
 		return t.spreadStages(r, h, d)
 	}
@@ -800,15 +803,14 @@ func (t *Table) spreadRead(r *Request, h *homes, d *Decision) *wire.Error {
 }
 
 // spreadWrite decides for writes. What all goes to shared as it came needs no splitting.
-func (t *Table) spreadWrite(h *homes, d *Decision) *wire.Error {
+func (t *Table) spreadWrite(h *homes, d *Decision) {
 	shared := d.Coll.db.shared
 	if len(d.Targets) == 1 && h.bad == nil && !h.guard && (h.target == nil || h.target == shared && !h.several) {
 		d.Action, d.Target, d.Targets = Forward, shared, nil
 		d.Fit = d.Fit || d.Coll.left()
-		return nil
+		return
 	}
 	d.Action = Split
-	return nil
 }
 
 // spreadStages decides for a pipeline that names no tenant or several, or whose collections have

@@ -311,13 +311,13 @@ func (t *Table) addCollections(s *Spec) []*Collection {
 	}
 	for i := range s.Views {
 		v := &s.Views[i]
-		if db, name, ok := strings.Cut(v.Name, "."); ok && t.byName.find([]byte(db)) != nil {
-			t.byName.find([]byte(db)).addView(v, name, &cols)
+		if db, name := t.split(v.Name); db != nil {
+			db.addView(v, name, &cols)
 		}
 	}
 	for _, x := range s.Collated {
-		if db, name, ok := strings.Cut(x.Name, "."); ok && t.byName.find([]byte(db)) != nil {
-			t.byName.find([]byte(db)).collated[name] = wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: unversioned(x.Collation)}
+		if db, name := t.split(x.Name); db != nil {
+			db.collated[name] = wire.Value{Type: bsoncore.TypeEmbeddedDocument, Data: unversioned(x.Collation)}
 		}
 	}
 	t.addNames(s.Names)
@@ -333,9 +333,9 @@ func (t *Table) addNames(names []string) {
 		db.known = map[string]bool{}
 	}
 	for _, n := range names {
-		if db, name, ok := strings.Cut(n, "."); ok && t.byName.find([]byte(db)) != nil {
-			t.byName.find([]byte(db)).known[name] = true
-			if c := t.byName.find([]byte(db)).exact.find([]byte(name)); c != nil && c.view == nil {
+		if db, name := t.split(n); db != nil {
+			db.known[name] = true
+			if c := db.exact.find([]byte(name)); c != nil && c.view == nil {
 				c.known = true
 			}
 		}
@@ -367,10 +367,19 @@ func (t *Table) newCollection(db *Database, name string, s *Spec) *Collection {
 
 // within takes a logical database's name off an entry; false where it names another one's.
 func (t *Table) within(db *Database, entry string) (string, bool) {
-	if d, c, ok := strings.Cut(entry, "."); ok && t.byName.find([]byte(d)) != nil {
-		return c, d == db.Name
+	if d, c := t.split(entry); d != nil {
+		return c, d == db
 	}
 	return entry, true
+}
+
+// split takes a logical database's name off a collection's; nil where it begins with none.
+func (t *Table) split(name string) (*Database, string) {
+	db, coll, _ := strings.Cut(name, ".")
+	if len(db) == len(name) {
+		return nil, ""
+	}
+	return t.byName.find([]byte(db)), coll
 }
 
 // listed reports whether a list's entries cover the collection or pattern of the database.

@@ -9,7 +9,7 @@ import (
 
 // wordMap is a map of strings that touches one line of the processor's cache where a map of the language touches
 // four or five: a command looks up some ten names, of whose lines hardly any is at hand when clients take turns.
-// It is filled before it is read.
+// It is filled by one goroutine, before others read it.
 type wordMap[V any] struct {
 	slots []wordSlot[V] // a power of two, at most half of them taken
 	taken int
@@ -116,11 +116,12 @@ func (w *wordMap[V]) set(s string, v V) {
 		w.grow()
 	}
 	b := []byte(s)
-	x := w.slot(b, endsOf(b))
+	e := endsOf(b)
+	x := w.slot(b, e)
 	if x.n == 0 {
 		w.taken++
 	}
-	x.value, x.ends, x.n = v, endsOf(b), uint8(len(b)+1)
+	x.value, x.ends, x.n = v, e, uint8(len(b)+1)
 	if len(b) > toldByEnds {
 		copy(x.middle[:], b[8:len(b)-8])
 	}
@@ -140,14 +141,15 @@ func (w *wordMap[V]) grow() {
 	var s [inSlot]byte
 	for i := range w.slots {
 		if x := &w.slots[i]; x.n > 0 {
-			*more.slot(x.text(s[:]), x.ends) = *x
+			*more.slot(x.hashed(s[:]), x.ends) = *x
 		}
 	}
 	w.slots = more.slots
 }
 
-// text is the slot's string, written into s. Ends of less than eight bytes are more than its bytes.
-func (x *wordSlot[V]) text(s []byte) []byte {
+// hashed is what is looked at to find the slot of its string, its ends aside: where these tell it, the length alone.
+// It is written into s.
+func (x *wordSlot[V]) hashed(s []byte) []byte {
 	n := int(x.n) - 1
 	s = s[:n]
 	if n > toldByEnds {

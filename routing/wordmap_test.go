@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,4 +33,30 @@ func TestWordMap(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Each byte of a name counts, and its length.
+func TestWordMapBytes(t *testing.T) {
+	for n := range inSlot + 3 {
+		w := newWordMap[int](0)
+		name := make([]byte, n)
+		w.set(string(name), 1)
+		for i := range name {
+			name[i] = 1
+			if w.find(name) != 0 {
+				t.Errorf("byte %d of %d is not looked at", i, n)
+			}
+			name[i] = 0
+		}
+		if w.find(name) != 1 || w.find(append(name, 0)) != 0 {
+			t.Errorf("a name of %d bytes", n)
+		}
+		var all []int
+		for v := range w.all {
+			all = append(all, v)
+		}
+		if !slices.Equal(all, []int{1}) {
+			t.Errorf("a name of %d bytes is not among all: %v", n, all)
+		}
+	}
 }

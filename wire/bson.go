@@ -49,7 +49,7 @@ func (d Doc) Iter() *Iter {
 var errDocLength = badFrame("document with a wrong length")
 
 // whole reports whether the document's own length is right. It stands apart for Iter to be
-// inlined: half of an iteration over a small document was the copy of the iterator.
+// inlined.
 func (d Doc) whole() bool {
 	return len(d) >= 5 && int(getInt32(d)) == len(d) && d[len(d)-1] == 0
 }

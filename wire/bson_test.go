@@ -108,7 +108,7 @@ func TestIterOffsets(t *testing.T) {
 // Names end where their first zero byte is, however long they are and wherever the document ends.
 func TestNameEnds(t *testing.T) {
 	for n := range 40 {
-		name := strings.Repeat("\x80", n/2) + strings.Repeat("\x01", n-n/2)
+		name := strings.Repeat("\xff", n/2) + strings.Repeat("\x01", n-n/2)
 		for room := range 12 {
 			d := bsoncore.AppendBinaryElement(bsoncore.AppendNullElement([]byte{0, 0, 0, 0}, name), "", 0, make([]byte, room))
 			d = append(d, 0)
