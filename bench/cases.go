@@ -157,7 +157,14 @@ func borders() []experiment {
 		v.Name, v.Unix = "tenantry, unix: "+what, what
 		unix.Variants = append(unix.Variants, v)
 	}
-	return []experiment{encryption, bound, unix}
+	replica := experiment{
+		Name: "replica", Title: "small find, 64 clients, with the times that replica sets tell, all on one CPU", Pinned: true, Base: "framing",
+		Variants: through(load{Command: "find", Collection: "timed", Tenants: tenants, Reply: 200, Clients: 64}),
+	}
+	two := replica.Variants[len(replica.Variants)-1]
+	two.Name, two.Second = "tenantry, two clusters", true
+	replica.Variants = append(replica.Variants, two)
+	return []experiment{encryption, bound, unix, replica}
 }
 
 // prices of what tenantry does beside forwarding.

@@ -42,6 +42,9 @@ func frames(l *load, client int) ([][]byte, error) {
 func command(l *load, client int, tenant string) []byte {
 	tail := func(d []byte) []byte {
 		d = bsoncore.AppendDocumentElement(d, "lsid", session(client))
+		if l.Collection == "timed" {
+			d = gossip(d)
+		}
 		return bsoncore.AppendStringElement(d, "$db", sharedDB)
 	}
 	if l.Command == "insert" {

@@ -30,6 +30,7 @@ type variant struct {
 	Pool     int    // connections to the server at most
 	Unix     string // of tenantry: what goes by unix sockets, "clients", "all" or ""
 	Listener string // lines of its configuration
+	Second   bool   // tenantry knows of a second cluster, which is the same server and has nobody's documents
 	Load     load
 }
 
@@ -141,7 +142,7 @@ func (g *ground) startFor(v *variant) (err error) {
 }
 
 func (v *variant) table() string {
-	return fmt.Sprint(v.Binary, v.Listener, v.Tenants, v.Isolated, v.Pool, v.Unix)
+	return fmt.Sprint(v.Binary, v.Listener, v.Second, v.Tenants, v.Isolated, v.Pool, v.Unix)
 }
 
 // configFor is the configuration of a variant's proxy.
@@ -153,7 +154,7 @@ func (g *ground) configFor(v *variant) string {
 	if v.Unix == "all" {
 		server = url.PathEscape(g.socket())
 	}
-	return proxyConfig(server, listener, v.Listener, v.Tenants, v.Isolated, v.Pool)
+	return proxyConfig(v, server, listener)
 }
 
 // socket is where the canned server listens besides.

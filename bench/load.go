@@ -19,7 +19,7 @@ import (
 type load struct {
 	Address    string
 	Command    string        // find, insert, or getMore
-	Collection string        // "order_items" where the cursor goes on, "slow" for answers that take time
+	Collection string        // "order_items" where the cursor goes on, "slow" for answers that take time, "timed" for a replica set's
 	NoTenant   bool          // finds name none, so that every home is asked
 	Tenants    int           // that are named in turn
 	Tenant     string        // the one that is named instead; "" for none

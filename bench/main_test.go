@@ -98,7 +98,7 @@ func TestProxyConfigLoads(t *testing.T) {
 		if err := writeCertificate(filepath.Join(dir, certificateFile)); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, []byte(proxyConfig("127.0.0.1:27117", tcpListener, listener, 10, 3, 50)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(proxyConfig(&variant{Listener: listener, Second: listener == "", Tenants: 10, Isolated: 3, Pool: 50}, "127.0.0.1:27117", tcpListener)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		cfg, _, err := config.Load(file, func(string) string { return "" })

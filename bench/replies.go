@@ -51,7 +51,7 @@ func listReply(db string) []byte {
 	return message(document(func(d []byte) []byte {
 		i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
 		d = bsoncore.AppendArrayElement(d, "firstBatch", document(func(d []byte) []byte {
-			for n, name := range []string{"orders", "order_items", "slow", "users"} {
+			for n, name := range []string{"orders", "order_items", "slow", "timed", "users"} {
 				if db == sharedDB {
 					d = bsoncore.AppendDocumentElement(d, strconv.Itoa(n), bsoncore.Document(document(func(d []byte) []byte {
 						d = bsoncore.AppendStringElement(d, "name", name)
@@ -68,8 +68,32 @@ func listReply(db string) []byte {
 	}))
 }
 
-// batchReply is the reply to a find or getMore with documents that make it size bytes long.
-func batchReply(name, ns string, id int64, size int) []byte {
+// timed appends what the members of a replica set tell with each reply, and clients with each command but for the
+// second, in the form that servers with users give it.
+func timed(d []byte) []byte {
+	d = gossip(d)
+	return bsoncore.AppendTimestampElement(d, "operationTime", clusterTime, 1)
+}
+
+// untimed is for a server that is no member of a replica set.
+func untimed(d []byte) []byte { return d }
+
+// clusterTime are the seconds of the time that is told.
+const clusterTime = 1_700_000_000
+
+func gossip(d []byte) []byte {
+	i, d := bsoncore.AppendDocumentElementStart(d, "$clusterTime")
+	d = bsoncore.AppendTimestampElement(d, "clusterTime", clusterTime, 1)
+	j, d := bsoncore.AppendDocumentElementStart(d, "signature")
+	d = bsoncore.AppendBinaryElement(d, "hash", 0, make([]byte, 20))
+	d = bsoncore.AppendInt64Element(d, "keyId", 7_000_000_000_000_000_000)
+	d, _ = bsoncore.AppendDocumentEnd(d, j)
+	d, _ = bsoncore.AppendDocumentEnd(d, i)
+	return d
+}
+
+// batchReply is the reply to a find or getMore with documents that make it size bytes long, and what is told with it.
+func batchReply(name, ns string, id int64, size int, told func([]byte) []byte) []byte {
 	whole := func(docs []byte) []byte {
 		return message(document(func(d []byte) []byte {
 			i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
@@ -77,7 +101,7 @@ func batchReply(name, ns string, id int64, size int) []byte {
 			d = bsoncore.AppendInt64Element(d, "id", id)
 			d = bsoncore.AppendStringElement(d, "ns", ns)
 			d, _ = bsoncore.AppendDocumentEnd(d, i)
-			return bsoncore.AppendDoubleElement(d, "ok", 1)
+			return told(bsoncore.AppendDoubleElement(d, "ok", 1))
 		}))
 	}
 	empty, docs := document(func(d []byte) []byte { return d }), wire.Doc(nil)

@@ -10,7 +10,8 @@ import (
 )
 
 // canned is a server that answers with what it has made beforehand. A find or getMore says by its
-// batchSize how many bytes it wants; one of the collection "slow" is answered after slowFor.
+// batchSize how many bytes it wants; one of the collection "slow" is answered after slowFor, one of "timed" with the
+// times that the members of a replica set tell.
 type canned struct {
 	mu   sync.RWMutex      // guards the following
 	made map[string][]byte // by question
@@ -117,15 +118,18 @@ func (q *question) make() []byte {
 	case "insert":
 		return wroteReply(1)
 	case "find":
-		id := int64(0)
+		id, told := int64(0), untimed
+		if string(q.coll) == "timed" {
+			told = timed
+		}
 		if string(q.coll) == "order_items" { // the ones that are read by getMore
 			id = cursorID
 		}
-		return batchReply("firstBatch", ns, id, int(q.size))
+		return batchReply("firstBatch", ns, id, int(q.size), told)
 	case "listCollections":
 		return listReply(string(q.db))
 	case "getMore":
-		return batchReply("nextBatch", ns, cursorID, int(q.size))
+		return batchReply("nextBatch", ns, cursorID, int(q.size), untimed)
 	}
 	return okReply()
 }

@@ -42,6 +42,10 @@ func TestCannedServerAnswers(t *testing.T) {
 	if wiretest.Get(r, "cursor", "ns") != "app_tenant_t00001.order_items" || wiretest.Get(r, "cursor", "id") != int64(cursorID) {
 		t.Errorf("find: %v", r)
 	}
+	r = c.Run("app", bson.D{{Key: "find", Value: "timed"}, {Key: "batchSize", Value: 300}})
+	if told := wiretest.Get(r, "operationTime"); told == nil || told != wiretest.Get(r, "$clusterTime", "clusterTime") {
+		t.Errorf("a member of a replica set tells %v", r)
+	}
 	r = c.Run("app", bson.D{{Key: "getMore", Value: int64(cursorID)}, {Key: "collection", Value: "order_items"}, {Key: "batchSize", Value: 300}})
 	if docs, _ := wiretest.Get(r, "cursor", "nextBatch").(bson.A); len(docs) == 0 {
 		t.Errorf("getMore: %v", r)
@@ -50,7 +54,7 @@ func TestCannedServerAnswers(t *testing.T) {
 
 func TestRepliesAreOfTheSizeAskedFor(t *testing.T) {
 	for _, size := range []int{200, 16 << 10, 1 << 20, 16 << 20} {
-		b := batchReply("firstBatch", "app_tenant_t00001.orders", 0, size)
+		b := batchReply("firstBatch", "app_tenant_t00001.orders", 0, size, untimed)
 		var m wire.Message
 		if err := m.Parse(b); err != nil {
 			t.Fatalf("%d: %v", size, err)
@@ -71,7 +75,7 @@ func TestFloorsPassEverything(t *testing.T) {
 			c := wiretest.Dial(t, started(t, relayTo(server, serve)))
 			for _, size := range []int{200, 1 << 20, 300} {
 				reply := c.Command(bson.D{{Key: "find", Value: "orders"}, {Key: "batchSize", Value: size}, {Key: "$db", Value: "app"}})
-				want := batchReply("firstBatch", "app.orders", 0, size)
+				want := batchReply("firstBatch", "app.orders", 0, size, untimed)
 				if !bytes.Equal(reply, want[wire.FlagsAt+5:]) {
 					t.Errorf("a reply of %d bytes came as %d", len(want), len(reply))
 				}

@@ -33,7 +33,7 @@ func tableCosts(s settings) (costs []tableCost, err error) {
 	defer server.stop()
 	for _, n := range sizes {
 		c := tableCost{Tenants: n}
-		text := proxyConfig(server.address, tcpListener, "", n, n/2, pool)
+		text := proxyConfig(&variant{Tenants: n, Isolated: n / 2, Pool: pool}, server.address, tcpListener)
 		if c.Read, c.Build, err = buildTable(text); err != nil {
 			return nil, err
 		}

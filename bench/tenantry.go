@@ -17,9 +17,9 @@ import (
 // tcpListener is an address that the system chooses.
 const tcpListener = "127.0.0.1:0"
 
-// proxyConfig is the configuration that is measured: mixed mode, metrics on, half of the tenants
-// isolated, further lines for its listener, and no control database, since the server behind can't hold one.
-func proxyConfig(server, address, listener string, tenants, isolated, maxPerServer int) string {
+// proxyConfig is the configuration that a variant is measured with: mixed mode, metrics on, some of the tenants
+// isolated, and no control database, since the server behind can't hold one.
+func proxyConfig(v *variant, server, address string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `[log]
 slow = "1m"
@@ -34,21 +34,25 @@ enabled = false
 uri = "mongodb://%s/"
 [routing]
 mode = "mixed"
+home = "home"
 shared_database = %q
 tenant_database = "app_tenant_{key}"
 tenant_field = "tenantId"
 scatter_width = 64
 [modules]
-orders = ["orders", "order_items"]
+orders = ["orders", "order_items", "timed"]
 slow = ["slow"]
 [platform]
 collections = ["users"]
 [pools]
 max_per_server = %d
-`, address, listener, server, sharedDB, maxPerServer)
-	for n := 1; n <= tenants; n++ {
+`, address, v.Listener, server, sharedDB, v.Pool)
+	if v.Second {
+		fmt.Fprintf(&b, "[clusters.second]\nuri = \"mongodb://%s/\"\n", server)
+	}
+	for n := 1; n <= v.Tenants; n++ {
 		mode := "shared"
-		if n <= 2*isolated && n%2 == 1 {
+		if n <= 2*v.Isolated && n%2 == 1 {
 			mode = "per-tenant"
 		}
 		fmt.Fprintf(&b, "[[tenants]]\nid = %q\nkey = %[1]q\nmode = %q\n", tenantID(n), mode)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"runtime/debug"
 	"strings"
@@ -20,7 +21,8 @@ import (
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
-// canned is a server that answers without an allocation, so that what is counted is the proxy's.
+// canned is a server that answers as a member of a replica set and without an allocation, so that what is counted is
+// the proxy's.
 type canned struct {
 	net.Listener
 	wg    sync.WaitGroup
@@ -32,8 +34,9 @@ var (
 	cannedHello = wiretest.D(d("isWritablePrimary", true, "minWireVersion", 0, "maxWireVersion", 25, "maxBsonObjectSize", 16<<20,
 		"maxMessageSizeBytes", 48_000_000, "maxWriteBatchSize", 100_000, "logicalSessionTimeoutMinutes", 30, "ok", 1.0))
 	cannedFound = wiretest.D(d("cursor", d("firstBatch", bson.A{d("_id", 1, "tenantId", "acme", "text", strings.Repeat("x", 100))},
-		"id", int64(0), "ns", "app_t_acme.orders"), "ok", 1.0))
-	cannedWrote = wiretest.D(d("n", 1, "nModified", 1, "ok", 1.0))
+		"id", int64(0), "ns", "app_t_acme.orders"), "ok", 1.0, "$clusterTime", cannedTime, "operationTime", bson.Timestamp{T: 4e9, I: 1}))
+	cannedWrote = wiretest.D(d("n", 1, "nModified", 1, "ok", 1.0, "$clusterTime", cannedTime, "operationTime", bson.Timestamp{T: 4e9, I: 1}))
+	cannedTime  = d("clusterTime", bson.Timestamp{T: 4e9, I: 1}, "signature", d("hash", bson.Binary{Data: make([]byte, 20)}, "keyId", int64(1)))
 )
 
 func newCanned(t testing.TB) *canned {
@@ -104,13 +107,20 @@ func (s *canned) serve(nc net.Conn) {
 	}
 }
 
-// cannedGround is the proxy before a canned server, with metrics, as it is run.
-func cannedGround(t testing.TB) (addr string) {
+// cannedGround is the proxy before a canned server, which is all of the clusters, with metrics, as it is run. All
+// documents are in home.
+func cannedGround(t testing.TB, names ...string) (addr string) {
 	t.Helper()
 	server := newCanned(t)
 	reg := prometheus.NewRegistry()
 	clusters := backend.New(backend.Options{Log: zerolog.Nop(), Registerer: reg})
-	if err := clusters.Apply([]backend.Spec{{Name: "home", URI: "mongodb://" + server.Addr().String()}}, backend.Limits{}); err != nil {
+	var specs []backend.Spec
+	known := map[string]config.Cluster{}
+	for _, name := range names {
+		specs = append(specs, backend.Spec{Name: name, URI: "mongodb://" + server.Addr().String()})
+		known[name] = config.Cluster{}
+	}
+	if err := clusters.Apply(specs, backend.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	router := &routing.Router{}
@@ -118,7 +128,7 @@ func cannedGround(t testing.TB) (addr string) {
 	key := []byte(strings.Repeat("k", 32))
 	p := New(Options{Log: zerolog.Nop(), Registerer: reg, Router: router, Clusters: clusters, Loops: newLoops(t), FleetKey: func() []byte { return key }})
 	p.Apply(&config.Config{
-		Log: config.Log{Slow: time.Minute}, Clusters: map[string]config.Cluster{"home": {}},
+		Log: config.Log{Slow: time.Minute}, Clusters: known,
 		Limits: config.Limits{QueueTimeout: time.Second, ClientConnections: 20000},
 	})
 	a, err := p.Listen("127.0.0.1:0")
@@ -148,6 +158,7 @@ var plain = []struct {
 		d("q", d("tenantId", "acme", "n", 1), "u", d("$set", d("x", 1))),
 	}, "lsid", session(1), "txnNumber", int64(1))},
 	{"insert of an isolated tenant", "app", d("insert", "orders", "documents", bson.A{d("_id", 1, "tenantId", "acme")}, "lsid", session(1), "txnNumber", int64(1))},
+	{"find with a time", "app", d("find", "orders", "filter", d("tenantId", "acme"), "lsid", session(1), "$clusterTime", cannedTime)},
 }
 
 // asked returns a function that sends a command and reads its reply without an allocation.
@@ -175,21 +186,23 @@ func TestAllocs(t *testing.T) {
 	if raceOn {
 		t.Skip("the race detector empties pools at random")
 	}
-	addr := cannedGround(t)
-	for _, x := range plain {
-		t.Run(x.name, func(t *testing.T) {
-			run := asked(t, addr, x.db, x.cmd)
-			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection empties pools
-			run()
-			if n := testing.AllocsPerRun(500, run); n > 0 {
-				t.Errorf("%v allocations", n)
-			}
-		})
+	for _, clusters := range [][]string{{"home"}, {"home", "big"}} {
+		addr := cannedGround(t, clusters...)
+		for _, x := range plain {
+			t.Run(fmt.Sprint(x.name, " ", clusters), func(t *testing.T) {
+				run := asked(t, addr, x.db, x.cmd)
+				defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection empties pools
+				run()
+				if n := testing.AllocsPerRun(500, run); n > 0 {
+					t.Errorf("%v allocations", n)
+				}
+			})
+		}
 	}
 }
 
 func BenchmarkPlain(b *testing.B) {
-	addr := cannedGround(b)
+	addr := cannedGround(b, "home")
 	for _, x := range plain {
 		b.Run(x.name, func(b *testing.B) {
 			run := asked(b, addr, x.db, x.cmd)

@@ -123,9 +123,11 @@ func (x *begun) end(principal string, id sessionID) {
 }
 
 func (x *begun) reap(now time.Time) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.kept.reap(func(used time.Time) bool { return now.Sub(used) > txnIdle })
+	for more := true; more; {
+		x.mu.Lock()
+		more = x.kept.expire(func(used time.Time) bool { return now.Sub(used) > txnIdle })
+		x.mu.Unlock()
+	}
 }
 
 // noteListed notes the sessions that a command of a bound client lists: those that it ends are over, and one

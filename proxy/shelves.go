@@ -88,7 +88,32 @@ func (s *shelf[K, V]) makeRoom(limit int, mayGo func(V) bool) bool {
 	return len(s.at) < limit
 }
 
-// reap takes out what is over, and shelves that are empty then.
+// atOnce is how much of a principal's expire takes out in one go: everybody's commands may wait for it.
+const atOnce = 1000
+
+// expire takes out what is over by how long ago it was used, and shelves that are empty then. It looks at what was
+// not used for the longest time, up to the first that is not over. more says that it is to be called again, after
+// others have had their turn.
+func (x shelves[K, V]) expire(over func(V) bool) (more bool) {
+	for principal, s := range x {
+		n := 0
+		for e := s.used.Back(); e != nil && n < atOnce; e = s.used.Back() {
+			v := e.Value.(*shelved[K, V])
+			if !over(v.value) {
+				break
+			}
+			s.remove(v.key)
+			n++
+		}
+		more = more || n == atOnce
+		if len(s.at) == 0 {
+			delete(x, principal)
+		}
+	}
+	return more
+}
+
+// reap takes out what is over for any reason, and shelves that are empty then.
 func (x shelves[K, V]) reap(over func(V) bool) {
 	for principal, s := range x {
 		for _, e := range s.at {

@@ -235,3 +235,33 @@ func TestHeldDocumentsAreBounded(t *testing.T) {
 		t.Errorf("with more in the third the others should have ended: %v %v %v", there(busy), there(third), there(fourth))
 	}
 }
+
+// What is over is found without a look at all that is not, and taken out in goes of a bounded length.
+func TestExpire(t *testing.T) {
+	now, looks := time.Now(), 0
+	x := shelves[int, time.Time]{}
+	over := func(used time.Time) bool {
+		looks++
+		return now.Sub(used) > txnIdle
+	}
+	const old, young = 2*atOnce + 7, 50_000
+	for i := range old {
+		x.of("app").put(i, now.Add(-txnIdle-time.Minute))
+	}
+	x.of("gone").put(0, now.Add(-txnIdle-time.Minute))
+	for i := range young {
+		x.of("app").put(old+i, now)
+	}
+	calls := 1
+	for ; x.expire(over); calls++ {
+		if before := x.size(); before < young+old-calls*atOnce-1 {
+			t.Errorf("%d are left after %d calls", before, calls)
+		}
+	}
+	if x.size() != young || len(x) != 1 || calls != 3 {
+		t.Errorf("%d of %d left of %d principals, %d calls", x.size(), young, len(x), calls)
+	}
+	if most := old + 1 + calls; looks > most {
+		t.Errorf("%d looks for %d that are over", looks, old+1)
+	}
+}

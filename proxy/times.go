@@ -273,9 +273,11 @@ func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known 
 
 // reap forgets sessions that have not been used for as long as a server keeps one.
 func (x *clocks) reap(now time.Time) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.kept.reap(func(s *sessionClock) bool { return now.Sub(s.used) > txnIdle })
+	for more := true; more; {
+		x.mu.Lock()
+		more = x.kept.expire(func(s *sessionClock) bool { return now.Sub(s.used) > txnIdle })
+		x.mu.Unlock()
+	}
 }
 
 func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }
