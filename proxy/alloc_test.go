@@ -161,16 +161,21 @@ var plain = []struct {
 	{"find with a time", "app", d("find", "orders", "filter", d("tenantId", "acme"), "lsid", session(1), "$clusterTime", cannedTime)},
 }
 
-// asked returns a function that sends a command and reads its reply without an allocation.
-func asked(t testing.TB, addr, db string, cmd bson.D) func() {
+// asked returns a function that sends the next of some commands and reads its reply without an allocation.
+func asked(t testing.TB, addr, db string, cmds ...bson.D) func() {
 	c := wiretest.Dial(t, addr)
-	full := append(cmd, bson.E{Key: "$db", Value: db})
-	if reply := wiretest.Decode(c.Command(full)); wiretest.Get(reply, "ok") != 1.0 {
-		t.Fatalf("reply: %v", reply)
+	var frames [][]byte
+	for _, cmd := range cmds {
+		full := append(cmd, bson.E{Key: "$db", Value: db})
+		if reply := wiretest.Decode(c.Command(full)); wiretest.Get(reply, "ok") != 1.0 {
+			t.Fatalf("reply: %v", reply)
+		}
+		frames = append(frames, wire.AppendMessage(nil, 7, 0, 0, wiretest.D(full)))
 	}
-	frame := wire.AppendMessage(nil, 7, 0, 0, wiretest.D(full))
+	next := 0
 	return func() {
-		if _, err := c.Write(frame); err != nil {
+		next = (next + 1) % len(frames)
+		if _, err := c.Write(frames[next]); err != nil {
 			t.Fatal(err)
 		}
 		b, err := c.ReadMessage(wire.MaxMessage)
@@ -198,6 +203,17 @@ func TestAllocs(t *testing.T) {
 				}
 			})
 		}
+		t.Run(fmt.Sprint("sessions in turn ", clusters), func(t *testing.T) {
+			var cmds []bson.D
+			for i := range byte(2*maxDerived + 1) {
+				cmds = append(cmds, d("find", "orders", "filter", d("tenantId", "acme"), "lsid", session(i)))
+			}
+			run := asked(t, addr, "app", cmds...)
+			defer debug.SetGCPercent(debug.SetGCPercent(-1))
+			if n := testing.AllocsPerRun(500, run); n > 0 {
+				t.Errorf("%v allocations", n)
+			}
+		})
 	}
 }
 

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"hash"
 	"slices"
 	"sync"
 	"time"
@@ -55,13 +57,29 @@ func (c *clientConn) derive(cluster string) *sessionID {
 	return &s.entries[s.next].id
 }
 
+// deriver derives ids by one key. To begin takes ten times what an id then takes: drivers with many commands under
+// way use any session on any connection, so that most of these have to be derived.
+type deriver struct {
+	key  []byte
+	mac  hash.Hash
+	text []byte
+	sum  []byte
+}
+
+var derivers = sync.Pool{New: func() any { return &deriver{} }}
+
 func deriveID(key []byte, principal string, client sessionID, cluster string) (id sessionID) {
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(principal))
-	h.Write([]byte{0})
-	h.Write(client[:])
-	h.Write([]byte(cluster))
-	copy(id[:], h.Sum(nil))
+	x := derivers.Get().(*deriver)
+	defer derivers.Put(x)
+	if x.mac == nil || !bytes.Equal(x.key, key) {
+		x.key, x.mac = bytes.Clone(key), hmac.New(sha256.New, key)
+	}
+	x.text = append(append(x.text[:0], principal...), 0)
+	x.text = append(append(x.text, client[:]...), cluster...)
+	x.mac.Reset()
+	x.mac.Write(x.text)
+	x.sum = x.mac.Sum(x.sum[:0])
+	copy(id[:], x.sum)
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a random UUID's version and variant
 	return id
 }

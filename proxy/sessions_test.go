@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"encoding/hex"
 	"strings"
 	"testing"
 
@@ -156,5 +158,32 @@ func TestTransactionHeldInVain(t *testing.T) {
 	}
 	if n := len(g.server.Docs("app_t_acme", "orders")); n != 0 {
 		t.Errorf("%d documents", n)
+	}
+}
+
+// What a session is called at a cluster is the same in every proxy of a fleet, of whatever version: a write that is
+// retried by another one, or after an update, would be made twice. (Python: hmac.new(key, principal + b"\0" + id +
+// cluster, "sha256"), and a random UUID's bits.)
+func TestDerivedIDs(t *testing.T) {
+	key, id := make([]byte, 32), sessionID{}
+	for i := range key {
+		key[i] = byte(i)
+	}
+	for i := range id {
+		id[i] = byte(100 + i)
+	}
+	other := bytes.Repeat([]byte("k"), 32)
+	for range 3 { // what derives is used again
+		for _, x := range []struct{ principal, cluster, want string }{
+			{"app@admin", "home", "1fc93759d1be40c9a75f4921d02a3796"},
+			{"", "big", "e94682fa68214c13a6129b5afe128934"},
+		} {
+			if got := deriveID(key, x.principal, id, x.cluster); hex.EncodeToString(got[:]) != x.want {
+				t.Errorf("%q at %s: %x, want %s", x.principal, x.cluster, got, x.want)
+			}
+			if deriveID(other, x.principal, id, x.cluster) == deriveID(key, x.principal, id, x.cluster) {
+				t.Error("another fleet's id is the same")
+			}
+		}
 	}
 }
