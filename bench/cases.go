@@ -119,7 +119,7 @@ func clients() []experiment {
 // withTLS is a listener's lines.
 const withTLS = `tls = { cert = "` + certificateFile + `", key = "` + certificateFile + `" }`
 
-// borders are the prices of keeping clients apart: from those who listen, and from each other.
+// borders are the prices of who comes how: kept apart from those who listen and from each other, or by unix sockets.
 func borders() []experiment {
 	encryption := experiment{Name: "tls", Title: "small find and replies of 16 KB, 8 clients, with and without TLS", Pinned: true, Base: "plain"}
 	for _, size := range []int{200, 16 << 10} {
@@ -157,14 +157,7 @@ func borders() []experiment {
 		v.Name, v.Unix = "tenantry, unix: "+what, what
 		unix.Variants = append(unix.Variants, v)
 	}
-	replica := experiment{
-		Name: "replica", Title: "small find, 64 clients, with the times that replica sets tell, all on one CPU", Pinned: true, Base: "framing",
-		Variants: through(load{Command: "find", Collection: "timed", Tenants: tenants, Reply: 200, Clients: 64}),
-	}
-	two := replica.Variants[len(replica.Variants)-1]
-	two.Name, two.Second = "tenantry, two clusters", true
-	replica.Variants = append(replica.Variants, two)
-	return []experiment{encryption, bound, unix, replica}
+	return []experiment{encryption, bound, unix}
 }
 
 // prices of what tenantry does beside forwarding.
@@ -195,5 +188,12 @@ func prices() []experiment {
 		compression.Variants = append(compression.Variants,
 			variant{Name: c, By: "tenantry", Tenants: tenants, Isolated: tenants / 2, Pool: pool, Load: l})
 	}
-	return append([]experiment{growth, scatter, compression}, borders()...)
+	replica := experiment{
+		Name: "replica", Title: "small find, 64 clients, with the times that replica sets tell, all on one CPU", Pinned: true, Base: "framing",
+		Variants: through(load{Command: "find", Collection: "timed", Tenants: tenants, Reply: 200, Clients: 64}),
+	}
+	two := replica.Variants[len(replica.Variants)-1]
+	two.Name, two.Second = "tenantry, two clusters", true
+	replica.Variants = append(replica.Variants, two)
+	return append([]experiment{growth, scatter, compression, replica}, borders()...)
 }

@@ -112,7 +112,8 @@ func TestProxyConfigLoads(t *testing.T) {
 			}
 		}
 		l := cfg.Listeners[0]
-		if len(cfg.Tenants) != 10 || isolated != 3 || cfg.Pools.MaxPerServer != 50 || cfg.Control.Enabled ||
+		clusters := map[bool]int{true: 2, false: 1}[listener == ""]
+		if len(cfg.Clusters) != clusters || len(cfg.Tenants) != 10 || isolated != 3 || cfg.Pools.MaxPerServer != 50 || cfg.Control.Enabled ||
 			(listener != "") != (l.TLS != nil || l.Tenant != "") {
 			t.Errorf("%s: %d tenants, %d isolated, %+v", listener, len(cfg.Tenants), isolated, cfg)
 		}

@@ -68,8 +68,7 @@ func listReply(db string) []byte {
 	}))
 }
 
-// timed appends what the members of a replica set tell with each reply, and clients with each command but for the
-// second, in the form that servers with users give it.
+// timed appends the times that the members of a replica set tell with each reply.
 func timed(d []byte) []byte {
 	d = gossip(d)
 	return bsoncore.AppendTimestampElement(d, "operationTime", clusterTime, 1)
@@ -81,6 +80,7 @@ func untimed(d []byte) []byte { return d }
 // clusterTime are the seconds of the time that is told.
 const clusterTime = 1_700_000_000
 
+// gossip appends the time that clients tell too, in the form that servers with users give it.
 func gossip(d []byte) []byte {
 	i, d := bsoncore.AppendDocumentElementStart(d, "$clusterTime")
 	d = bsoncore.AppendTimestampElement(d, "clusterTime", clusterTime, 1)
@@ -92,9 +92,10 @@ func gossip(d []byte) []byte {
 	return d
 }
 
-// batchReply is the reply to a find or getMore with documents that make it size bytes long, and what is told with it.
+// batchReply is the reply to a find or getMore with documents that make it size bytes long, beside what is told
+// with it.
 func batchReply(name, ns string, id int64, size int, told func([]byte) []byte) []byte {
-	whole := func(docs []byte) []byte {
+	whole := func(docs []byte, told func([]byte) []byte) []byte {
 		return message(document(func(d []byte) []byte {
 			i, d := bsoncore.AppendDocumentElementStart(d, "cursor")
 			d = bsoncore.AppendArrayElement(d, name, docs)
@@ -105,7 +106,7 @@ func batchReply(name, ns string, id int64, size int, told func([]byte) []byte) [
 		}))
 	}
 	empty, docs := document(func(d []byte) []byte { return d }), wire.Doc(nil)
-	left := size - len(whole(empty))
+	left := size - len(whole(empty, untimed))
 	docs = document(func(d []byte) []byte {
 		for n := 0; left > 0; n++ {
 			before := len(d)
@@ -114,7 +115,7 @@ func batchReply(name, ns string, id int64, size int, told func([]byte) []byte) [
 		}
 		return d
 	})
-	return whole(docs)
+	return whole(docs, told)
 }
 
 // cannedTenant is the tenant of every row: the first one, which is isolated where any is.

@@ -10,8 +10,8 @@ import (
 )
 
 // canned is a server that answers with what it has made beforehand. A find or getMore says by its
-// batchSize how many bytes it wants; one of the collection "slow" is answered after slowFor, one of "timed" with the
-// times that the members of a replica set tell.
+// batchSize how many bytes it wants; one of the collection "slow" is answered after slowFor, a find of "timed"
+// with the times that the members of a replica set tell.
 type canned struct {
 	mu   sync.RWMutex      // guards the following
 	made map[string][]byte // by question

@@ -46,6 +46,9 @@ func TestCannedServerAnswers(t *testing.T) {
 	if told := wiretest.Get(r, "operationTime"); told == nil || told != wiretest.Get(r, "$clusterTime", "clusterTime") {
 		t.Errorf("a member of a replica set tells %v", r)
 	}
+	if docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A); len(docs) == 0 {
+		t.Errorf("a find with times: %v", r)
+	}
 	r = c.Run("app", bson.D{{Key: "getMore", Value: int64(cursorID)}, {Key: "collection", Value: "order_items"}, {Key: "batchSize", Value: 300}})
 	if docs, _ := wiretest.Get(r, "cursor", "nextBatch").(bson.A); len(docs) == 0 {
 		t.Errorf("getMore: %v", r)

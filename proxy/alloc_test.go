@@ -21,8 +21,8 @@ import (
 	"github.com/smetasc/tenantry/wire/wiretest"
 )
 
-// canned is a server that answers as a member of a replica set and without an allocation, so that what is counted is
-// the proxy's.
+// canned is a server that answers with the times of a replica set, and without an allocation, so that what is counted
+// is the proxy's.
 type canned struct {
 	net.Listener
 	wg    sync.WaitGroup

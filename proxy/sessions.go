@@ -20,7 +20,7 @@ import (
 type sessionID = [16]byte
 
 // sessionIDs keeps the ids derived for the sessions that one client connection used last, so that
-// no command hashes anything.
+// few commands hash anything.
 type sessionIDs struct {
 	entries []derivedID
 	next    int
@@ -57,13 +57,13 @@ func (c *clientConn) derive(cluster string) *sessionID {
 	return &s.entries[s.next].id
 }
 
-// deriver derives ids by one key. To begin takes ten times what an id then takes: drivers with many commands under
-// way use any session on any connection, so that most of these have to be derived.
+// deriver derives ids by one key. To begin takes several times what an id then takes, and drivers with many commands
+// under way may use any session on any connection.
 type deriver struct {
 	key  []byte
 	mac  hash.Hash
 	text []byte
-	sum  []byte
+	sum  [sha256.Size]byte
 }
 
 var derivers = sync.Pool{New: func() any { return &deriver{} }}
@@ -78,8 +78,7 @@ func deriveID(key []byte, principal string, client sessionID, cluster string) (i
 	x.text = append(append(x.text, client[:]...), cluster...)
 	x.mac.Reset()
 	x.mac.Write(x.text)
-	x.sum = x.mac.Sum(x.sum[:0])
-	copy(id[:], x.sum)
+	copy(id[:], x.mac.Sum(x.sum[:0]))
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a random UUID's version and variant
 	return id
 }
@@ -141,11 +140,7 @@ func (x *begun) end(principal string, id sessionID) {
 }
 
 func (x *begun) reap(now time.Time) {
-	for more := true; more; {
-		x.mu.Lock()
-		more = x.kept.expire(func(used time.Time) bool { return now.Sub(used) > txnIdle })
-		x.mu.Unlock()
-	}
+	expireAll(&x.mu, x.kept, func(used time.Time) bool { return now.Sub(used) > txnIdle })
 }
 
 // noteListed notes the sessions that a command of a bound client lists: those that it ends are over, and one

@@ -1,6 +1,10 @@
 package proxy
 
-import "container/list"
+import (
+	"container/list"
+	"runtime"
+	"sync"
+)
 
 // shelves keep what clients have begun and the proxy has to remember, apart for each principal: of each
 // there is no more than a number, so that what one of them begins takes a bounded amount of memory and
@@ -88,15 +92,24 @@ func (s *shelf[K, V]) makeRoom(limit int, mayGo func(V) bool) bool {
 	return len(s.at) < limit
 }
 
-// atOnce is how much of a principal's expire takes out in one go: everybody's commands may wait for it.
+// atOnce is how much is taken out in one go: everybody's commands may wait for it.
 const atOnce = 1000
 
-// expire takes out what is over by how long ago it was used, and shelves that are empty then. It looks at what was
-// not used for the longest time, up to the first that is not over. more says that it is to be called again, after
-// others have had their turn.
+// expireAll takes out what is over by how long ago it was used, in goes between which others have their turn. mu
+// guards x, and is not held.
+func expireAll[K comparable, V any](mu *sync.Mutex, x shelves[K, V], over func(V) bool) {
+	for more := true; more; runtime.Gosched() {
+		mu.Lock()
+		more = x.expire(over)
+		mu.Unlock()
+	}
+}
+
+// expire is one go: it takes out what is over, and shelves that are empty then, and reports whether there may be more.
+// Of each principal's it looks at what was not used for the longest time, up to the first that is not over.
 func (x shelves[K, V]) expire(over func(V) bool) (more bool) {
+	n := 0
 	for principal, s := range x {
-		n := 0
 		for e := s.used.Back(); e != nil && n < atOnce; e = s.used.Back() {
 			v := e.Value.(*shelved[K, V])
 			if !over(v.value) {
@@ -105,12 +118,14 @@ func (x shelves[K, V]) expire(over func(V) bool) (more bool) {
 			s.remove(v.key)
 			n++
 		}
-		more = more || n == atOnce
 		if len(s.at) == 0 {
 			delete(x, principal)
 		}
+		if n == atOnce {
+			return true
+		}
 	}
-	return more
+	return false
 }
 
 // reap takes out what is over for any reason, and shelves that are empty then.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -252,16 +253,40 @@ func TestExpire(t *testing.T) {
 	for i := range young {
 		x.of("app").put(old+i, now)
 	}
+	for i := range 500 {
+		x.of(fmt.Sprint("of many ", i)).put(i, now.Add(-txnIdle-time.Minute))
+	}
 	calls := 1
-	for ; x.expire(over); calls++ {
-		if before := x.size(); before < young+old-calls*atOnce-1 {
-			t.Errorf("%d are left after %d calls", before, calls)
+	for had := x.size(); x.expire(over); calls++ {
+		left := x.size()
+		if had-left > atOnce {
+			t.Errorf("%d were taken out at once", had-left)
 		}
+		had = left
 	}
 	if x.size() != young || len(x) != 1 || calls != 3 {
 		t.Errorf("%d of %d left of %d principals, %d calls", x.size(), young, len(x), calls)
 	}
-	if most := old + 1 + calls; looks > most {
-		t.Errorf("%d looks for %d that are over", looks, old+1)
+	if most := old + 501 + calls; looks > most {
+		t.Errorf("%d looks for %d that are over", looks, old+501)
+	}
+}
+
+func TestClocksAreForgotten(t *testing.T) {
+	x, now := newClocks(), time.Now()
+	for i := range 3 {
+		x.note(txnKey{"a", nthSession(i)}, "home", 5, 10)
+		s, _ := x.kept.of("a").get(nthSession(i))
+		s.used = now.Add(time.Duration(i) * time.Minute)
+	}
+	x.of(txnKey{"a", nthSession(0)}, "home", 5) // which does not use it
+	for _, c := range []struct {
+		after time.Duration
+		left  int
+	}{{0, 3}, {time.Second, 3}, {time.Minute + time.Second, 2}, {2*time.Minute + time.Second, 0}} {
+		x.reap(now.Add(txnIdle + c.after))
+		if n := x.kept.size(); n != c.left {
+			t.Errorf("%v behind: %d are remembered, want %d", c.after, n, c.left)
+		}
 	}
 }

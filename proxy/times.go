@@ -271,13 +271,10 @@ func (x *clocks) of(key txnKey, cluster string, told uint64) (own uint64, known 
 	return s.last[cluster], known
 }
 
-// reap forgets sessions that have not been used for as long as a server keeps one.
+// reap forgets sessions that have not been used for as long as a server keeps one. Those behind one that was only
+// looked up go when that does.
 func (x *clocks) reap(now time.Time) {
-	for more := true; more; {
-		x.mu.Lock()
-		more = x.kept.expire(func(s *sessionClock) bool { return now.Sub(s.used) > txnIdle })
-		x.mu.Unlock()
-	}
+	expireAll(&x.mu, x.kept, func(s *sessionClock) bool { return now.Sub(s.used) > txnIdle })
 }
 
 func (c *clientConn) sessionKey() txnKey { return txnKey{c.principal, c.lsid} }

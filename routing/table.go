@@ -375,8 +375,8 @@ func (t *Table) within(db *Database, entry string) (string, bool) {
 
 // split takes a logical database's name off a collection's; nil where it begins with none.
 func (t *Table) split(name string) (*Database, string) {
-	db, coll, _ := strings.Cut(name, ".")
-	if len(db) == len(name) {
+	db, coll, ok := strings.Cut(name, ".")
+	if !ok {
 		return nil, ""
 	}
 	return t.byName.find([]byte(db)), coll
