@@ -49,6 +49,10 @@ func TestCannedServerAnswers(t *testing.T) {
 	if docs, _ := wiretest.Get(r, "cursor", "firstBatch").(bson.A); len(docs) == 0 {
 		t.Errorf("a find with times: %v", r)
 	}
+	r = c.Run("app", bson.D{{Key: "listIndexes", Value: "orders"}})
+	if list, ok := wiretest.Get(r, "cursor", "firstBatch").(bson.A); !ok || len(list) > 0 {
+		t.Errorf("listIndexes: %v", r)
+	}
 	r = c.Run("app", bson.D{{Key: "getMore", Value: int64(cursorID)}, {Key: "collection", Value: "order_items"}, {Key: "batchSize", Value: 300}})
 	if docs, _ := wiretest.Get(r, "cursor", "nextBatch").(bson.A); len(docs) == 0 {
 		t.Errorf("getMore: %v", r)
