@@ -111,29 +111,57 @@ func (c *Conn) Loopable() bool { return c.wire.Plain() }
 // Crowd is how many connections to the same server are in use, with this one.
 func (c *Conn) Crowd() int { return int(c.pool.inUse.Load()) }
 
-// Start is [Conn.Send] of a request that has a reply, without a wait: t is told of the reply, which may
-// be before Start returns. Where it is false nothing was sent.
-func (c *Conn) Start(req *wire.Buf, compressible bool, l *wire.Loops, t Taker) bool {
+// Start is [Conn.Send] of a request that has a reply, in a loop's turn: t is told of the reply. Where it is
+// false nothing was sent.
+func (c *Conn) Start(turn *wire.Turn, req *wire.Buf, compressible bool, l *wire.Loops, t Taker) bool {
 	if !c.wire.Watched() && !c.wire.Watch(l, c) {
 		return false
 	}
-	c.starting.Lock()
-	defer c.starting.Unlock()
 	c.id++
 	prepare(req, c.id)
-	out := c.packed(req, compressible)
-	c.taker = t
-	n := c.wire.WriteNow(out.B)
-	if c.sent = n == len(out.B); !c.sent {
-		c.sending = true
-		go c.sendRest(append([]byte(nil), out.B[n:]...))
-	} else if c.wire.Ended() { // which nobody is told of again where it came before
-		go c.look()
+	c.out = c.packed(req, compressible)
+	c.packing = c.out != req
+	c.starting.Lock()
+	c.taker, c.sent, c.atWork = t, false, true
+	c.starting.Unlock()
+	turn.Write(c.wire, c.out.B, c)
+	return true
+}
+
+// Ready is called by a loop when something has come. What comes while nobody waits for it is seen when
+// the connection is used again; what comes while the socket is at work, afterwards.
+func (c *Conn) Ready(turn *wire.Turn) {
+	c.starting.Lock()
+	read := c.taker != nil && !c.atWork
+	c.woken = c.atWork
+	c.atWork = c.atWork || read
+	c.starting.Unlock()
+	if read {
+		turn.Read(c.wire, c)
 	}
-	if out != req {
+}
+
+// Step goes on when the socket has written or read.
+func (c *Conn) Step(turn *wire.Turn) {
+	if c.out != nil {
+		c.stepSent(turn)
+	} else {
+		c.stepRead(turn)
+	}
+}
+
+func (c *Conn) stepSent(turn *wire.Turn) {
+	out := c.out
+	c.out = nil
+	rest := append([]byte(nil), out.B[c.wire.Written():]...)
+	if c.packing {
 		out.Free()
 	}
-	return true
+	if len(rest) > 0 {
+		go c.sendRest(rest)
+	} else {
+		c.hasSent(turn, true)
+	}
 }
 
 // sendRest writes what the socket has not taken at once.
@@ -143,52 +171,43 @@ func (c *Conn) sendRest(b []byte) {
 		c.broken.Store(true)
 		c.wire.Sever() // of which the taker is told
 	}
-	c.hasSent(err == nil)
+	turn := wire.Turn{At: time.Now()}
+	c.hasSent(&turn, err == nil)
+	turn.Run()
 }
 
 // hasSent ends the writing of a request. What has come meanwhile was left, since a taker who is told gives the
-// connection back.
-func (c *Conn) hasSent(all bool) {
+// connection back, and others use it; of an end that came before, nobody is told again.
+func (c *Conn) hasSent(turn *wire.Turn, all bool) {
 	c.starting.Lock()
-	woken := c.woken
-	c.sending, c.woken, c.sent = false, false, all
+	again := c.woken || c.wire.Ended()
+	c.atWork, c.woken, c.sent = false, false, all
 	c.starting.Unlock()
-	if woken {
-		c.look()
+	if again {
+		c.Ready(turn)
 	}
 }
 
-// look is Ready outside of a loop.
-func (c *Conn) look() {
-	t := wire.Turn{At: time.Now()}
-	c.Ready(&t)
-	t.Run()
-}
-
-// Ready is called by a loop when something has come. What comes while nobody waits for it is seen when
-// the connection is used again.
-func (c *Conn) Ready(turn *wire.Turn) {
+func (c *Conn) stepRead(turn *wire.Turn) {
+	frame, found, err := c.wire.Take()
 	c.starting.Lock()
-	t := c.taker
-	if t == nil || c.sending {
-		c.woken = c.sending
-		c.starting.Unlock()
-		return
+	t, sent, again := c.taker, c.sent, c.woken
+	c.atWork, c.woken = false, false
+	if found != wire.TakenNothing {
+		c.taker, c.repliedAt = nil, int64(turn.At.Sub(started))
 	}
-	frame, found, err := c.wire.Poll()
-	if found == wire.PolledNothing {
-		c.starting.Unlock()
-		return
-	}
-	c.taker, c.repliedAt = nil, int64(turn.At.Sub(started))
-	sent := c.sent
 	c.starting.Unlock()
-	if err == nil && found == wire.PolledMore {
+	switch {
+	case found == wire.TakenNothing:
+		if again {
+			c.Ready(turn)
+		}
+	case err == nil && found == wire.TakenMore:
 		t.Begun()
-		return
+	default:
+		reply, err := c.outcome(frame, err, sent)
+		t.Replied(turn, reply, err)
 	}
-	reply, err := c.outcome(frame, err, sent)
-	t.Replied(turn, reply, err)
 }
 
 // outcome is the reply, or what has come instead. A panic is an error of this connection alone.

@@ -55,15 +55,20 @@ func get[T any](t testing.TB, what string, c chan T) (x T) {
 
 func loops(t testing.TB) *wire.Loops {
 	t.Helper()
-	l, err := wire.NewLoops(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, err := wire.NewLoops(1, true)
 	if l == nil {
-		t.Skip("there are no loops on this system")
+		t.Skip("there are no loops on this system:", err)
 	}
 	t.Cleanup(l.Close)
 	return l
+}
+
+// start has the connection Start in a turn of its own.
+func start(c *Conn, req *wire.Buf, l *wire.Loops, t Taker) bool {
+	turn := wire.Turn{At: time.Now()}
+	sent := c.Start(&turn, req, true, l, t)
+	turn.Run()
+	return sent
 }
 
 // TestBorrow: a free connection is had at once, a released one is handed over, in the order of arrival with
@@ -188,7 +193,7 @@ func TestStart(t *testing.T) {
 	for range 50 {
 		conn := acquire(t, c, write, 0)
 		req := ping()
-		if !conn.Loopable() || !conn.Start(req, true, l, b) {
+		if !conn.Loopable() || !start(conn, req, l, b) {
 			t.Fatal("it was not sent")
 		}
 		got := get(t, "the reply", b.replied)
@@ -215,7 +220,7 @@ func TestStartCompressed(t *testing.T) {
 	b := newTold()
 	req := wire.NewMessage(0, 0, 0, marshal(d("ping", 1, "text", strings.Repeat("abc", 1000), "$db", "admin")))
 	defer req.Free()
-	if !conn.Start(req, true, l, b) {
+	if !start(conn, req, l, b) {
 		t.Fatal("it was not sent")
 	}
 	got := get(t, "the reply", b.replied)
@@ -239,7 +244,7 @@ func TestStartOfALargeReply(t *testing.T) {
 	b := newTold()
 	req := ping()
 	defer req.Free()
-	if !conn.Start(req, true, l, b) {
+	if !start(conn, req, l, b) {
 		t.Fatal("it was not sent")
 	}
 	get(t, "the beginning", b.begun)
@@ -265,7 +270,7 @@ func TestStartOfAWrongReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := newTold()
-	if !conn.Start(req, true, l, b) {
+	if !start(conn, req, l, b) {
 		t.Fatal("it was not sent")
 	}
 	var e *Error
@@ -308,7 +313,7 @@ func TestStartedIsTold(t *testing.T) {
 			b := newTold()
 			req := ping()
 			defer req.Free()
-			if !conn.Start(req, true, l, b) {
+			if !start(conn, req, l, b) {
 				t.Fatal("it was not sent")
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -338,17 +343,17 @@ func TestStartIsNotToldBeforeAllIsSent(t *testing.T) {
 	b := newTold()
 	req := ping()
 	defer req.Free()
-	if !conn.Start(req, true, l, b) { // so that it is watched
+	if !start(conn, req, l, b) { // so that it is watched
 		t.Fatal("it was not sent")
 	}
 	got := get(t, "the reply", b.replied)
 	got.reply.Free()
-	conn.starting.Lock()
-	conn.id++
-	prepare(req, conn.id)
-	conn.taker, conn.sent, conn.sending = b, false, true
-	conn.wire.WriteNow(req.B)
-	conn.starting.Unlock()
+	if !conn.Start(&wire.Turn{}, req, true, l, b) {
+		t.Fatal("it was not sent")
+	}
+	if _, err := conn.socket.Write(req.B); err != nil { // as the turn would; it is not over yet
+		t.Fatal(err)
+	}
 	eventually(t, "woken", func() bool {
 		conn.starting.Lock()
 		defer conn.starting.Unlock()
@@ -357,7 +362,10 @@ func TestStartIsNotToldBeforeAllIsSent(t *testing.T) {
 	if b.told.Load() != 1 {
 		t.Fatal("it was told of a reply to what is being sent")
 	}
-	conn.hasSent(true)
+	conn.out = nil
+	turn := wire.Turn{At: time.Now()}
+	conn.hasSent(&turn, true)
+	turn.Run()
 	if got := get(t, "the reply", b.replied); got.err != nil {
 		t.Error(got.err)
 	} else {

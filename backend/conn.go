@@ -34,10 +34,13 @@ type Conn struct {
 	broken atomic.Bool // it is closed when released
 	killed atomic.Bool // by somebody else than who uses it
 
+	out     *wire.Buf // what a turn writes
+	packing bool      // it is not the request itself, and is freed then
+
 	starting  sync.Mutex // guards the following
 	taker     Taker      // is told of the reply under way; nil for nobody
 	sent      bool       // all of its request has been
-	sending   bool       // the rest of it is being written, by a goroutine
+	atWork    bool       // a turn, or a goroutine after it, reads or writes
 	woken     bool       // something has come meanwhile
 	repliedAt int64      // when the reply came; 0 where nobody has looked
 

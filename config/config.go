@@ -174,4 +174,5 @@ type Limits struct {
 	InFlightPerTenant int           // 0 is no limit
 	QueueTimeout      time.Duration // longest wait of a held command
 	MessageMemory     int64         // bytes of all messages in flight together
+	IOUring           bool          // many sockets may read and write by one system call, where the system lets them
 }

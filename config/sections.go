@@ -422,6 +422,7 @@ func (l *loader) limits(t *table) {
 		InFlightPerTenant: t.number("in_flight_per_tenant", 0, 0),
 		QueueTimeout:      t.duration("queue_timeout", 5*time.Second, false),
 		MessageMemory:     t.size("message_memory", 1<<30),
+		IOUring:           t.boolean("io_uring", true),
 	}
 	t.done()
 }

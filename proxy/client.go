@@ -42,7 +42,6 @@ type clientConn struct {
 	*work      // nil while the connection waits for a message
 	turn  turn // whose it is, where loops wait for it
 	light bool // its last command was one that a loop is to serve
-	stage stage
 	alone int8 // how many light commands have had little company; see crowded
 
 	busy   atomic.Bool
@@ -488,7 +487,7 @@ func (c *clientConn) write(reply *wire.Buf) error {
 	return err
 }
 
-// errUnwritten says that the reply is to be written in a loop's next pass.
+// errUnwritten says that the reply is to be written by the turn.
 var errUnwritten = errors.New("the reply is to be written")
 
 // refuse is the reply that says no.

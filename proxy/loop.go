@@ -58,48 +58,17 @@ func (t *turn) give() bool {
 	return false
 }
 
-// stage is what a loop's turn does next for the client.
-type stage int8
-
-const (
-	toHandle stage = iota // the message that has been read
-	toStart               // what is ready, by the connection that has been lent
-	toLand                // the reply that has been read
-	toWrite               // to the client
-)
-
-// then has the stage done in the turn's next pass.
-func (c *clientConn) then(t *wire.Turn, s stage) {
-	c.stage = s
-	t.Then(c)
-}
-
-// Step does the next stage.
-func (c *clientConn) Step(t *wire.Turn) {
-	defer c.stumbled()
-	switch c.stage {
-	case toHandle:
-		c.handleHere(t)
-	case toStart:
-		c.sendHere()
-	case toLand:
-		c.landHere(t)
-	case toWrite:
-		c.writeHere(t)
-	}
-}
-
 // Ready is called by a loop when something has come from the client.
 func (c *clientConn) Ready(t *wire.Turn) {
 	if c.turn.take() {
-		c.readHere(t)
+		t.Read(c.wc, c)
 	}
 }
 
 // resume goes on with a connection that waits for a message.
 func (c *clientConn) resume(t *wire.Turn) {
-	if c.wc.Unpolled() || !c.turn.give() {
-		c.readHere(t)
+	if c.wc.Unread() || !c.turn.give() {
+		t.Read(c.wc, c)
 	}
 }
 
@@ -107,33 +76,39 @@ func (c *clientConn) resume(t *wire.Turn) {
 // is told of nothing else that has come.
 func (c *clientConn) resumeAlone() {
 	t := wire.Turn{At: time.Now()}
-	c.readHere(&t)
+	t.Read(c.wc, c)
 	t.Run()
 }
 
-// readHere reads what has come.
-func (c *clientConn) readHere(t *wire.Turn) {
+// Step is called when the reply has been written, where there is one, or else what there was has been read.
+func (c *clientConn) Step(t *wire.Turn) {
 	defer c.stumbled()
-	for {
-		frame, found, err := c.wc.Poll()
-		switch {
-		case err != nil:
-			c.hangUp(err)
-		case found == wire.PolledNothing:
-			if !c.turn.give() {
-				continue
-			}
-		case found == wire.PolledMore:
-			go c.srv.attend(c, nil)
-		default:
-			c.occupy(frame, false)
-			if c.start = t.At; !c.in || t.Long() {
-				go c.srv.attend(c, (*clientConn).handleWaiting)
-				return
-			}
-			c.then(t, toHandle)
+	if c.work != nil {
+		c.wroteHere(t)
+	} else {
+		c.takeHere(t)
+	}
+}
+
+// takeHere takes what has come.
+func (c *clientConn) takeHere(t *wire.Turn) {
+	frame, found, err := c.wc.Take()
+	switch {
+	case err != nil:
+		c.hangUp(err)
+	case found == wire.TakenNothing:
+		if !c.turn.give() {
+			t.Read(c.wc, c)
 		}
-		return
+	case found == wire.TakenMore:
+		go c.srv.attend(c, nil)
+	default:
+		c.occupy(frame, false)
+		if c.start = t.At; !c.in || t.Long() {
+			go c.srv.attend(c, (*clientConn).handleWaiting)
+			return
+		}
+		c.handleHere(t)
 	}
 }
 
@@ -153,7 +128,7 @@ func (c *clientConn) handleHere(t *wire.Turn) {
 // over ends the work on a message, unless there is an answer to be written, and goes on with the next one.
 func (c *clientConn) over(t *wire.Turn, err error) {
 	if err == errUnwritten {
-		c.then(t, toWrite)
+		t.Write(c.wc, c.unwritten.B, c)
 		return
 	}
 	if err = c.vacate(err); err == nil && c.srv.stopping() {
@@ -172,10 +147,9 @@ func (c *clientConn) over(t *wire.Turn, err error) {
 	}
 }
 
-// writeHere writes the reply.
-func (c *clientConn) writeHere(t *wire.Turn) {
-	if n := c.wc.WriteNow(c.unwritten.B); n < len(c.unwritten.B) {
-		c.written = n
+// wroteHere goes on when the reply has been written, as far as the socket took it.
+func (c *clientConn) wroteHere(t *wire.Turn) {
+	if c.wc.Written() < len(c.unwritten.B) {
 		go c.srv.attend(c, (*clientConn).writeWaiting)
 		return
 	}
@@ -217,7 +191,7 @@ func (c *clientConn) launch(t *wire.Turn) {
 	switch {
 	case conn != nil:
 		c.conn = conn
-		c.then(t, toStart)
+		c.sendHere(t)
 	case !waits:
 		go srv.attend(c, (*clientConn).acquireWaiting)
 	case srv.ending.Load(): // whoever ends it may have looked just before
@@ -227,39 +201,37 @@ func (c *clientConn) launch(t *wire.Turn) {
 
 // Lent is called when the connection that the command has waited for is there, or is not to come.
 func (c *clientConn) Lent(t *wire.Turn, conn *backend.Conn, err error) {
+	defer c.stumbled()
 	switch {
 	case conn != nil:
 		c.conn = conn
-		c.then(t, toStart)
+		c.sendHere(t)
 	case err != nil:
-		c.tried = attempt{err: err}
-		c.then(t, toLand)
+		c.landHere(t, attempt{err: err})
 	default:
 		go c.srv.attend(c, (*clientConn).acquireWaiting)
 	}
 }
 
 // sendHere sends the command by the connection.
-func (c *clientConn) sendHere() {
+func (c *clientConn) sendHere(t *wire.Turn) {
 	c.uses(c.conn)
-	if !c.conn.Start(c.out, c.compressible(), c.srv.opts.Loops, c) {
+	if !c.conn.Start(t, c.out, c.compressible(), c.srv.opts.Loops, c) {
 		go c.srv.attend(c, (*clientConn).exchangeWaiting)
 	}
 }
 
 // Replied is called when the reply has come, or the connection has failed.
 func (c *clientConn) Replied(t *wire.Turn, reply *wire.Buf, err error) {
-	c.tried = attempt{reply: reply, err: err}
-	c.then(t, toLand)
+	defer c.stumbled()
+	c.landHere(t, attempt{reply: reply, err: err})
 }
 
 // Begun is called when the reply has begun to come.
 func (c *clientConn) Begun() { go c.srv.attend(c, (*clientConn).receiveWaiting) }
 
 // landHere goes on when the command has been tried.
-func (c *clientConn) landHere(t *wire.Turn) {
-	a := c.tried
-	c.tried = attempt{}
+func (c *clientConn) landHere(t *wire.Turn, a attempt) {
 	if conn := c.conn; conn != nil {
 		if a.err != nil {
 			a = c.missed(&c.trip, a.err)
@@ -361,7 +333,7 @@ func (c *clientConn) writeWaiting() error {
 	reply := c.unwritten
 	c.unwritten = nil
 	defer reply.Free()
-	_, err := c.wc.Write(reply.B[c.written:])
+	_, err := c.wc.Write(reply.B[c.wc.Written():])
 	if err == nil && c.closing {
 		err = errClose
 	}

@@ -490,7 +490,7 @@ func TestLoopReadsWhatAFullReadLeaves(t *testing.T) {
 		}
 		return frame(size - len(frame(0)))
 	}
-	for _, size := range []int{wire.PollSize - 1, wire.PollSize, wire.PollSize + 1, 3 * wire.PollSize} {
+	for _, size := range []int{wire.TakeSize - 1, wire.TakeSize, wire.TakeSize + 1, 3 * wire.TakeSize} {
 		c := wiretest.Dial(t, g.addr)
 		c.Run("app", d("find", "orders", "filter", d("tenantId", "acme")))
 		if err := c.SendFrame(append(find(7, size), find(8, 200)...)); err != nil {

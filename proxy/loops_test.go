@@ -14,9 +14,9 @@ import (
 // newLoops are loops as a process has them, until the test is over.
 func newLoops(t testing.TB) *wire.Loops {
 	t.Helper()
-	l, err := wire.NewLoops(2)
-	if err != nil {
-		t.Fatal(err)
+	l, err := wire.NewLoops(2, true)
+	if l == nil {
+		t.Skip("there are no loops on this system:", err)
 	}
 	t.Cleanup(l.Close)
 	return l

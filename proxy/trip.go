@@ -621,7 +621,7 @@ func (c *clientConn) returned(reply *wire.Buf, werr *wire.Error) (*wire.Buf, fat
 		}
 		return c.refuse(werr), answered
 	}
-	c.light = c.mayWait && tr.crowd >= crowded && c.wc.Watched() && c.isLight(tr.table, d) && !c.passing.begun && len(reply.B) < wire.PollSize
+	c.light = c.mayWait && tr.crowd >= crowded && c.wc.Watched() && c.isLight(tr.table, d) && !c.passing.begun && len(reply.B) < wire.TakeSize
 	return reply, answered
 }
 

@@ -43,10 +43,8 @@ type work struct {
 	out     *wire.Buf           // what a loop sends; nil on a goroutine
 	dest    *backend.Cluster    // to which
 	conn    *backend.Conn       // by which
-	tried   attempt             // what came of it
 
 	unwritten *wire.Buf // the reply, until it is written
-	written   int       // of it, when a goroutine goes on
 
 	unseen  bool   // what the shared databases hold could not be read for it
 	hintKey []byte // of the document last asked for

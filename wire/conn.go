@@ -11,7 +11,7 @@ import (
 )
 
 // readSize is what one read asks for: a small command or reply arrives whole in one read.
-const readSize = PollSize
+const readSize = TakeSize
 
 // Conn reads and writes whole messages on a connection. While it waits for a message's first
 // byte it holds no buffer: on TCP and unix sockets it waits for readiness, and of TLS, which

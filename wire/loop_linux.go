@@ -16,9 +16,9 @@ type loop struct {
 	fd      int
 	raw     syscall.RawConn
 	done    sync.WaitGroup
-	events  [16]syscall.EpollEvent
+	events  [ringSize]syscall.EpollEvent
 	waiters waiters
-	passes  Turn
+	turns   Turn
 }
 
 // waiters are who waits for a socket, by its number. An event may come for one that has been closed, and
@@ -28,18 +28,26 @@ type waiters struct {
 	mu sync.Mutex
 }
 
-// NewLoops starts n loops; nil where this system has none.
-func NewLoops(n int) (*Loops, error) {
-	l := &Loops{}
+// NewLoops starts n loops; nil where this system has none. With rings, what a [Turn] has been asked for is done
+// by io_uring. Where there are loops and an error, it says why that can't be had: each Read and Write is a
+// system call then.
+func NewLoops(n int, rings bool) (l *Loops, err error) {
+	l = &Loops{}
 	for range n {
-		one, err := newLoop()
-		if err != nil {
+		one, failed := newLoop()
+		if failed != nil {
 			l.Close()
-			return nil, err
+			return nil, failed
 		}
 		l.all = append(l.all, one)
+		if rings && err == nil {
+			one.turns.ring, err = newRing()
+		}
 	}
-	return l, nil
+	for _, one := range l.all {
+		one.done.Go(func() { _ = one.raw.Read(one.turn) }) // until it is closed
+	}
+	return l, err
 }
 
 func newLoop() (*loop, error) {
@@ -57,7 +65,6 @@ func newLoop() (*loop, error) {
 		_ = l.epoll.Close()
 		return nil, err
 	}
-	l.done.Go(func() { _ = l.raw.Read(l.turn) }) // until it is closed
 	return l, nil
 }
 
@@ -69,6 +76,7 @@ func (l *Loops) Close() {
 	for _, one := range l.all {
 		_ = one.epoll.Close()
 		one.done.Wait()
+		one.turns.ring.close()
 	}
 }
 
@@ -76,7 +84,7 @@ func (l *Loops) Close() {
 func (l *loop) turn(uintptr) bool {
 	for {
 		n := epollNow(l.fd, l.events[:])
-		l.passes.At = time.Now()
+		l.turns.At = time.Now()
 		for i := range n {
 			w := l.waiters.of(int(l.events[i].Fd))
 			if w == nil {
@@ -85,9 +93,9 @@ func (l *loop) turn(uintptr) bool {
 			if l.events[i].Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 				w.ended.Store(true)
 			}
-			w.Ready(&l.passes)
+			w.Ready(&l.turns)
 		}
-		l.passes.Run()
+		l.turns.Run()
 		if n < len(l.events) { // what comes from now on ends the wait
 			return false
 		}

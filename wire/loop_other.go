@@ -6,7 +6,7 @@ package wire
 type loop struct{}
 
 // NewLoops starts n loops; nil where this system has none.
-func NewLoops(int) (*Loops, error) { return nil, nil }
+func NewLoops(int, bool) (*Loops, error) { return nil, nil }
 
 // Close ends the loops. Those who are watched hear of nothing more.
 func (*Loops) Close() {}

@@ -16,24 +16,21 @@ import (
 
 func newLoops(t testing.TB, n int) *Loops {
 	t.Helper()
-	l, err := NewLoops(n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, err := NewLoops(n, true)
 	if l == nil {
-		t.Skip("there are no loops on this system")
+		t.Skip("there are no loops on this system:", err)
 	}
 	t.Cleanup(l.Close)
 	return l
 }
 
-// watching polls a connection whenever it is told to, and reads on a goroutine what is not whole.
+// watching takes what has come whenever it is told to, and reads on a goroutine what is not whole.
 type watching struct {
 	c      *Conn
 	frames chan string // what has come
 	ended  chan error
 	busy   sync.Mutex // held by who reads
-	polls  int
+	takes  int
 	reads  int
 	early  time.Time // when a message is said to have come though none had
 }
@@ -54,9 +51,53 @@ func (w *watching) Ready(turn *Turn) {
 		w.early = turn.At
 	}
 	w.busy.Lock()
-	if w.read() {
+	turn.Read(w.c, w)
+}
+
+// Step takes what has come, until a goroutine goes on.
+func (w *watching) Step(turn *Turn) {
+	for {
+		frame, found, err := w.c.Take()
+		switch {
+		case err != nil:
+			w.end(err)
+		case found == TakenMessage:
+			w.takes++
+			w.frames <- string(frame.B)
+			frame.Free()
+			continue
+		case found == TakenMore:
+			go w.readWaiting()
+			return
+		case w.c.Unread():
+			turn.Read(w.c, w)
+			return
+		}
 		w.busy.Unlock()
+		return
 	}
+}
+
+func (w *watching) readWaiting() {
+	frame, err := w.c.ReadMessage(MaxMessage)
+	if err != nil {
+		w.end(err)
+		w.busy.Unlock()
+		return
+	}
+	w.reads++
+	w.frames <- string(frame.B)
+	frame.Free()
+	turn := Turn{At: time.Now()} // what a read that waits has left nobody is told of
+	turn.Read(w.c, w)
+	turn.Run()
+}
+
+// close closes it when nobody uses it.
+func (w *watching) close() {
+	w.busy.Lock()
+	defer w.busy.Unlock()
+	_ = w.c.Close()
 }
 
 func (w *watching) end(err error) {
@@ -66,42 +107,8 @@ func (w *watching) end(err error) {
 	}
 }
 
-// read takes what has come; false where a goroutine goes on.
-func (w *watching) read() bool {
-	for {
-		frame, found, err := w.c.Poll()
-		switch {
-		case err != nil:
-			w.end(err)
-			return true
-		case found == PolledNothing:
-			return true
-		case found == PolledMessage:
-			w.polls++
-			w.frames <- string(frame.B)
-			frame.Free()
-		case found == PolledMore:
-			go func() {
-				frame, err := w.c.ReadMessage(MaxMessage)
-				if err != nil {
-					w.end(err)
-					w.busy.Unlock()
-					return
-				}
-				w.reads++
-				w.frames <- string(frame.B)
-				frame.Free()
-				if w.read() {
-					w.busy.Unlock()
-				}
-			}()
-			return false
-		}
-	}
-}
-
 // TestLoopsMissNothing: what many send in pieces of any size, behind each other, comes whole and in order;
-// what is small and comes at once is polled.
+// what is small and comes at once is taken.
 func TestLoopsMissNothing(t *testing.T) {
 	l := newLoops(t, 2)
 	var wg sync.WaitGroup
@@ -118,7 +125,7 @@ func TestLoopsMissNothing(t *testing.T) {
 				size := rnd.IntN(300)
 				switch rnd.IntN(40) {
 				case 0:
-					size = PollSize - 100 + rnd.IntN(200)
+					size = TakeSize - 100 + rnd.IntN(200)
 				case 1:
 					size = rnd.IntN(3 * BudgetFloor)
 				}
@@ -157,12 +164,10 @@ func TestLoopsMissNothing(t *testing.T) {
 			if err := <-w.ended; !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
-			w.busy.Lock()
-			defer w.busy.Unlock()
-			if w.polls == 0 || !w.early.IsZero() {
-				t.Errorf("%d polled, %d read; %v", w.polls, w.reads, w.early)
+			w.close()
+			if w.takes == 0 || !w.early.IsZero() {
+				t.Errorf("%d taken, %d read; %v", w.takes, w.reads, w.early)
 			}
-			_ = w.c.Close()
 		})
 	}
 	wg.Wait()
@@ -178,7 +183,7 @@ func TestLoopsTellWhatWasThere(t *testing.T) {
 	}
 	time.Sleep(20 * time.Millisecond)
 	w := watch(t, l, far)
-	defer w.c.Close()
+	defer w.close()
 	if got := <-w.frames; got != string(m) {
 		t.Errorf("%q", got)
 	}
@@ -231,14 +236,14 @@ func TestLoopsOfTheMuted(t *testing.T) {
 	if err := <-w.ended; !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
-	_ = w.c.Close()
+	w.close()
 }
 
 // TestLoopsHearOfTheEnd: of a Sever from elsewhere and of a reset, and of nothing after a Close, whose
 // socket's number is another one's soon.
 func TestLoopsHearOfTheEnd(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	l, err := NewLoops(1)
+	l, err := NewLoops(1, true)
 	if l == nil {
 		t.Skip("there are no loops on this system", err)
 	}
@@ -248,7 +253,7 @@ func TestLoopsHearOfTheEnd(t *testing.T) {
 	if err := <-w.ended; !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
-	_ = w.c.Close()
+	w.close()
 	near, far := tcpPair(t)
 	w = watch(t, l, far)
 	_ = near.(*net.TCPConn).SetLinger(0)
@@ -256,7 +261,7 @@ func TestLoopsHearOfTheEnd(t *testing.T) {
 	if err := <-w.ended; err == nil || errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
-	_ = w.c.Close()
+	w.close()
 	var open []net.Conn
 	for range 50 { // of the same few numbers
 		near, far := tcpPair(t)
@@ -278,9 +283,7 @@ func TestLoopsHearOfTheEnd(t *testing.T) {
 		open = append(open, near)
 		w.c.Sever()
 		<-w.ended
-		w.busy.Lock()
-		_ = w.c.Close()
-		w.busy.Unlock()
+		w.close()
 	}
 	for _, nc := range open {
 		_ = nc.Close()
@@ -288,15 +291,27 @@ func TestLoopsHearOfTheEnd(t *testing.T) {
 	l.Close()
 }
 
-// TestPollHoldsNothing: who has polled in vain keeps no buffer.
-func TestPollHoldsNothing(t *testing.T) {
+// once makes a turn of its own.
+func once(ask func(*Turn, Stepper)) {
+	turn := Turn{At: time.Now()}
+	ask(&turn, done{})
+	turn.Run()
+}
+
+type done struct{}
+
+func (done) Step(*Turn) {}
+
+// TestTakeHoldsNothing: who has read in vain keeps no buffer.
+func TestTakeHoldsNothing(t *testing.T) {
 	l := newLoops(t, 1)
 	_, far := tcpPair(t)
 	w := watch(t, l, far)
-	defer w.c.Close()
+	defer w.close()
 	w.busy.Lock()
 	defer w.busy.Unlock()
-	if _, found, err := w.c.Poll(); found != PolledNothing || err != nil || w.c.Buffered() {
+	once(func(turn *Turn, s Stepper) { turn.Read(w.c, s) })
+	if _, found, err := w.c.Take(); found != TakenNothing || err != nil || w.c.Buffered() {
 		t.Error(found, err, w.c.Buffered())
 	}
 }
@@ -315,15 +330,16 @@ func TestLoopsWatchPlainTCPAlone(t *testing.T) {
 	}
 }
 
-// TestWriteNowDoesNotWait: of what the socket does not take it says so.
-func TestWriteNowDoesNotWait(t *testing.T) {
+// TestTurnsWriteDoesNotWait: of what the socket does not take it says so.
+func TestTurnsWriteDoesNotWait(t *testing.T) {
 	l := newLoops(t, 1)
 	near, far := tcpPair(t)
 	w := watch(t, l, far)
-	defer w.c.Close()
+	defer w.close()
 	b, all := make([]byte, 1<<20), 0
 	for range 100 {
-		n := w.c.WriteNow(b)
+		once(func(turn *Turn, s Stepper) { turn.Write(w.c, b, s) })
+		n := w.c.Written()
 		if all += n; n < len(b) {
 			break
 		}

@@ -56,6 +56,11 @@ func (c *Conn) eachRaw() error {
 func (c *Conn) tryRead(fd uintptr) bool {
 	b := NewBuf(readSize)
 	n, err := readNow(int(fd), b.B)
+	return c.took(b, n, err)
+}
+
+// took takes what a read into b, a buffer of readSize, has said; false where there was nothing.
+func (c *Conn) took(b *Buf, n int, err syscall.Errno) bool {
 	if n > 0 {
 		c.full = n == len(b.B)
 		b.B = b.B[:n]

@@ -113,8 +113,12 @@ func newProcess(path string, cfg *config.Config, stderr io.Writer) *process {
 		},
 	})
 	var err error
-	if p.loops, err = wire.NewLoops(runtime.GOMAXPROCS(0)); err != nil {
+	p.loops, err = wire.NewLoops(runtime.GOMAXPROCS(0), cfg.Limits.IOUring)
+	switch {
+	case err != nil && p.loops == nil:
 		p.log.Warn().Err(err).Msg("clients are waited for by a goroutine each, which costs more")
+	case err != nil:
+		p.log.Info().Err(err).Msg("each read and write is a system call, which costs more than io_uring; limits.io_uring = false does not try it")
 	}
 	p.proxy = proxy.New(proxy.Options{
 		Log: p.log, Registerer: p.registry, Router: p.router, Clusters: p.clusters, Budget: requests, Loops: p.loops, Version: buildVersion(),
@@ -397,6 +401,9 @@ func (p *process) logUnchanged(old, cfg *config.Config) {
 	}
 	if old.Limits.MessageMemory != cfg.Limits.MessageMemory {
 		say("limits.message_memory")
+	}
+	if old.Limits.IOUring != cfg.Limits.IOUring {
+		say("limits.io_uring")
 	}
 }
 
