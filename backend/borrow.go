@@ -38,7 +38,7 @@ func (c *Cluster) Borrow(sel Select, tenant uint32, at time.Time, b Borrower) (c
 	if w == nil {
 		w = newBorrowing()
 	}
-	w.pool, w.borrower, w.since = s.pool, b, at
+	w.borrower, w.since = b, at
 	if s.pool.enqueue(w, tenant, at.Add(d.target().selectionTimeout)) != nil {
 		w.recycle()
 		return nil, false
@@ -108,8 +108,8 @@ type Taker interface {
 // Loopable reports whether loops wait for connections like this one: over plain TCP.
 func (c *Conn) Loopable() bool { return c.wire.Plain() }
 
-// Crowd is how many connections to the same server are in use, with this one.
-func (c *Conn) Crowd() int { return int(c.pool.inUse.Load()) }
+// Crowd is how many use a connection to the same server or wait for one, with the one who uses this one.
+func (c *Conn) Crowd() int { return int(c.pool.inUse.Load() + c.pool.waits.Load()) }
 
 // Start is [Conn.Send] of a request that has a reply, in a loop's turn: t is told of the reply. Where it is
 // false nothing was sent.

@@ -90,6 +90,9 @@ func TestBorrow(t *testing.T) {
 	if third, waits := c.Borrow(write, 0, time.Now(), b); third != nil || !waits {
 		t.Fatal(third, waits)
 	}
+	if n := conn.Crowd(); n != 4 {
+		t.Errorf("a crowd of %d with three who wait", n)
+	}
 	conn.Release()
 	if got := get(t, "the connection", a.lent); got.conn != conn || got.err != nil || b.told.Load() != 0 {
 		t.Fatal(got, b.told.Load())
@@ -101,6 +104,9 @@ func TestBorrow(t *testing.T) {
 	conn.Release()
 	if got := get(t, "the connection", b.lent); got.conn != conn {
 		t.Fatal(got)
+	}
+	if n := conn.Crowd(); n != 1 {
+		t.Errorf("a crowd of %d with nobody who waits", n)
 	}
 	conn.Release()
 	if n := a.told.Load() + b.told.Load(); n != 2 {

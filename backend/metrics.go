@@ -101,9 +101,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 func (p *pool) collect(ch chan<- prometheus.Metric, cluster string, key func(uint32) string) {
 	claimed := map[string]int{}
 	p.mu.Lock()
-	idle, inUse, dialing, waiting := len(p.idle), int(p.inUse.Load()), p.dialing, p.queue.len
+	idle, inUse, dialing, waiting := len(p.idle), int(p.inUse.Load()), p.dialing, int(p.waits.Load())
 	for tenant, s := range p.shares() {
-		waiting += s.blocked.len
 		if s.claimed > 0 && key != nil {
 			claimed[key(tenant)] += s.claimed
 		}

@@ -28,7 +28,8 @@ type pool struct {
 	// generation rises when the sockets of this server are to be distrusted; those of an older one
 	// are closed instead of being lent again.
 	generation atomic.Uint64
-	inUse      atomic.Int32 // written under mu
+	inUse      atomic.Int32 // connections; this and the following are written under mu
+	waits      atomic.Int32 // for one
 
 	dials    atomic.Int64
 	failures atomic.Int64

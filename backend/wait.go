@@ -18,9 +18,9 @@ type waiter struct {
 	in    *queue        // nil once delivered
 	next  *waiter
 	prev  *waiter
+	pool  *pool
 
-	pool     *pool // of a borrower's wait, with the following
-	borrower Borrower
+	borrower Borrower // who has no goroutine; with the following
 	since    time.Time
 }
 
@@ -70,6 +70,7 @@ func (q *queue) insert(w *waiter) {
 		w.next.prev = w
 	}
 	q.len++
+	w.pool.waits.Add(1)
 }
 
 // pop takes the first waiter; nil if there is none.
@@ -94,6 +95,7 @@ func (q *queue) remove(w *waiter) {
 	}
 	w.in, w.prev, w.next = nil, nil, nil
 	q.len--
+	w.pool.waits.Add(-1)
 }
 
 // wait waits for a connection, at most until late.
@@ -113,14 +115,14 @@ func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, 
 	w.late.Stop()
 	if !served {
 		if err := p.giveUp(w); err != nil {
-			w.share = nil
+			w.pool, w.share = nil, nil
 			waiters.Put(w)
 			return nil, err
 		}
 		<-w.ready // it came at the last moment
 	}
 	c, err := w.conn, w.err
-	w.conn, w.err, w.share = nil, nil, nil
+	w.pool, w.conn, w.err, w.share = nil, nil, nil, nil
 	waiters.Put(w)
 	return c, err
 }
@@ -134,9 +136,8 @@ func (p *pool) enqueue(w *waiter, tenant uint32, late time.Time) error {
 	if err := p.refused(); err != nil {
 		return err
 	}
+	w.pool, w.seq, w.share = p, arrivals.Add(1), p.share(tenant)
 	w.late.Reset(time.Until(late))
-	w.seq = arrivals.Add(1)
-	w.share = p.share(tenant)
 	if w.share != nil && w.share.claimed >= p.perTenant {
 		w.share.blocked.insert(w)
 		return nil

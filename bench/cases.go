@@ -131,22 +131,6 @@ func borders() []experiment {
 		encryption.Variants = append(encryption.Variants, plain, secured)
 	}
 
-	bound := experiment{Name: "bound", Title: "small find of one tenant, 8 clients, by open and bound connections", Pinned: true, Base: "open"}
-	for _, v := range []struct {
-		name, isolation string
-		isolated        int
-	}{
-		{"open", "", 0}, {"rows", "rows", 0}, {"open, own database", "", tenants / 2}, {"rows, own database", "rows", tenants / 2}, {"database", "database", tenants / 2},
-	} {
-		listener := ""
-		if v.isolation != "" {
-			listener = fmt.Sprintf("tenant = %q\nisolation = %q", cannedTenant, v.isolation)
-		}
-		bound.Variants = append(bound.Variants, variant{
-			Name: v.name, By: "tenantry", Tenants: tenants, Isolated: v.isolated, Pool: pool, Listener: listener,
-			Load: load{Command: "find", Collection: "orders", Tenant: cannedTenant, Reply: 200, Clients: 8},
-		})
-	}
 	unix := experiment{
 		Name: "unix", Title: "small find, 64 clients, by TCP and by unix sockets, all on one CPU", Pinned: true, Base: "framing",
 		Variants: through(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 64}),
@@ -157,7 +141,30 @@ func borders() []experiment {
 		v.Name, v.Unix = "tenantry, unix: "+what, what
 		unix.Variants = append(unix.Variants, v)
 	}
-	return []experiment{encryption, bound, unix}
+	return []experiment{encryption, bound(8), bound(64), unix}
+}
+
+func bound(clients int) experiment {
+	x := experiment{
+		Name: fmt.Sprintf("bound-%d", clients), Title: fmt.Sprintf("small find of one tenant, %d clients, by open and bound connections", clients),
+		Pinned: true, Base: "open",
+	}
+	for _, v := range []struct {
+		name, isolation string
+		isolated        int
+	}{
+		{"open", "", 0}, {"rows", "rows", 0}, {"open, own database", "", tenants / 2}, {"rows, own database", "rows", tenants / 2}, {"database", "database", tenants / 2},
+	} {
+		listener := ""
+		if v.isolation != "" {
+			listener = fmt.Sprintf("tenant = %q\nisolation = %q", cannedTenant, v.isolation)
+		}
+		x.Variants = append(x.Variants, variant{
+			Name: v.name, By: "tenantry", Tenants: tenants, Isolated: v.isolated, Pool: pool, Listener: listener,
+			Load: load{Command: "find", Collection: "orders", Tenant: cannedTenant, Reply: 200, Clients: clients},
+		})
+	}
+	return x
 }
 
 // prices of what tenantry does beside forwarding.

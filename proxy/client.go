@@ -433,10 +433,9 @@ func (c *clientConn) settle() (*wire.Buf, fate) {
 
 // isLight reports whether a loop can serve what was decided: it is sent to one server, its reply answers it,
 // and nothing else has to be waited for. What has an operation of its own beside it is not light: a
-// definition, after which views are read again; a cluster's time, which may have to be asked for; what a
-// client who is bound to a tenant may have too much of, or may not be shown, which ends a server's cursor.
+// definition, after which views are read again; a cluster's time, which may have to be asked for.
 func (c *clientConn) isLight(t *routing.Table, d *routing.Decision) bool {
-	if c.bound != nil || d.Action != routing.Forward || c.req.InTxn() || c.req.Watches() || t.Redefines(&c.req) {
+	if d.Action != routing.Forward || c.req.InTxn() || c.req.Watches() || t.Redefines(&c.req) {
 		return false
 	}
 	_, concerned := c.req.Field("readConcern")

@@ -240,6 +240,10 @@ func heldBy(streams []*stream) (n int) {
 
 // endUnused ends cursors that nobody waits for at the moment: whoever does is about to be done with it.
 func (c *clientConn) endUnused(all []*cursor) {
+	if len(all) > 0 && !c.mayWait {
+		c.goBeside(func(side *clientConn) { side.endUnused(all) })
+		return
+	}
 	for _, cur := range all {
 		if cur.mu.TryLock() {
 			c.srv.cursors.remove(cur.id)

@@ -283,6 +283,15 @@ func (c *clientConn) abandon() {
 	c.letGo()
 }
 
+// goBeside has a goroutine do what has to wait and what the command does not wait for.
+func (c *clientConn) goBeside(do func(side *clientConn)) {
+	side := c.beside()
+	c.srv.wg.Go(func() {
+		defer side.recovered()
+		do(side)
+	})
+}
+
 // What follows is for goroutines that go on with a command, from where it has to wait.
 
 func (c *clientConn) handleWaiting() error {

@@ -35,6 +35,8 @@ type storm struct {
 type stormer struct {
 	*storm
 	name, tenant string
+	addr         string
+	bound        bool // to its tenant
 	rnd          *rand.Rand
 	c            *wiretest.Client
 	made         []string // ids of documents whose insert was acknowledged
@@ -63,7 +65,7 @@ func (s *stormer) work() bool {
 	case 3: // of all databases
 		return s.find(d("owner", s.name), "")
 	case 4:
-		return s.large()
+		return s.bound || s.large() // platform collections are closed to who is bound
 	case 5:
 		r, ok := s.try(d("count", "orders", "query", d("tenantId", s.tenant, "owner", s.name)))
 		if ok && r != nil && fmt.Sprint(wiretest.Get(r, "n")) != fmt.Sprint(len(s.made)) && s.failed.Load() == 0 {
@@ -215,11 +217,13 @@ func TestLoopStorm(t *testing.T) {
 		drops     bool
 		clients   int
 		socket    bool
+		bound     bool
 	}{
 		"few connections":  {limits: backend.Limits{MaxPerServer: 3, MaxPerTenant: 2}, clients: 24},
 		"many connections": {limits: backend.Limits{MaxPerServer: 60}, slow: 4 * time.Millisecond, clients: 48},
 		"few places":       {limits: backend.Limits{MaxPerServer: 60}, perTenant: 2, clients: 24},
 		"unix sockets":     {limits: backend.Limits{MaxPerServer: 60}, slow: 4 * time.Millisecond, clients: 48, socket: true},
+		"bound to rows":    {limits: backend.Limits{MaxPerServer: 60}, slow: 4 * time.Millisecond, clients: 48, bound: true},
 		"lost servers":     {limits: backend.Limits{MaxPerServer: 8}, slow: time.Millisecond, drops: true, clients: 24},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -233,10 +237,17 @@ func TestLoopStorm(t *testing.T) {
 			if c.socket {
 				g.addr = g.bySocket(t, 0o600)
 			}
+			var addrs map[string]string
+			if c.bound {
+				addrs = g.boundToEach(t, "acme", "globex")
+			}
 			s := &storm{ground: g, drops: c.drops, wrote: map[string]bool{}}
 			var all []*stormer
 			for i := range c.clients {
 				one := &stormer{storm: s, name: fmt.Sprint("client", i), tenant: []string{"acme", "globex"}[i%2], rnd: rand.New(rand.NewPCG(7, uint64(i)))}
+				if one.addr = g.addr; c.bound {
+					one.addr, one.bound = addrs[one.tenant], true
+				}
 				all = append(all, one)
 				g.client.Run("app", d("insert", "users", "documents", bson.A{d("owner", one.name, "text", strings.Repeat(one.name, 3000))}))
 			}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io/fs"
+	"maps"
 	"net"
 	"path/filepath"
 	"testing"
@@ -40,6 +41,29 @@ func (g *ground) bySocket(t *testing.T, mode fs.FileMode) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// boundToEach has the proxy listen for tenants, each of which an address binds to its rows.
+func (g *ground) boundToEach(t *testing.T, tenants ...string) map[string]string {
+	t.Helper()
+	set, addrs := *g.proxy.settings.Load(), map[string]string{}
+	set.leaks, set.listeners = leaksFull, maps.Clone(set.listeners)
+	if set.listeners == nil {
+		set.listeners = map[string]*config.Listener{}
+	}
+	for _, tenant := range tenants {
+		set.listeners[tenant] = &config.Listener{Address: tenant, Tenant: tenant, Isolation: "rows", Access: "write"}
+	}
+	g.proxy.settings.Store(&set)
+	for _, tenant := range tenants {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.proxy.Serve(l, tenant)
+		addrs[tenant] = l.Addr().String()
+	}
+	return addrs
 }
 
 // sockets are the listeners that the proxy's configuration has.

@@ -231,7 +231,12 @@ func (c *clientConn) dropCursor(tr *trip) {
 		return
 	}
 	cur := c.newCursor(ns, tr.target)
-	c.killPart(cursorPart{tr.target, tr.address, id, cur.coll}, cur)
+	p := cursorPart{tr.target, tr.address, id, cur.coll}
+	if !c.mayWait {
+		c.goBeside(func(side *clientConn) { side.killPart(p, cur) })
+		return
+	}
+	c.killPart(p, cur)
 }
 
 // How much the look for leaks reads ([guard] leaks).

@@ -331,7 +331,7 @@ func appendMean(d []byte, o *output) []byte {
 
 // build makes a document of the elements that fill appends.
 func build(fill func([]byte) []byte) wire.Doc {
-	i, d := bsoncore.AppendDocumentStart(nil)
+	i, d := bsoncore.AppendDocumentStart(make([]byte, 0, 128)) // room for most
 	d, _ = bsoncore.AppendDocumentEnd(fill(d), i)
 	return d
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -14,7 +16,7 @@ type unsupported string
 
 func (u unsupported) Error() string { return "wiretest's store can't do " + string(u) }
 
-// matches evaluates a filter: equality, $eq, $in and $nin on top-level fields, $and and $or.
+// matches evaluates a filter: equality, $eq, $in, $nin and $regex on top-level fields, $and and $or.
 func matches(filter, doc bson.D) (bool, error) {
 	all := true
 	for _, e := range filter { // to the end, so that what is unsupported is always found
@@ -43,6 +45,13 @@ func matchesField(e bson.E, doc bson.D) (bool, error) {
 	for _, op := range ops {
 		list := bson.A{op.Value}
 		switch op.Key {
+		case "$regex":
+			ok, err := fits(op.Value, value)
+			if err != nil {
+				return false, err
+			}
+			all = all && ok
+			continue
 		case "$eq":
 		case "$in", "$nin":
 			if list, ok = op.Value.(bson.A); !ok {
@@ -62,6 +71,26 @@ func matchesField(e bson.E, doc bson.D) (bool, error) {
 		all = all && some == (op.Key != "$nin")
 	}
 	return all, nil
+}
+
+// fits reports whether a string, or one in an array, fits a regular expression without options.
+func fits(want, have any) (bool, error) {
+	r, ok := want.(bson.Regex)
+	if !ok || r.Options != "" {
+		return false, unsupported("$regex of that kind")
+	}
+	expr, err := regexp.Compile(r.Pattern)
+	if err != nil {
+		return false, unsupported("$regex " + r.Pattern)
+	}
+	list, ok := have.(bson.A)
+	if !ok {
+		list = bson.A{have}
+	}
+	return slices.ContainsFunc(list, func(v any) bool {
+		s, ok := v.(string)
+		return ok && expr.MatchString(s)
+	}), nil
 }
 
 func matchesList(e bson.E, doc bson.D) (bool, error) {
