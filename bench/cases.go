@@ -119,7 +119,8 @@ func clients() []experiment {
 // withTLS is a listener's lines.
 const withTLS = `tls = { cert = "` + certificateFile + `", key = "` + certificateFile + `" }`
 
-// borders are the prices of who comes how: kept apart from those who listen and from each other, or by unix sockets.
+// borders are the prices of who comes how: kept apart from those who listen and from each other, by unix sockets, or
+// by as many system calls as messages.
 func borders() []experiment {
 	encryption := experiment{Name: "tls", Title: "small find and replies of 16 KB, 8 clients, with and without TLS", Pinned: true, Base: "plain"}
 	for _, size := range []int{200, 16 << 10} {
@@ -141,7 +142,14 @@ func borders() []experiment {
 		v.Name, v.Unix = "tenantry, unix: "+what, what
 		unix.Variants = append(unix.Variants, v)
 	}
-	return []experiment{encryption, bound(8), bound(64), unix}
+	rings := experiment{
+		Name: "io-uring", Title: "small find, 64 clients, with and without io_uring, all on one CPU", Pinned: true, Base: "framing",
+		Variants: through(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 64}),
+	}
+	calls := rings.Variants[len(rings.Variants)-1]
+	calls.Name, calls.Calls = "tenantry, without", true
+	rings.Variants = append(rings.Variants, calls)
+	return []experiment{encryption, bound(8), bound(64), unix, rings}
 }
 
 func bound(clients int) experiment {

@@ -30,6 +30,7 @@ type variant struct {
 	Pool     int    // connections to the server at most
 	Unix     string // of tenantry: what goes by unix sockets, "clients", "all" or ""
 	Listener string // lines of its configuration
+	Calls    bool   // tenantry makes a system call for each read and write
 	Second   bool   // tenantry knows of a second cluster, which is the same server and has nobody's documents
 	Load     load
 }
@@ -142,7 +143,7 @@ func (g *ground) startFor(v *variant) (err error) {
 }
 
 func (v *variant) table() string {
-	return fmt.Sprint(v.Binary, v.Listener, v.Second, v.Tenants, v.Isolated, v.Pool, v.Unix)
+	return fmt.Sprint(v.Binary, v.Listener, v.Calls, v.Second, v.Tenants, v.Isolated, v.Pool, v.Unix)
 }
 
 // configFor is the configuration of a variant's proxy.

@@ -98,7 +98,7 @@ func TestProxyConfigLoads(t *testing.T) {
 		if err := writeCertificate(filepath.Join(dir, certificateFile)); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, []byte(proxyConfig(&variant{Listener: listener, Second: listener == "", Tenants: 10, Isolated: 3, Pool: 50}, "127.0.0.1:27117", tcpListener)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(proxyConfig(&variant{Listener: listener, Second: listener == "", Calls: listener == "", Tenants: 10, Isolated: 3, Pool: 50}, "127.0.0.1:27117", tcpListener)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		cfg, _, err := config.Load(file, func(string) string { return "" })
@@ -114,7 +114,7 @@ func TestProxyConfigLoads(t *testing.T) {
 		l := cfg.Listeners[0]
 		clusters := map[bool]int{true: 2, false: 1}[listener == ""]
 		if len(cfg.Clusters) != clusters || len(cfg.Tenants) != 10 || isolated != 3 || cfg.Pools.MaxPerServer != 50 || cfg.Control.Enabled ||
-			(listener != "") != (l.TLS != nil || l.Tenant != "") {
+			cfg.Limits.IOUring != (listener != "") || (listener != "") != (l.TLS != nil || l.Tenant != "") {
 			t.Errorf("%s: %d tenants, %d isolated, %+v", listener, len(cfg.Tenants), isolated, cfg)
 		}
 	}

@@ -50,6 +50,9 @@ max_per_server = %d
 	if v.Second {
 		fmt.Fprintf(&b, "[clusters.second]\nuri = \"mongodb://%s/\"\n", server)
 	}
+	if v.Calls {
+		b.WriteString("[limits]\nio_uring = false\n")
+	}
 	for n := 1; n <= v.Tenants; n++ {
 		mode := "shared"
 		if n <= 2*v.Isolated && n%2 == 1 {
