@@ -19,10 +19,10 @@ type Borrower interface {
 	Lent(t *wire.Turn, c *Conn, err error)
 }
 
-// Borrow is [Cluster.Acquire] without a wait, at a time that need not be known anew. Where no connection is
-// free but one is to come, b is told when it has, which may be before Borrow returns: waits is true then.
-// Where neither is so, a goroutine has to Acquire.
-func (c *Cluster) Borrow(sel Select, tenant uint32, at time.Time, b Borrower) (conn *Conn, waits bool) {
+// Borrow is [Cluster.Acquire] without a wait, in a loop's turn. Where no connection is free but one is to come, b
+// is told when it has, which may be before Borrow returns: waits is true then. Where neither is so, a goroutine
+// has to Acquire.
+func (c *Cluster) Borrow(t *wire.Turn, sel Select, tenant uint32, b Borrower) (conn *Conn, waits bool) {
 	d := c.current.Load()
 	if d == nil {
 		return nil, false
@@ -31,15 +31,15 @@ func (c *Cluster) Borrow(sel Select, tenant uint32, at time.Time, b Borrower) (c
 	if s == nil {
 		return nil, false
 	}
-	if conn := s.pool.take(tenant, at.Sub(started)); conn != nil {
+	if conn := s.pool.take(tenant, t.At.Sub(started)); conn != nil {
 		return conn, false
 	}
 	w, _ := borrowings.Get().(*waiter)
 	if w == nil {
 		w = newBorrowing()
 	}
-	w.borrower, w.since = b, at
-	if s.pool.enqueue(w, tenant, at.Add(d.target().selectionTimeout)) != nil {
+	w.borrower, w.since = b, t.At
+	if s.pool.enqueue(t, w, tenant, t.At.Add(d.target().selectionTimeout)) != nil {
 		w.recycle()
 		return nil, false
 	}

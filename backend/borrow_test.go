@@ -2,6 +2,8 @@ package backend
 
 import (
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -63,6 +65,8 @@ func loops(t testing.TB) *wire.Loops {
 	return l
 }
 
+func aTurn() *wire.Turn { return &wire.Turn{At: time.Now()} }
+
 // start has the connection Start in a turn of its own.
 func start(c *Conn, req *wire.Buf, l *wire.Loops, t Taker) bool {
 	turn := wire.Turn{At: time.Now()}
@@ -78,16 +82,16 @@ func TestBorrow(t *testing.T) {
 	_, c := open(t, "mongodb://"+s.addr, Limits{MaxPerServer: 1})
 	a, b := newTold(), newTold()
 	acquire(t, c, write, 0).Release()
-	conn, waits := c.Borrow(write, 0, time.Now(), a)
+	conn, waits := c.Borrow(aTurn(), write, 0, a)
 	if conn == nil || waits || a.told.Load() != 0 {
 		t.Fatal(conn, waits, a.told.Load())
 	}
-	if first, waits := c.Borrow(write, 0, time.Now(), a); first != nil || !waits {
+	if first, waits := c.Borrow(aTurn(), write, 0, a); first != nil || !waits {
 		t.Fatal(first, waits)
 	}
 	second := line(c, 0)
 	eventually(t, "waiting", conn.pool.waitingFor(2))
-	if third, waits := c.Borrow(write, 0, time.Now(), b); third != nil || !waits {
+	if third, waits := c.Borrow(aTurn(), write, 0, b); third != nil || !waits {
 		t.Fatal(third, waits)
 	}
 	if n := conn.Crowd(); n != 4 {
@@ -122,7 +126,7 @@ func TestBorrowInVain(t *testing.T) {
 	b := newTold()
 	for range 3 {
 		began := time.Now()
-		if _, waits := c.Borrow(write, 0, began, b); !waits {
+		if _, waits := c.Borrow(&wire.Turn{At: began}, write, 0, b); !waits {
 			t.Fatal("it does not wait")
 		}
 		got := get(t, "the end", b.lent)
@@ -131,7 +135,7 @@ func TestBorrowInVain(t *testing.T) {
 			t.Fatal(got, took)
 		}
 	}
-	if _, waits := c.Borrow(write, 0, time.Now(), b); !waits {
+	if _, waits := c.Borrow(aTurn(), write, 0, b); !waits {
 		t.Fatal("it does not wait")
 	}
 	cs.Rouse()
@@ -161,7 +165,7 @@ func TestBorrowOfATenant(t *testing.T) {
 	_, c := open(t, "mongodb://"+s.addr, Limits{MaxPerServer: 2, MaxPerTenant: 1})
 	one := acquire(t, c, write, 1)
 	b := newTold()
-	if _, waits := c.Borrow(write, 1, time.Now(), b); !waits {
+	if _, waits := c.Borrow(aTurn(), write, 1, b); !waits {
 		t.Fatal("it does not wait")
 	}
 	acquire(t, c, write, 2).Release()
@@ -184,7 +188,7 @@ func TestBorrowOfATenant(t *testing.T) {
 // TestBorrowWithoutServer: a goroutine has to wait for one.
 func TestBorrowWithoutServer(t *testing.T) {
 	_, c := open(t, "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100", Limits{})
-	if conn, waits := c.Borrow(write, 0, time.Now(), newTold()); conn != nil || waits {
+	if conn, waits := c.Borrow(aTurn(), write, 0, newTold()); conn != nil || waits {
 		t.Error(conn, waits)
 	}
 }
@@ -376,5 +380,75 @@ func TestStartIsNotToldBeforeAllIsSent(t *testing.T) {
 		t.Error(got.err)
 	} else {
 		got.reply.Free()
+	}
+}
+
+// TestReadIsMadeAgain: what comes while the socket is at work, and is not found by that, is looked for behind it.
+func TestReadIsMadeAgain(t *testing.T) {
+	l := loops(t)
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{})
+	conn := acquire(t, c, write, 0)
+	defer conn.Release()
+	b := newTold()
+	req := ping()
+	defer req.Free()
+	if !conn.Start(&wire.Turn{}, req, true, l, b) {
+		t.Fatal("it was not sent")
+	}
+	if _, err := conn.socket.Write(req.B); err != nil { // as the turn would
+		t.Fatal(err)
+	}
+	eventually(t, "woken", func() bool {
+		conn.starting.Lock()
+		defer conn.starting.Unlock()
+		return conn.woken
+	})
+	conn.out = nil
+	turn := aTurn()
+	conn.stepRead(turn) // whose read was before
+	turn.Run()
+	if got := get(t, "the reply", b.replied); got.err != nil {
+		t.Error(got.err)
+	} else {
+		got.reply.Free()
+	}
+}
+
+// TestStartAfterTheEnd: of a server that sends nothing more, but takes what it is sent, the taker is told although
+// the end came before.
+func TestStartAfterTheEnd(t *testing.T) {
+	l := loops(t)
+	s := newScripted(t, standalone())
+	_, c := open(t, "mongodb://"+s.addr, Limits{})
+	conn := acquire(t, c, write, 0)
+	defer conn.Release()
+	b := newTold()
+	req := ping()
+	defer req.Free()
+	if !start(conn, req, l, b) { // so that it is watched
+		t.Fatal("it was not sent")
+	}
+	got := get(t, "the reply", b.replied)
+	got.reply.Free()
+	stay := make(chan struct{})
+	defer close(stay)
+	s.set(func() {
+		s.answer = func(bson.Raw) bson.D {
+			<-stay
+			return nil
+		}
+		for nc := range s.conns {
+			if nc.LocalAddr().String() == conn.socket.RemoteAddr().String() && nc.RemoteAddr().String() == conn.socket.LocalAddr().String() {
+				_ = nc.(*net.TCPConn).CloseWrite()
+			}
+		}
+	})
+	eventually(t, "the end", conn.wire.Ended)
+	if !start(conn, req, l, b) {
+		t.Fatal("it was not sent")
+	}
+	if got := get(t, "the end", b.replied); !errors.Is(got.err, io.EOF) {
+		t.Error(got.err)
 	}
 }

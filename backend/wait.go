@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/smetasc/tenantry/wire"
 )
 
 // waiter is somebody who waits for a connection of a pool: a goroutine, or a [Borrower], who has none.
@@ -101,7 +103,7 @@ func (q *queue) remove(w *waiter) {
 // wait waits for a connection, at most until late.
 func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, error) {
 	w := waiters.Get().(*waiter)
-	if err := p.enqueue(w, tenant, late); err != nil {
+	if err := p.enqueue(nil, w, tenant, late); err != nil {
 		waiters.Put(w)
 		return nil, err
 	}
@@ -127,9 +129,10 @@ func (p *pool) wait(ctx context.Context, late time.Time, tenant uint32) (*Conn, 
 	return c, err
 }
 
-func (p *pool) enqueue(w *waiter, tenant uint32, late time.Time) error {
+// enqueue makes w wait; t is the turn that it waits in, if it is a borrower's.
+func (p *pool) enqueue(t *wire.Turn, w *waiter, tenant uint32, late time.Time) error {
 	p.mu.Lock()
-	defer p.unlock(nil)
+	defer p.unlock(t)
 	if p.retired {
 		return errReselect
 	}

@@ -185,27 +185,27 @@ func (x *cursors) open() (n int) {
 const cursorIdle = 31 * time.Minute
 
 func (x *cursors) reap(now time.Time) {
+	var bound []*cursor
 	for i := range x.shards {
 		s := &x.shards[i]
 		s.mu.Lock()
 		for id, cur := range s.m {
 			if now.Sub(cur.used) > cursorIdle {
-				delete(s.m, id)
+				if delete(s.m, id); cur.bound {
+					bound = append(bound, cur)
+				}
 			}
 		}
 		s.mu.Unlock()
 	}
+	for _, cur := range bound { // one at a time: others wait for the mutex
+		x.mu.Lock()
+		x.bound.of(cur.principal).remove(cur.id)
+		x.mu.Unlock()
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.bound.reap(func(cur *cursor) bool { return !x.has(cur.id) })
-}
-
-func (x *cursors) has(id int64) bool {
-	s := x.shard(id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.m[id]
-	return ok
+	x.bound.clear()
 }
 
 // keep enters a new cursor of the client and returns its id. Where it is one too many of a client who is
@@ -216,7 +216,9 @@ func (c *clientConn) keep(cur *cursor) int64 {
 	if !cur.bound {
 		return cur.id
 	}
-	c.endUnused(c.srv.cursors.count(cur, c.share()))
+	if over := c.srv.cursors.count(cur, c.share()); len(over) > 0 {
+		c.mayOwe(func() { c.endUnused(over) })
+	}
 	c.weigh(cur)
 	return cur.id
 }
@@ -238,12 +240,17 @@ func heldBy(streams []*stream) (n int) {
 	return n
 }
 
+// mayOwe does what may have to wait: at once, or before the command is answered.
+func (c *clientConn) mayOwe(do func()) {
+	if c.mayWait {
+		do()
+	} else {
+		c.owed = do
+	}
+}
+
 // endUnused ends cursors that nobody waits for at the moment: whoever does is about to be done with it.
 func (c *clientConn) endUnused(all []*cursor) {
-	if len(all) > 0 && !c.mayWait {
-		c.goBeside(func(side *clientConn) { side.endUnused(all) })
-		return
-	}
 	for _, cur := range all {
 		if cur.mu.TryLock() {
 			c.srv.cursors.remove(cur.id)

@@ -91,10 +91,10 @@ func tenantOf(x *routing.Target) uint32 {
 	return x.Tenant.Num
 }
 
-// beside is a connection without a client: it asks for a feed's batches, say, while the client's own goes
+// beside is a connection without a client: it asks for a feed's batches while the client's own goes
 // on. One goroutine uses it at a time.
 func (c *clientConn) beside() *clientConn {
-	side := &clientConn{srv: c.srv, id: c.id, principal: c.principal, bound: c.bound, log: c.log, work: &work{mayWait: true}}
+	side := &clientConn{srv: c.srv, id: c.id, principal: c.principal, bound: c.bound, log: c.log, work: &work{}}
 	side.lsid, side.hasLSID, side.api = c.lsid, c.hasLSID, c.appendAPI(nil)
 	return side
 }

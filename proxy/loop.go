@@ -14,8 +14,8 @@ import (
 //	Ready ─▶ handle ─▶ launch ─▶ Borrow ┄▶ Lent ─▶ Start ┄▶ Replied ─▶ land ─▶ write ─▶ (next message)
 //
 // The dotted lines are where the command waits, and whoever brings what it waits for goes on with it: the
-// loop of the server's connection, or the one who gives a connection back. In a turn of a loop (wire.Turn) all
-// that is alike is done together: stages. The functions here wait for nothing. Whatever has to
+// loop of the server's connection, or the one who gives a connection back. What is read and written in a turn of a
+// loop (wire.Turn) is read and written together. The functions here wait for nothing. Whatever has to
 // wait is left to a goroutine (attend), which serves the client until a loop can go on with it.
 
 // A loop is cheaper than goroutines where it finds several at once, and dearer by two system calls where it
@@ -187,7 +187,7 @@ func (c *clientConn) launch(t *wire.Turn) {
 		return
 	}
 	c.out = out
-	conn, waits := cluster.Borrow(tr.sel, tr.tenant, c.start, c)
+	conn, waits := cluster.Borrow(t, tr.sel, tr.tenant, c)
 	switch {
 	case conn != nil:
 		c.conn = conn
@@ -252,6 +252,11 @@ func (c *clientConn) landHere(t *wire.Turn, a attempt) {
 // land answers the client.
 func (c *clientConn) land(t *wire.Turn, reply *wire.Buf, werr *wire.Error) {
 	reply, _ = c.returned(reply, werr) // only a change stream may have to be decided again
+	if c.owed != nil {
+		c.unwritten = reply
+		go c.srv.attend(c, (*clientConn).payWaiting)
+		return
+	}
 	if c.trip.crowd >= lonely {
 		c.alone = 0
 	} else if c.alone < patience {
@@ -281,15 +286,6 @@ func (c *clientConn) abandon() {
 		conn.Release()
 	}
 	c.letGo()
-}
-
-// goBeside has a goroutine do what has to wait and what the command does not wait for.
-func (c *clientConn) goBeside(do func(side *clientConn)) {
-	side := c.beside()
-	c.srv.wg.Go(func() {
-		defer side.recovered()
-		do(side)
-	})
 }
 
 // What follows is for goroutines that go on with a command, from where it has to wait.
@@ -335,6 +331,14 @@ func (c *clientConn) attemptedWaiting(a attempt) error {
 
 func (c *clientConn) landWaiting(reply *wire.Buf, werr *wire.Error) error {
 	reply, _ = c.returned(reply, werr)
+	return c.conclude(c.told(c.trip.table, reply))
+}
+
+// payWaiting does what had to wait, and answers.
+func (c *clientConn) payWaiting() error {
+	reply, owed := c.unwritten, c.owed
+	c.unwritten, c.owed = nil, nil
+	owed()
 	return c.conclude(c.told(c.trip.table, reply))
 }
 

@@ -232,11 +232,7 @@ func (c *clientConn) dropCursor(tr *trip) {
 	}
 	cur := c.newCursor(ns, tr.target)
 	p := cursorPart{tr.target, tr.address, id, cur.coll}
-	if !c.mayWait {
-		c.goBeside(func(side *clientConn) { side.killPart(p, cur) })
-		return
-	}
-	c.killPart(p, cur)
+	c.mayOwe(func() { c.killPart(p, cur) })
 }
 
 // How much the look for leaks reads ([guard] leaks).

@@ -130,12 +130,19 @@ func (x shelves[K, V]) expire(over func(V) bool) (more bool) {
 
 // reap takes out what is over for any reason, and shelves that are empty then.
 func (x shelves[K, V]) reap(over func(V) bool) {
-	for principal, s := range x {
+	for _, s := range x {
 		for _, e := range s.at {
 			if v := e.Value.(*shelved[K, V]); over(v.value) {
 				s.remove(v.key)
 			}
 		}
+	}
+	x.clear()
+}
+
+// clear takes out the shelves that are empty.
+func (x shelves[K, V]) clear() {
+	for principal, s := range x {
 		if len(s.at) == 0 {
 			delete(x, principal)
 		}

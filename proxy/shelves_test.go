@@ -165,6 +165,76 @@ func TestCursorsOfOnePrincipalAreBounded(t *testing.T) {
 	}
 }
 
+// A find that makes a cursor too many is answered when that one has ended, also where a loop serves it: what one
+// client's ends take of the servers is one connection.
+func TestCursorsEndBeforeTheAnswer(t *testing.T) {
+	g, acme, globex := twoTenants(t)
+	release := make(chan struct{})
+	g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
+		switch cmd.Name {
+		case "killCursors":
+			return wiretest.OK().After(release)
+		case "find":
+			return wiretest.Cursor("app.orders", 7, true)
+		}
+		return wiretest.Pass()
+	})
+	find := d("find", "orders", "batchSize", 0)
+	first := wiretest.Get(acme.Run("app", find), "cursor", "id").(int64)
+	for range maxOfBound - 1 {
+		cur := &cursor{principal: "tenant:acme", bound: true}
+		g.proxy.cursors.add(cur)
+		g.proxy.cursors.count(cur, maxOfBound)
+	}
+	if _, err := acme.TrySend(wiretest.Outgoing{Body: append(find, bson.E{Key: "$db", Value: "app"})}); err != nil {
+		t.Fatal(err)
+	}
+	g.server.Wait("killCursors", 1)
+	if r := globex.Run("app", find); wiretest.Get(r, "ok") != 1.0 {
+		t.Errorf("meanwhile another tenant: %v", r)
+	}
+	answered := make(chan bson.D, 1)
+	go func() {
+		in, err := acme.TryReceive()
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- in.D()
+	}()
+	select {
+	case r := <-answered:
+		t.Errorf("it was answered before: %v", r)
+	case <-time.After(30 * time.Millisecond):
+	}
+	close(release)
+	if r := <-answered; wiretest.Get(r, "ok") != 1.0 {
+		t.Error(r)
+	}
+	if r := acme.Run("app", d("getMore", first, "collection", "orders")); wiretest.Get(r, "code") != int32(43) {
+		t.Errorf("the cursor that was one too many: %v", r)
+	}
+}
+
+// Of a principal's cursors that are over by time nothing is kept.
+func TestBoundCursorsAreForgotten(t *testing.T) {
+	x := newCursors()
+	for i := range 5 {
+		cur := &cursor{principal: fmt.Sprint("tenant:", i%2), bound: i < 4}
+		x.add(cur)
+		if cur.bound {
+			x.count(cur, 10)
+		}
+		if cur.used = time.Now(); i == 0 {
+			cur.used = cur.used.Add(time.Hour)
+		}
+	}
+	x.remove(0)
+	x.reap(time.Now().Add(cursorIdle + time.Minute))
+	if len(x.bound) != 1 || x.bound.size() != 1 || x.open() != 1 {
+		t.Errorf("%d of %d principals, %d", x.bound.size(), len(x.bound), x.open())
+	}
+}
+
 // A bound client that takes a new session for each command does not take those of all from the server.
 func TestSessionsOfOnePrincipalAreBounded(t *testing.T) {
 	g, acme, globex := twoTenants(t)
@@ -218,7 +288,12 @@ func TestHeldDocumentsAreBounded(t *testing.T) {
 		c.keep(cur)
 		return cur
 	}
-	there := func(cur *cursor) bool { return g.proxy.cursors.has(cur.id) }
+	there := func(cur *cursor) bool {
+		s := g.proxy.cursors.shard(cur.id)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.m[cur.id] != nil
+	}
 	first, busy, third := open(2), open(2), open(2)
 	if !there(first) || !there(busy) {
 		t.Fatal("there was room for 60 MB")

@@ -45,6 +45,7 @@ type work struct {
 	conn    *backend.Conn       // by which
 
 	unwritten *wire.Buf // the reply, until it is written
+	owed      func()    // what a loop leaves to a goroutine, which does it before it answers; nil for nothing
 
 	unseen  bool   // what the shared databases hold could not be read for it
 	hintKey []byte // of the document last asked for

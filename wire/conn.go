@@ -28,7 +28,7 @@ type Conn struct {
 	fd      int
 	watched *watched // where a loop waits for it; nil for none
 	muted   bool     // the loop is told of an end at most
-	full    bool     // the last read of a tryRead took all that it had asked for
+	full    bool     // the last read took all that it had asked for
 	handler Handler  // of an Each
 	first   [1]byte  // what fill reads of TLS
 	in      *Buf     // bytes read and not yet handed out, from at on; nil while idle
@@ -37,7 +37,7 @@ type Conn struct {
 	lost    error // why a message was read in part: the next byte is no header
 
 	question []byte // of an Ask, until it is written
-	written  int
+	written  int    // of that, or of what a Turn was given
 
 	lull time.Time // when a wait for a message ends without one; zero for never
 

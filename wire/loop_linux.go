@@ -44,6 +44,12 @@ func NewLoops(n int, rings bool) (l *Loops, err error) {
 			one.turns.ring, err = newRing()
 		}
 	}
+	if err != nil {
+		for _, one := range l.all {
+			one.turns.ring.close()
+			one.turns.ring = nil
+		}
+	}
 	for _, one := range l.all {
 		one.done.Go(func() { _ = one.raw.Read(one.turn) }) // until it is closed
 	}

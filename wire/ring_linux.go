@@ -171,7 +171,7 @@ func (r *ring) together(ops []op) {
 		return
 	}
 	atomic.StoreUint32(r.sqTail, tail)
-	r.enter(tail-head, 0)
+	_ = r.enter(tail-head, 0) // what it has taken its head tells
 	taken := atomic.LoadUint32(r.sqHead)
 	for done := uint32(0); ; {
 		first, end := *r.cqHead, atomic.LoadUint32(r.cqTail)
@@ -183,7 +183,9 @@ func (r *ring) together(ops []op) {
 		if done += end - first; done == taken-head {
 			break
 		}
-		r.enter(0, taken-head-done)
+		if err := r.enter(0, taken-head-done); err != 0 && err != syscall.EINTR {
+			panic("io_uring has taken requests and does not complete them: " + err.Error()) // whether a write was made, nobody knows
+		}
 	}
 	*r.sqTail = taken
 	for ; tail != taken; tail-- { // what it has not taken
@@ -192,27 +194,30 @@ func (r *ring) together(ops []op) {
 	runtime.KeepAlive(ops) // of whose buffers the system alone knew
 }
 
-func (r *ring) enter(requests, completions uint32) {
+// enter gives requests to the system, and waits for completions. An error says that it has taken no request, or
+// has not waited.
+func (r *ring) enter(requests, completions uint32) syscall.Errno {
 	flags := uintptr(0)
 	if completions > 0 {
 		flags = ringGetEvents
 	}
-	_, _, _ = syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(requests), uintptr(completions), flags, 0, 0)
+	_, _, err := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(requests), uintptr(completions), flags, 0, 0)
+	return err
 }
 
 // done takes what the system says: how many bytes, or an error's number.
 func (o *op) done(res int32) {
-	c, in := o.conn, o.in
+	c, in, errno := o.conn, o.in, syscall.Errno(max(-res, 0))
 	o.in = nil
-	switch again := res == -int32(syscall.EAGAIN); {
-	case res < 0 && !again: // what it means, the plain call tells
+	switch errno {
+	case syscall.EINTR, syscall.ECANCELED, syscall.EINVAL, syscall.EOPNOTSUPP: // of the ring: the socket has done nothing
 		in.Free()
 		o.alone()
-	case in == nil:
+		return
+	}
+	if in == nil {
 		c.written = int(max(res, 0))
-	case again:
-		c.took(in, -1, syscall.EAGAIN)
-	default:
-		c.took(in, int(res), 0)
+	} else {
+		c.took(in, int(res), errno)
 	}
 }
