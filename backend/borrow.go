@@ -13,7 +13,7 @@ import (
 
 // Borrower waits for a connection.
 type Borrower interface {
-	// Lent is called once, by whoever has given the connection back, or ended the wait. Without a connection
+	// Lent is called once, by whoever has given the connection back, ended the wait, or begun another one. Without a connection
 	// err says why, a *[Error]; where there is none either things have changed, and Acquire may find another
 	// way. It does not wait for anything.
 	Lent(t *wire.Turn, c *Conn, err error)
@@ -31,7 +31,7 @@ func (c *Cluster) Borrow(t *wire.Turn, sel Select, tenant uint32, b Borrower) (c
 	if s == nil {
 		return nil, false
 	}
-	if conn := s.pool.take(tenant, t.At.Sub(started)); conn != nil {
+	if conn := s.pool.take(t, tenant, t.At.Sub(started)); conn != nil {
 		return conn, false
 	}
 	w, _ := borrowings.Get().(*waiter)

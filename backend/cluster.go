@@ -133,7 +133,7 @@ func (c *Cluster) Ready() bool {
 func (c *Cluster) Acquire(ctx context.Context, sel Select, tenant uint32) (*Conn, error) {
 	if d := c.current.Load(); d != nil {
 		if s := d.table.Load().pick(sel); s != nil {
-			if conn := s.pool.take(tenant, time.Since(started)); conn != nil {
+			if conn := s.pool.take(nil, tenant, time.Since(started)); conn != nil {
 				return conn, nil
 			}
 		}
@@ -177,7 +177,7 @@ func (c *Cluster) attempt(ctx context.Context, late time.Time, d *deployment, se
 	if s == nil {
 		return nil, d.awaitChange(ctx, late, t, sel)
 	}
-	if conn := s.pool.take(tenant, time.Since(started)); conn != nil {
+	if conn := s.pool.take(nil, tenant, time.Since(started)); conn != nil {
 		return conn, nil
 	}
 	begin := time.Now()

@@ -75,8 +75,9 @@ func newPool(d *deployment, addr string, l Limits) *pool {
 	}
 }
 
-// take lends an idle connection; nil if there is none or the tenant has its share already.
-func (p *pool) take(tenant uint32, at time.Duration) *Conn {
+// take lends an idle connection; nil if there is none or the tenant has its share already. t is the turn that it is
+// taken in, if it is in one.
+func (p *pool) take(t *wire.Turn, tenant uint32, at time.Duration) *Conn {
 	for {
 		p.mu.Lock()
 		c := p.takeIdle(tenant)
@@ -84,7 +85,8 @@ func (p *pool) take(tenant uint32, at time.Duration) *Conn {
 		if c == nil || c.usable(int64(at)) {
 			return c
 		}
-		p.discard(c)
+		c.broken.Store(true) // it is dead, and closed by that
+		p.release(c, t)
 	}
 }
 
@@ -208,12 +210,6 @@ func (p *pool) release(c *Conn, t *wire.Turn) {
 	if !keep {
 		c.close()
 	}
-}
-
-// discard closes a connection that was taken and found dead.
-func (p *pool) discard(c *Conn) {
-	c.broken.Store(true)
-	p.release(c, nil)
 }
 
 // forget takes a connection out of the list of those that are open.

@@ -240,11 +240,15 @@ func heldBy(streams []*stream) (n int) {
 	return n
 }
 
-// mayOwe does what may have to wait: at once, or before the command is answered.
+// mayOwe does what may have to wait: at once, or, on a loop, before the command is answered. There is one such thing
+// in a command at most.
 func (c *clientConn) mayOwe(do func()) {
-	if c.mayWait {
+	switch {
+	case c.mayWait:
 		do()
-	} else {
+	case c.owed != nil:
+		panic("proxy: a command owes two things")
+	default:
 		c.owed = do
 	}
 }

@@ -94,7 +94,7 @@ func tenantOf(x *routing.Target) uint32 {
 // beside is a connection without a client: it asks for a feed's batches while the client's own goes
 // on. One goroutine uses it at a time.
 func (c *clientConn) beside() *clientConn {
-	side := &clientConn{srv: c.srv, id: c.id, principal: c.principal, bound: c.bound, log: c.log, work: &work{}}
+	side := &clientConn{srv: c.srv, id: c.id, principal: c.principal, bound: c.bound, log: c.log, work: &work{mayWait: true}}
 	side.lsid, side.hasLSID, side.api = c.lsid, c.hasLSID, c.appendAPI(nil)
 	return side
 }

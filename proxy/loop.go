@@ -249,7 +249,7 @@ func (c *clientConn) landHere(t *wire.Turn, a attempt) {
 	c.land(t, reply, err)
 }
 
-// land answers the client.
+// land answers the client, or leaves that to a goroutine, where something is owed.
 func (c *clientConn) land(t *wire.Turn, reply *wire.Buf, werr *wire.Error) {
 	reply, _ = c.returned(reply, werr) // only a change stream may have to be decided again
 	if c.owed != nil {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -517,6 +518,21 @@ func TestLoopReadsWhatAFullReadLeaves(t *testing.T) {
 	}
 }
 
+// attended is how many clients have a goroutine.
+func attended() int {
+	stacks := make([]byte, 4<<20)
+	return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("(*Server).attend("))
+}
+
+func untilNoneIsAttended(t *testing.T) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); attended() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("who rests keeps a goroutine")
+		}
+	}
+}
+
 // TestLoopsServeWhatIsLight: neither an open nor a bound client has a goroutine while its light command is at a
 // server; others have one.
 func TestLoopsServeWhatIsLight(t *testing.T) {
@@ -524,15 +540,7 @@ func TestLoopsServeWhatIsLight(t *testing.T) {
 	open, bound := g.addr, g.boundToEach(t, "acme")["acme"]
 	find := d("find", "orders", "filter", d("tenantId", "acme"))
 	g.client.Run("app", find) // the server is known by that
-	attended := func() int {
-		stacks := make([]byte, 4<<20)
-		return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("(*Server).attend("))
-	}
-	for until := time.Now().Add(10 * time.Second); attended() > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatal("who rests keeps a goroutine")
-		}
-	}
+	untilNoneIsAttended(t)
 	for _, c := range []struct {
 		name, addr string
 		cmd        bson.D
@@ -540,21 +548,23 @@ func TestLoopsServeWhatIsLight(t *testing.T) {
 	}{
 		{"a find", open, find, 0},
 		{"a bound client's find", bound, find, 0},
-		{"a find with a read concern", open, append(find, bson.E{Key: "readConcern", Value: d("level", "majority")}), 1},
+		{"a find with a read concern", open, append(slices.Clip(find), bson.E{Key: "readConcern", Value: d("level", "majority")}), 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			client := wiretest.Dial(t, c.addr)
 			release := make(chan struct{})
+			finish := sync.OnceFunc(func() { close(release) })
+			defer finish()
 			g.server.Once("find", wiretest.Cursor("app.orders", 0, true).After(release))
 			seen := len(g.server.Commands("find"))
-			if _, err := client.TrySend(wiretest.Outgoing{Body: append(c.cmd, bson.E{Key: "$db", Value: "app"})}); err != nil {
+			if _, err := client.TrySend(wiretest.Outgoing{Body: append(slices.Clip(c.cmd), bson.E{Key: "$db", Value: "app"})}); err != nil {
 				t.Fatal(err)
 			}
 			g.server.Wait("find", seen+1)
 			if n := attended(); n != c.alone {
 				t.Errorf("%d goroutines serve it, want %d", n, c.alone)
 			}
-			close(release)
+			finish()
 			if in, err := client.TryReceive(); err != nil || wiretest.Get(in.D(), "ok") != 1.0 {
 				t.Error(err)
 			}

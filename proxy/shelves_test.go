@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,6 +171,8 @@ func TestCursorsOfOnePrincipalAreBounded(t *testing.T) {
 func TestCursorsEndBeforeTheAnswer(t *testing.T) {
 	g, acme, globex := twoTenants(t)
 	release := make(chan struct{})
+	finish := sync.OnceFunc(func() { close(release) })
+	defer finish()
 	g.server.Handle(func(cmd wiretest.Command) wiretest.Reply {
 		switch cmd.Name {
 		case "killCursors":
@@ -180,18 +183,28 @@ func TestCursorsEndBeforeTheAnswer(t *testing.T) {
 		return wiretest.Pass()
 	})
 	find := d("find", "orders", "batchSize", 0)
+	globex.Run("app", find) // the server is known by that, so that loops serve those who find
+	untilNoneIsAttended(t)
 	first := wiretest.Get(acme.Run("app", find), "cursor", "id").(int64)
 	for range maxOfBound - 1 {
 		cur := &cursor{principal: "tenant:acme", bound: true}
 		g.proxy.cursors.add(cur)
 		g.proxy.cursors.count(cur, maxOfBound)
 	}
-	if _, err := acme.TrySend(wiretest.Outgoing{Body: append(find, bson.E{Key: "$db", Value: "app"})}); err != nil {
+	if n := attended(); n != 0 {
+		t.Fatalf("%d are served by a goroutine", n)
+	}
+	if _, err := acme.TrySend(wiretest.Outgoing{Body: append(slices.Clip(find), bson.E{Key: "$db", Value: "app"})}); err != nil {
 		t.Fatal(err)
 	}
 	g.server.Wait("killCursors", 1)
-	if r := globex.Run("app", find); wiretest.Get(r, "ok") != 1.0 {
-		t.Errorf("meanwhile another tenant: %v", r)
+	if n := attended(); n != 1 {
+		t.Errorf("%d goroutines end the cursor, want 1", n)
+	}
+	for range 4 { // whose clients all loops serve
+		if r := g.dial(t, 2).Run("app", find); wiretest.Get(r, "ok") != 1.0 {
+			t.Errorf("meanwhile another tenant: %v", r)
+		}
 	}
 	answered := make(chan bson.D, 1)
 	go func() {
@@ -206,7 +219,7 @@ func TestCursorsEndBeforeTheAnswer(t *testing.T) {
 		t.Errorf("it was answered before: %v", r)
 	case <-time.After(30 * time.Millisecond):
 	}
-	close(release)
+	finish()
 	if r := <-answered; wiretest.Get(r, "ok") != 1.0 {
 		t.Error(r)
 	}
@@ -228,7 +241,6 @@ func TestBoundCursorsAreForgotten(t *testing.T) {
 			cur.used = cur.used.Add(time.Hour)
 		}
 	}
-	x.remove(0)
 	x.reap(time.Now().Add(cursorIdle + time.Minute))
 	if len(x.bound) != 1 || x.bound.size() != 1 || x.open() != 1 {
 		t.Errorf("%d of %d principals, %d", x.bound.size(), len(x.bound), x.open())

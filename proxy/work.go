@@ -75,5 +75,6 @@ func (c *clientConn) giveWork() {
 	w.patch.Reset()
 	w.passing, w.unread, w.halfSent, w.viewed = passing{}, 0, nil, viewed{}
 	w.trip, w.entry = trip{}, entry{}
+	w.unwritten, w.owed = nil, nil
 	works.Put(w)
 }

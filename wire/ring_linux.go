@@ -210,7 +210,7 @@ func (o *op) done(res int32) {
 	c, in, errno := o.conn, o.in, syscall.Errno(max(-res, 0))
 	o.in = nil
 	switch errno {
-	case syscall.EINTR, syscall.ECANCELED, syscall.EINVAL, syscall.EOPNOTSUPP: // of the ring: the socket has done nothing
+	case syscall.EINTR, syscall.ECANCELED, syscall.EINVAL, syscall.EOPNOTSUPP, syscall.ENOMEM: // maybe of the ring: nothing was done
 		in.Free()
 		o.alone()
 		return
