@@ -84,7 +84,11 @@ func (w *wordMap[V]) all(yield func(V) bool) {
 
 // slot is the one of a string that fits, or the free one where it belongs.
 func (w *wordMap[V]) slot(s []byte, e ends) *wordSlot[V] {
-	for i := w.hash(s, e); ; i++ {
+	i := w.mixed(e, len(s))
+	if len(s) > toldByEnds {
+		i = maphash.Bytes(w.seed, s)
+	}
+	for ; ; i++ {
 		x := &w.slots[i&uint64(len(w.slots)-1)]
 		if x.n == 0 || int(x.n) == len(s)+1 && x.ends == e && (len(s) <= toldByEnds || string(x.rest(len(s))) == string(s[8:len(s)-8])) {
 			return x
@@ -95,11 +99,9 @@ func (w *wordMap[V]) slot(s []byte, e ends) *wordSlot[V] {
 // rest is what lies between the ends of a string of n bytes, more than its ends tell.
 func (x *wordSlot[V]) rest(n int) []byte { return x.middle[:n-toldByEnds] }
 
-func (w *wordMap[V]) hash(s []byte, e ends) uint64 {
-	if len(s) > toldByEnds {
-		return maphash.Bytes(w.seed, s)
-	}
-	high, low := bits.Mul64(e.first^w.keys[0], e.last^w.keys[1]^uint64(len(s))<<56)
+// mixed is the hash of a string that its ends tell.
+func (w *wordMap[V]) mixed(e ends, n int) uint64 {
+	high, low := bits.Mul64(e.first^w.keys[0], e.last^w.keys[1]^uint64(n)<<56)
 	return high ^ low
 }
 
