@@ -13,9 +13,9 @@ import (
 
 // Borrower waits for a connection.
 type Borrower interface {
-	// Lent is called once, by whoever has given the connection back, ended the wait, or begun another one. Without a connection
-	// err says why, a *[Error]; where there is none either things have changed, and Acquire may find another
-	// way. It does not wait for anything.
+	// Lent is called once, by whoever has given the connection back, ended the wait, or begun another one.
+	// Without a connection err says why, a *[Error]; where there is none either things have changed, and Acquire
+	// may find another way. It does not wait for anything.
 	Lent(t *wire.Turn, c *Conn, err error)
 }
 

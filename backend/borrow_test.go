@@ -45,6 +45,16 @@ func (b *borrowing) Replied(_ *wire.Turn, reply *wire.Buf, err error) {
 
 func (b *borrowing) Begun() { b.told.Add(1); b.begun <- struct{}{} }
 
+// wantReply waits for a reply.
+func (b *borrowing) wantReply(t testing.TB) {
+	t.Helper()
+	got := get(t, "the reply", b.replied)
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	got.reply.Free()
+}
+
 func get[T any](t testing.TB, what string, c chan T) (x T) {
 	t.Helper()
 	select {
@@ -69,10 +79,27 @@ func aTurn() *wire.Turn { return &wire.Turn{At: time.Now()} }
 
 // start has the connection Start in a turn of its own.
 func start(c *Conn, req *wire.Buf, l *wire.Loops, t Taker) bool {
-	turn := wire.Turn{At: time.Now()}
-	sent := c.Start(&turn, req, true, l, t)
+	turn := aTurn()
+	sent := c.Start(turn, req, true, l, t)
 	turn.Run()
 	return sent
+}
+
+// startUnfinished starts a request in a turn that does not end, and waits until the reply has come meanwhile.
+func startUnfinished(t *testing.T, c *Conn, req *wire.Buf, l *wire.Loops, taker Taker) {
+	t.Helper()
+	if !c.Start(&wire.Turn{}, req, true, l, taker) {
+		t.Fatal("it was not sent")
+	}
+	if _, err := c.socket.Write(req.B); err != nil { // as the turn would
+		t.Fatal(err)
+	}
+	c.out = nil
+	eventually(t, "woken", func() bool {
+		c.starting.Lock()
+		defer c.starting.Unlock()
+		return c.woken
+	})
 }
 
 // TestBorrow: a free connection is had at once, a released one is handed over, in the order of arrival with
@@ -356,31 +383,15 @@ func TestStartIsNotToldBeforeAllIsSent(t *testing.T) {
 	if !start(conn, req, l, b) { // so that it is watched
 		t.Fatal("it was not sent")
 	}
-	got := get(t, "the reply", b.replied)
-	got.reply.Free()
-	if !conn.Start(&wire.Turn{}, req, true, l, b) {
-		t.Fatal("it was not sent")
-	}
-	if _, err := conn.socket.Write(req.B); err != nil { // as the turn would; it is not over yet
-		t.Fatal(err)
-	}
-	eventually(t, "woken", func() bool {
-		conn.starting.Lock()
-		defer conn.starting.Unlock()
-		return conn.woken
-	})
+	b.wantReply(t)
+	startUnfinished(t, conn, req, l, b)
 	if b.told.Load() != 1 {
 		t.Fatal("it was told of a reply to what is being sent")
 	}
-	conn.out = nil
-	turn := wire.Turn{At: time.Now()}
-	conn.hasSent(&turn, true)
+	turn := aTurn()
+	conn.hasSent(turn, true)
 	turn.Run()
-	if got := get(t, "the reply", b.replied); got.err != nil {
-		t.Error(got.err)
-	} else {
-		got.reply.Free()
-	}
+	b.wantReply(t)
 }
 
 // TestReadIsMadeAgain: what comes while the socket is at work, and is not found by that, is looked for behind it.
@@ -393,26 +404,11 @@ func TestReadIsMadeAgain(t *testing.T) {
 	b := newTold()
 	req := ping()
 	defer req.Free()
-	if !conn.Start(&wire.Turn{}, req, true, l, b) {
-		t.Fatal("it was not sent")
-	}
-	if _, err := conn.socket.Write(req.B); err != nil { // as the turn would
-		t.Fatal(err)
-	}
-	eventually(t, "woken", func() bool {
-		conn.starting.Lock()
-		defer conn.starting.Unlock()
-		return conn.woken
-	})
-	conn.out = nil
+	startUnfinished(t, conn, req, l, b)
 	turn := aTurn()
 	conn.stepRead(turn) // whose read was before
 	turn.Run()
-	if got := get(t, "the reply", b.replied); got.err != nil {
-		t.Error(got.err)
-	} else {
-		got.reply.Free()
-	}
+	b.wantReply(t)
 }
 
 // TestStartAfterTheEnd: of a server that sends nothing more, but takes what it is sent, the taker is told although
@@ -429,8 +425,7 @@ func TestStartAfterTheEnd(t *testing.T) {
 	if !start(conn, req, l, b) { // so that it is watched
 		t.Fatal("it was not sent")
 	}
-	got := get(t, "the reply", b.replied)
-	got.reply.Free()
+	b.wantReply(t)
 	stay := make(chan struct{})
 	defer close(stay)
 	s.set(func() {

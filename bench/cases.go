@@ -20,6 +20,21 @@ func through(l load) []variant {
 	return append(list, variant{Name: "tenantry", By: "tenantry", Tenants: tenants, Isolated: tenants / 2, Pool: pool, Load: l})
 }
 
+// beside are all ways of a small find of 64 clients, and tenantry once more with each of some changes.
+func beside(name, what, collection string, changes ...func(*variant)) experiment {
+	x := experiment{
+		Name: name, Title: "small find, 64 clients, " + what + ", all on one CPU", Pinned: true, Base: "framing",
+		Variants: through(load{Command: "find", Collection: collection, Tenants: tenants, Reply: 200, Clients: 64}),
+	}
+	plain := x.Variants[len(x.Variants)-1]
+	for _, change := range changes {
+		v := plain
+		change(&v)
+		x.Variants = append(x.Variants, v)
+	}
+	return x
+}
+
 func least(figure, over string, bound float64) target {
 	return target{"tenantry", figure, over, true, bound}
 }
@@ -132,23 +147,11 @@ func borders() []experiment {
 		encryption.Variants = append(encryption.Variants, plain, secured)
 	}
 
-	unix := experiment{
-		Name: "unix", Title: "small find, 64 clients, by TCP and by unix sockets, all on one CPU", Pinned: true, Base: "framing",
-		Variants: through(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 64}),
-	}
-	tcp := unix.Variants[len(unix.Variants)-1]
-	for _, what := range []string{"clients", "all"} {
-		v := tcp
-		v.Name, v.Unix = "tenantry, unix: "+what, what
-		unix.Variants = append(unix.Variants, v)
-	}
-	rings := experiment{
-		Name: "io-uring", Title: "small find, 64 clients, with and without io_uring, all on one CPU", Pinned: true, Base: "framing",
-		Variants: through(load{Command: "find", Collection: "orders", Tenants: tenants, Reply: 200, Clients: 64}),
-	}
-	calls := rings.Variants[len(rings.Variants)-1]
-	calls.Name, calls.Calls = "tenantry, without", true
-	rings.Variants = append(rings.Variants, calls)
+	unix := beside("unix", "by TCP and by unix sockets", "orders",
+		func(v *variant) { v.Name, v.Unix = "tenantry, unix: clients", "clients" },
+		func(v *variant) { v.Name, v.Unix = "tenantry, unix: all", "all" })
+	rings := beside("io-uring", "with and without io_uring", "orders",
+		func(v *variant) { v.Name, v.Calls = "tenantry, without", true })
 	return []experiment{encryption, bound(8), bound(64), unix, rings}
 }
 
@@ -203,12 +206,7 @@ func prices() []experiment {
 		compression.Variants = append(compression.Variants,
 			variant{Name: c, By: "tenantry", Tenants: tenants, Isolated: tenants / 2, Pool: pool, Load: l})
 	}
-	replica := experiment{
-		Name: "replica", Title: "small find, 64 clients, with the times that replica sets tell, all on one CPU", Pinned: true, Base: "framing",
-		Variants: through(load{Command: "find", Collection: "timed", Tenants: tenants, Reply: 200, Clients: 64}),
-	}
-	two := replica.Variants[len(replica.Variants)-1]
-	two.Name, two.Second = "tenantry, two clusters", true
-	replica.Variants = append(replica.Variants, two)
+	replica := beside("replica", "with the times that replica sets tell", "timed",
+		func(v *variant) { v.Name, v.Second = "tenantry, two clusters", true })
 	return append([]experiment{growth, scatter, compression, replica}, borders()...)
 }

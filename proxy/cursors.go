@@ -146,12 +146,16 @@ func (x *cursors) remove(id int64) {
 	cur := s.m[id]
 	delete(s.m, id)
 	s.mu.Unlock()
-	if cur == nil || !cur.bound {
-		return
+	if cur != nil && cur.bound {
+		x.uncount(cur)
 	}
+}
+
+// uncount takes a cursor that is over from those of its principal.
+func (x *cursors) uncount(cur *cursor) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.bound.of(cur.principal).remove(id)
+	x.bound.of(cur.principal).remove(cur.id)
 }
 
 // sessions are those of the principal that have a cursor.
@@ -199,9 +203,7 @@ func (x *cursors) reap(now time.Time) {
 		s.mu.Unlock()
 	}
 	for _, cur := range bound { // one at a time: others wait for the mutex
-		x.mu.Lock()
-		x.bound.of(cur.principal).remove(cur.id)
-		x.mu.Unlock()
+		x.uncount(cur)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()

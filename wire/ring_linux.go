@@ -28,9 +28,6 @@ type ring struct {
 	completions    []ringCompletion
 }
 
-// ringSize is how many requests there can be in one call: a thread is in the system for as long as they take.
-const ringSize = 32
-
 // The system's numbers and structures, from linux/io_uring.h.
 const (
 	ringOpSend = 26

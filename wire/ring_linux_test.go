@@ -70,6 +70,16 @@ var socketStates = map[string]func(t *testing.T, near net.Conn, far *Conn) op{
 	},
 }
 
+// asWatched is a connection with its socket's number, as if a loop watched it.
+func asWatched(t *testing.T, nc net.Conn) *Conn {
+	t.Helper()
+	c := NewConn(nc)
+	if err := c.raw.Control(func(fd uintptr) { c.fd = int(fd) }); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func send(t *testing.T, nc net.Conn, b []byte) {
 	t.Helper()
 	if _, err := nc.Write(b); err != nil {
@@ -110,11 +120,7 @@ func TestRingDoesAsCallsDo(t *testing.T) {
 			pair = unixPair
 		}
 		near, nc := pair(t)
-		far := NewConn(nc)
-		if err := far.raw.Control(func(fd uintptr) { far.fd = int(fd) }); err != nil {
-			t.Fatal(err)
-		}
-		return socketStates[name](t, near, far)
+		return socketStates[name](t, near, asWatched(t, nc))
 	}
 	var names []string
 	for name := range socketStates {
@@ -168,11 +174,7 @@ func TestRingIsUsed(t *testing.T) {
 	var ops []op
 	for range ringSize {
 		_, nc := tcpPair(t)
-		far := NewConn(nc)
-		if err := far.raw.Control(func(fd uintptr) { far.fd = int(fd) }); err != nil {
-			t.Fatal(err)
-		}
-		ops = append(ops, op{conn: far, out: []byte("x")})
+		ops = append(ops, op{conn: asWatched(t, nc), out: []byte("x")})
 	}
 	before := *r.cqHead
 	r.do(ops)
@@ -185,10 +187,7 @@ func TestRingIsUsed(t *testing.T) {
 func TestRingOfManyThreads(t *testing.T) {
 	r := testRing(t)
 	near, nc := tcpPair(t)
-	far := NewConn(nc)
-	if err := far.raw.Control(func(fd uintptr) { far.fd = int(fd) }); err != nil {
-		t.Fatal(err)
-	}
+	far := asWatched(t, nc)
 	for range 20 {
 		finished := make(chan struct{})
 		go func() {

@@ -4,9 +4,6 @@ package wire
 
 import "errors"
 
-// ringSize is how much is done at once.
-const ringSize = 32
-
 // ring is of Linux. The race detector does not see what is handed over by one.
 type ring struct{}
 

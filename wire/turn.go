@@ -16,6 +16,10 @@ type Turn struct {
 	passes int
 }
 
+// ringSize is how many reads and writes are one system call, where there is one for many, and how many connections a
+// loop finds at once: a thread is in the system for as long as they take.
+const ringSize = 32
+
 // Stepper goes on with what a [Turn] has been asked for.
 type Stepper interface {
 	// Step is called once for each Read and Write, and does not wait for anything.
